@@ -1,0 +1,211 @@
+"""The settings of a run: one frozen dataclass whose names, types, bounds and help texts serve the
+command line, YAML recipes and notebook parameters alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from hr_search.errors import InputError, nearest, one_line
+
+LOSSES = ("triplet", "margin-ce", "infonce")
+MIXINGS = ("none", "mean", "weighted")
+NEGATIVES = ("given", "random", "batch")
+PRECISIONS = ("auto", "fp32", "bf16")
+TRACKERS = ("none", "wandb", "trackio", "tensorboard")
+GOALS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
+
+
+def _setting(default: Any, help: str, low: float | None = None, high: float | None = None,
+             choices: tuple[str, ...] = ()) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a training run does; two runs with equal settings and data are equal."""
+
+    # Data
+    datapath: str = _setting("esco", "table of pairs or triplets: a .pkl, .csv, .tsv, .jsonl[.gz] or .parquet file, "
+                             "hf:OWNER/NAME, esco (bundled, English) or sample_ru (bundled, Russian)")
+    validationpath: str = _setting("", "table for validation; empty = a grouped part of datapath")
+    testpath: str = _setting("", "table for the final test; empty = a grouped part of datapath")
+    querycolumn: str = _setting("", "column with the query; empty = found by name")
+    positivecolumn: str = _setting("", "column with the matching document; empty = found by name")
+    negativecolumn: str = _setting("", "column(s) with wrong documents, separated by commas; empty = found by name")
+    groupcolumn: str = _setting("", "column whose equal values are relevant to each other; empty = the normalised query")
+    validationshare: float = _setting(0.1, "share of the groups held out for validation", 0.0, 0.8)
+    testshare: float = _setting(0.1, "share of the groups held out for the test", 0.0, 0.8)
+    maxrows: int = _setting(0, "train on at most this many rows; 0 = all", 0)
+    allowleaks: bool = _setting(False, "go on although validation or test texts occur in train")
+
+    # Model
+    modelname: str = _setting("embedded", "embedded (multilingual-e5-small, no download), a Hub name or a local folder")
+    maxlength: int = _setting(128, "tokens a text is cut to, special tokens included", 8, 8192)
+    dropout: float = _setting(0.0, "dropout while training; -1 = the model's own", -1.0, 0.9)
+    precision: str = _setting("auto", "auto = bf16 where the hardware multiplies it fast, else fp32", choices=PRECISIONS)
+
+    # Loss
+    loss: str = _setting("triplet", "training loss", choices=LOSSES)
+    margin: float = _setting(0.3, "cosine margin of triplet and margin-ce", 0.0, 2.0)
+    temperature: float = _setting(0.05, "temperature of margin-ce and infonce", 0.001, 10.0)
+    negatives: str = _setting("batch", "given = the table's wrong documents; random = a random document of the batch; "
+                              "batch = the nearest wrong document of the batch (and the given ones)", choices=NEGATIVES)
+
+    # Mixing: training only
+    mixing: str = _setting("none", "how the query embedding is mixed with its nearest positives and negatives", choices=MIXINGS)
+    mixk: int = _setting(1, "neighbours of each kind that are mixed in", 1, 64)
+    mixquery: float = _setting(0.8, "weight of the query itself", 0.0, 1.0)
+    mixpositive: float = _setting(0.2, "weight of its nearest positives (weighted)", -1.0, 1.0)
+    mixnegative: float = _setting(-0.1, "weight of its nearest negatives (weighted)", -1.0, 1.0)
+
+    # Optimisation
+    learningrate: float = _setting(5e-5, "peak learning rate of AdamW", 1e-9, 1.0)
+    batchsize: int = _setting(32, "rows a step; in-batch negatives grow with it, so does memory", 1, 65536)
+    epochs: int = _setting(1, "passes over the train rows", 1, 10000)
+    maxsteps: int = _setting(0, "stop after this many steps; 0 = after the epochs", 0)
+    warmup: float = _setting(0.1, "share of the steps in which the learning rate rises", 0.0, 0.9)
+    weightdecay: float = _setting(0.0, "AdamW weight decay (never on embeddings, biases and norms)", 0.0, 1.0)
+    clip: float = _setting(1.0, "largest gradient norm; 0 = no clipping", 0.0)
+    chunktokens: int = _setting(4096, "tokens encoded at a time; smaller needs less memory", 64)
+    seed: int = _setting(42, "seed of splits, order, dropout and sampling", 0, 2**31 - 1)
+
+    # Evaluation and stopping
+    evalsteps: int = _setting(0, "also validate every this many steps; 0 = after each epoch only", 0)
+    goal: str = _setting("mrr", "validation metric that picks the best model", choices=GOALS)
+    patience: int = _setting(3, "stop after this many validations without a new best; 0 = never", 0)
+    target: float = _setting(0.0, "stop once the goal reaches this value; 0 = never", 0.0, 1.0)
+    probes: int = _setting(1000, "validation texts of each side whose embeddings are kept at every validation, for drift", 0, 5000)
+
+    # Output
+    projectname: str = _setting("hr-search", "name of the run and of the tracked project")
+    outputpath: str = _setting("", "where the model goes: a folder, or FILE.pt for weights and a folder beside it")
+    checkpointpath: str = _setting("", "file to resume from; empty = no checkpoints")
+    checkpointsteps: int = _setting(1000, "write the checkpoint every this many steps", 1)
+    resume: bool = _setting(False, "go on from checkpointpath where it exists")
+    tracker: str = _setting("none", "also log to an experiment tracker (extra: track)", choices=TRACKERS)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, checked(field.name, getattr(self, field.name)))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str = "the settings") -> Settings:
+        """The settings with `values` laid over the defaults.
+
+        Args:
+            values: names (any case, `-` and `_` ignored) to values; texts are converted to the setting's type.
+            source: how to name the place in an error, such as a file.
+
+        Raises:
+            InputError: an unknown name, a wrong type, a value out of bounds, a name given twice.
+        """
+        known: dict[str, Any] = {}
+        for name, value in values.items():
+            key = canonical(str(name), source)
+            if key in known:
+                raise InputError(f"{source} gives {key} twice; keep one of the two.")
+            known[key] = checked(key, value, source)
+        return cls(**known)
+
+    def replace(self, **changes: Any) -> Settings:
+        """A copy with some settings changed, checked like any others."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as a JSON-ready mapping."""
+        return dataclasses.asdict(self)
+
+
+FIELDS: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(Settings)}
+TYPES: dict[str, type] = get_type_hints(Settings)
+
+
+def canonical(name: str, source: str = "the settings") -> str:
+    """The setting's name for any spelling of it: `--learning_rate`, `learning-rate`, `learningRate`.
+
+    Raises:
+        InputError: no setting has that name; the sentence gives the nearest one.
+    """
+    key = name.strip().lstrip("-").replace("-", "").replace("_", "").lower()
+    if key not in FIELDS:
+        raise InputError(f'{source} has no setting "{name}"; {nearest(key, FIELDS)}')
+    return key
+
+
+def checked(name: str, value: Any, source: str = "the settings") -> Any:
+    """`value` in the type of the setting `name`.
+
+    Raises:
+        InputError: it cannot be read as that type, is out of bounds or is not one of the choices.
+    """
+    field, kind = FIELDS[name], TYPES[name]
+    value = converted(name, value, kind, source)
+    low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
+    if choices and value not in choices:
+        raise InputError(f"{source}: {name} is {value!r}; {nearest(value, choices)}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        raise InputError(f"{source}: {name} is {value:g}; it must be {bounds}.")
+    return value
+
+
+def converted(name: str, value: Any, kind: type, source: str = "the settings") -> Any:
+    """`value` as `kind` (int, float, bool or str), accepting the texts a command line or YAML gives.
+
+    Raises:
+        InputError: the value is of another kind, NaN or infinite.
+    """
+    wrong = InputError(f"{source}: {name} is {value!r}; it must be {_KIND_WORDS[kind]}.")
+    if isinstance(value, bool) or kind is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        value = words.get(str(value).strip().lower()) if isinstance(value, str) else value
+        if kind is not bool or not isinstance(value, bool):
+            raise wrong
+        return value
+    if kind is str:
+        if not isinstance(value, str | Path):
+            raise wrong
+        return str(value)
+    try:
+        number = float(value)
+        if not math.isfinite(number) or (kind is int and number != int(number)):
+            raise wrong
+    except (TypeError, ValueError) as error:
+        raise wrong from error
+    return int(value) if kind is int and isinstance(value, int) else kind(number)
+
+
+_KIND_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping a YAML file holds, read with the safe loader.
+
+    Raises:
+        InputError: the file is missing, is not YAML or is not a mapping of names to values.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; recipes lie in data/recipes.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML ({one_line(error)}).") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold lines of `name: value`.")
+    return values
+
+
+def read_recipe(path: Path | str) -> Settings:
+    """The settings a recipe file (YAML) holds.
+
+    Raises:
+        InputError: as `read_yaml` and `Settings.from_mapping`, naming the file.
+    """
+    return Settings.from_mapping(read_yaml(path), str(path))
