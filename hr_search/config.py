@@ -19,6 +19,7 @@ MIXINGS = ("none", "mean", "weighted")
 NEGATIVES = ("given", "random", "batch")
 PRECISIONS = ("auto", "fp32", "bf16")
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
+DIRECTIONS = ("q2d", "d2q")
 GOALS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
 
 
@@ -79,6 +80,8 @@ class Settings:
     # Evaluation and stopping
     evalsteps: int = _setting(0, "also validate every this many steps; 0 = after each epoch only", 0)
     goal: str = _setting("mrr", "validation metric that picks the best model", choices=GOALS)
+    direction: str = _setting("q2d", "direction the goal is measured in: q2d = query to document, d2q = document to query",
+                              choices=DIRECTIONS)
     patience: int = _setting(3, "stop after this many validations without a new best; 0 = never", 0)
     target: float = _setting(0.0, "stop once the goal reaches this value; 0 = never", 0.0, 1.0)
     probes: int = _setting(1000, "validation texts of each side whose embeddings are kept at every validation, for drift", 0, 5000)

@@ -1,0 +1,45 @@
+# `make report` and `make test` set everything up themselves; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TEST_HOME := $(CURDIR)/build/test-home
+RECIPE ?= data/recipes/esco.yaml
+# Threads that wait by spinning halve the speed as soon as another program wants a core.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report train lab test lint clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## a .venv with the pinned requirements (2 to 4 minutes)
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hr_search needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "setting up $(VENV) (2 to 4 minutes) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+report: setup ## the main job: explore, train, drift, analyse; prints the path of reports/index.html
+	@$(BIN)/python -m hr_search report --recipe $(RECIPE)
+
+train: setup ## only train and test, with the recipe's settings
+	@$(BIN)/python train.py --recipe $(RECIPE) --outputpath data/models/trained
+
+lab: setup ## open the notebooks in JupyterLab
+	@$(BIN)/python -m jupyterlab notebooks
+
+test: setup ## unit tests, every notebook as it stands, every notebook with other parameters
+	@rm -rf $(TEST_HOME)
+	HR_SEARCH_HOME=$(TEST_HOME) $(BIN)/python -m pytest tests -q --durations=8
+	HR_SEARCH_HOME=$(TEST_HOME) HR_SEARCH_HEADLESS=1 $(BIN)/python -m pytest notebooks -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+lint: setup ## style, as the commit hook checks it
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean: ## remove caches, test leftovers and reports; models, runs and .venv stay
+	rm -rf build data/cache .pytest_cache .ruff_cache reports/*/ reports/index.html
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,292 @@
+"""The encoder: any sentence-transformers model, fed with cached tokens in chunks without waste."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hr_search import embedded
+from hr_search.errors import InputError, nearest, one_line
+from hr_search.files import whole_folder
+from hr_search.progress import bar
+from hr_search.tokens import TokenTable, batches_by_length, tokenise
+
+log = logging.getLogger(__name__)
+
+SIDES = ("query", "document")
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names sentence-transformers looks for, in its order
+
+
+class Encoder(nn.Module):
+    """A sentence-transformers model that embeds token tables: `encoder(rows) -> (N, D)`, L2-normalised.
+
+    Attributes:
+        model: the whole sentence-transformers model; its first module is the transformer.
+        name: what it was loaded from.
+        maxlength: tokens a text is cut to.
+        bf16: whether matrix products run in bfloat16 (autocast; the weights stay float32).
+    """
+
+    def __init__(self, model: Any, name: str, maxlength: int = 128, precision: str = "auto") -> None:
+        super().__init__()
+        self.model = model
+        self.name = name
+        limit = model.max_seq_length or maxlength
+        self.maxlength = min(maxlength, limit)
+        if maxlength > limit:
+            log.warning("%s takes at most %d tokens; maxlength %d is lowered", name, limit, maxlength)
+        self.bf16 = use_bf16(precision, self.device)
+        self._kept: np.ndarray | None = None  # token ids whose embedding rows are present, when compacted
+        self._full: torch.Tensor | None = None  # the whole embedding table, aside, when compacted
+        self.register_buffer("_row_of", None, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dimension(self) -> int:
+        """D, the size of an embedding."""
+        return int(self.model.get_embedding_dimension())
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The transformers model inside."""
+        return self.model[0].auto_model
+
+    def prompt(self, side: str) -> str:
+        """The text put before every `side` ("query" or "document") text."""
+        prompts = self.model.prompts or {}
+        names = _DOCUMENT_PROMPTS if side == "document" else ("query",)
+        return next((prompts[name] for name in names if prompts.get(name)), "")
+
+    def tokens(self, texts: Sequence[str], side: str, cached: bool = True) -> TokenTable:
+        """The token table of `texts` with the prompt of their side."""
+        return tokenise(self.model.tokenizer, texts, self.prompt(side), self.maxlength, cached)
+
+    def forward(self, rows: Sequence[np.ndarray], budget: int = 4096) -> torch.Tensor:
+        """Embeddings of token rows, in their order.
+
+        Args:
+            rows: N integer arrays of token ids.
+            budget: padded tokens encoded at a time.
+
+        Returns:
+            (N, D) float32, L2-normalised.
+        """
+        lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+        groups = batches_by_length(lengths, budget)
+        parts = [self._embed([rows[i] for i in group]) for group in groups]
+        back = torch.from_numpy(np.argsort(np.concatenate(groups), kind="stable"))
+        return torch.cat(parts)[back.to(parts[0].device)]
+
+    def _embed(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
+        pad = self.model.tokenizer.pad_token_id or 0
+        width = max(len(row) for row in rows)
+        ids = np.full((len(rows), width), pad, np.int64)
+        mask = np.zeros((len(rows), width), np.int64)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)] = row
+            mask[at, : len(row)] = 1
+        features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        features = {name: value.to(self.device, non_blocking=True) for name, value in features.items()}
+        if self._row_of is not None:
+            features["input_ids"] = self._row_of[features["input_ids"]]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            for module in self.model:
+                features = module(features)
+        return nn.functional.normalize(features["sentence_embedding"].float(), dim=-1)
+
+    @torch.inference_mode()
+    def embed(self, table: Sequence[np.ndarray], budget: int = 16384, progress: bool = False) -> np.ndarray:
+        """Embeddings of a token table without gradients, (N, D) float32, L2-normalised.
+
+        Args:
+            table: N rows of token ids.
+            budget: padded tokens encoded at a time.
+            progress: show a bar on a terminal.
+        """
+        training = self.training
+        self.eval()
+        out = np.empty((len(table), self.dimension), np.float32)
+        lengths = table.lengths if isinstance(table, TokenTable) else np.array([len(row) for row in table], np.int64)
+        groups = batches_by_length(lengths, budget)
+        for group in bar(groups, "encoding", "batch") if progress else groups:
+            out[group] = self._embed([table[i] for i in group]).cpu().numpy()
+        self.train(training)
+        return out
+
+    def encode(self, texts: Sequence[str], side: str = "document", progress: bool = False) -> np.ndarray:
+        """Embeddings of texts, (N, D) float32, L2-normalised.
+
+        Args:
+            texts: N texts.
+            side: "query" or "document"; decides the prompt.
+            progress: show a bar on a terminal.
+        """
+        if side not in SIDES:
+            raise InputError(f'a text is a query or a document, not "{side}"; {nearest(side, SIDES)}')
+        return self.embed(self.tokens(list(texts), side, cached=False), progress=progress)
+
+    # -- vocabulary compaction ------------------------------------------------------------------
+
+    def compact(self, tables: Sequence[TokenTable]) -> int:
+        """Keeps only the embedding rows whose tokens occur in `tables`; returns how many.
+
+        A multilingual table is most of a small model and nearly all of it gets no gradient. Rows
+        that are absent would not have moved (no gradient, no weight decay), so training the rest
+        gives the same model; `expand` writes them back.
+        """
+        if self._kept is not None:
+            self.expand()
+        embedding = self.transformer.get_input_embeddings()
+        pad = self.model.tokenizer.pad_token_id or 0
+        # Models of the RoBERTa family find positions by comparing ids with the padding id, so it
+        # and what stands before it keep their places.
+        first = np.arange(pad + 1, dtype=np.int32)
+        kept = np.unique(np.concatenate([first, *(table.used() for table in tables)])).astype(np.int64)
+        row_of = np.full(embedding.num_embeddings, -1, np.int64)
+        row_of[kept] = np.arange(len(kept))
+        self._full, self._kept = embedding.weight.data, kept
+        self._row_of = torch.from_numpy(row_of).to(self.device)
+        embedding.weight = nn.Parameter(self._full[torch.from_numpy(kept).to(self.device)].clone())
+        embedding.num_embeddings = len(kept)
+        return len(kept)
+
+    def expand(self) -> None:
+        """Writes the trained rows back into the whole embedding table; nothing happens if it is whole."""
+        if self._kept is None or self._full is None:
+            return
+        embedding = self.transformer.get_input_embeddings()
+        self._full[torch.from_numpy(self._kept).to(self._full.device)] = embedding.weight.data.to(self._full.device)
+        embedding.weight = nn.Parameter(self._full.to(self.device))
+        embedding.num_embeddings = len(self._full)
+        self._kept = self._full = self._row_of = None
+
+    def save(self, folder: Path | str, card: str = "") -> None:
+        """Writes a folder that `SentenceTransformer(folder)` loads, whole or not at all.
+
+        Args:
+            folder: where it goes; an older model there is replaced.
+            card: the text of the model card (README.md).
+        """
+        if self._kept is not None:
+            raise RuntimeError("expand() the vocabulary before saving")
+        with whole_folder(folder) as target, quiet():
+            self.model.save(str(target), create_model_card=False)
+            (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def load_encoder(name: str = embedded.NAME, maxlength: int = 128, precision: str = "auto", dropout: float = 0.0,
+                 device: str | torch.device | None = None) -> Encoder:
+    """The encoder called `name`.
+
+    Args:
+        name: "embedded", a folder (of sentence-transformers or transformers) or a Hub name.
+        maxlength: tokens a text is cut to.
+        precision: "auto", "fp32" or "bf16".
+        dropout: in training; negative = the model's own.
+        device: such as "cpu" or "cuda"; None = the best one present.
+
+    Raises:
+        InputError: nothing can be loaded under that name.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    source = embedded.ensure_embedded() if name == embedded.NAME else name
+    local = Path(source).expanduser()
+    if local.exists():
+        if not local.is_dir() or not ((local / "modules.json").is_file() or (local / "config.json").is_file()):
+            raise InputError(f"{name} is not a model folder: it has neither modules.json nor config.json.")
+        source = str(local)
+    elif source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise InputError(f"the model folder {name} does not exist; give a folder, a Hub name, or embedded.")
+    else:
+        reachable(source)
+    settings = {} if dropout < 0 else dict.fromkeys(_DROPOUTS, dropout)
+    try:
+        with quiet():
+            model = SentenceTransformer(source, device=str(device) if device else None,
+                                        model_kwargs={"attn_implementation": "eager"}, config_kwargs=settings)
+            encoder = Encoder(model, name, maxlength, precision)
+            encoder.encode(["a"], "query")
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"the model {name} cannot be loaded ({one_line(error)}); check the folder or take embedded.") from error
+    return encoder
+
+
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+
+
+def reachable(name: str) -> None:
+    """Returns if the Hub model `name` is in the local cache or the Hub answers for it.
+
+    Raises:
+        InputError: within seconds, where neither is so.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    names = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
+    if any(isinstance(try_to_load_from_cache(candidate, "config.json"), str) for candidate in names):
+        return
+    errors = []
+    for candidate in names:
+        try:
+            HfApi().model_info(candidate, timeout=4)
+            return
+        except Exception as error:
+            errors.append(error)
+    raise InputError(
+        f"the model {name} is neither a local folder nor in the cache, and the Hub gave no answer for it "
+        f"({one_line(errors[-1], 120)}); use --modelname embedded (no download) or the path of a local folder."
+    ) from errors[-1]
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether bfloat16 is wanted and, for "auto", whether this hardware multiplies it fast."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without AMX tiles bfloat16 on a CPU is slower than float32, on some by a hundred times.
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences the loading bars and notes of transformers for a while."""
+    from transformers.utils import logging as chatter
+
+    level = chatter.get_verbosity()
+    bars = chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        chatter.set_verbosity(level)
+        if bars:
+            chatter.enable_progress_bar()
+
+
+def hardware(device: torch.device) -> str:
+    """The device in words, for the record of a run."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    amx = ", AMX" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else ""
+    return f"{model or device.type}, {os.cpu_count()} cores{amx}"

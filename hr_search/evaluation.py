@@ -1,0 +1,121 @@
+"""Evaluation of encoders and lexical floors on one task set, and their comparison, as tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from hr_search.data import Task
+from hr_search.encoder import Encoder
+from hr_search.lexical import bm25_scores, tfidf_scores
+from hr_search.metrics import METRICS, embedding_scores, evaluate, search_timing, summarise
+from hr_search.statistics import holm, paired_comparison
+from hr_search.tokens import TokenTable
+
+FLOORS = {"bm25": bm25_scores, "tfidf": tfidf_scores}
+SHOWN = 300  # characters of a text that result tables carry
+Results = dict[tuple[str, str], pd.DataFrame]  # (system, direction) -> one row a query
+
+
+def token_tables(encoder: Encoder, tasks: Mapping[str, Task]) -> dict[str, TokenTable]:
+    """Token tables of the tasks' distinct queries ("query") and documents ("document")."""
+    task = tasks["q2d"]
+    return {"query": encoder.tokens(task.queries, "query"), "document": encoder.tokens(task.documents, "document")}
+
+
+def embed_sides(encoder: Encoder, tables: Mapping[str, TokenTable], progress: bool = False) -> dict[str, np.ndarray]:
+    """Embeddings of both sides: "query" (Q, D) and "document" (N, D)."""
+    return {side: encoder.embed(table, progress=progress) for side, table in tables.items()}
+
+
+def evaluate_embeddings(tasks: Mapping[str, Task], sides: Mapping[str, np.ndarray]) -> dict[str, pd.DataFrame]:
+    """Per-query metrics in both directions for the embeddings of both sides.
+
+    A text keeps the prompt of its own side in both directions: a title is always encoded as a
+    query and a description always as a document, so one index serves both searches.
+    """
+    pairs = {"q2d": (sides["query"], sides["document"]), "d2q": (sides["document"], sides["query"])}
+    return {name: evaluate(task, embedding_scores(*pairs[name])) for name, task in tasks.items()}
+
+
+def evaluate_encoder(encoder: Encoder, tasks: Mapping[str, Task], progress: bool = False) -> dict[str, pd.DataFrame]:
+    """Per-query metrics of an encoder in both directions."""
+    return evaluate_embeddings(tasks, embed_sides(encoder, token_tables(encoder, tasks), progress))
+
+
+def evaluate_floors(tasks: Mapping[str, Task]) -> Results:
+    """Per-query metrics of BM25 and character TF-IDF, the floors a trained encoder has to beat."""
+    return {(name, direction): evaluate(task, scores(task)) for name, scores in FLOORS.items() for direction, task in tasks.items()}
+
+
+def metrics_table(results: Results, seed: int) -> pd.DataFrame:
+    """The long table (system, direction, metric, value, low, high, queries), intervals 95 % by bootstrap."""
+    parts = [summarise(table, seed).assign(system=system, direction=direction)
+             for (system, direction), table in results.items()]
+    return pd.concat(parts)[["system", "direction", "metric", "value", "low", "high", "queries"]].reset_index(drop=True)
+
+
+def queries_table(results: Results) -> pd.DataFrame:
+    """All per-query rows in one table, with their system and direction; texts are cut for reading."""
+    parts = [table.assign(system=system, direction=direction) for (system, direction), table in results.items()]
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(query=table["query"].str.slice(0, SHOWN))
+
+
+def documents_table(tasks: Mapping[str, Task]) -> pd.DataFrame:
+    """The documents that `found` and `expected` of the per-query rows point to (direction, index, text)."""
+    parts = [
+        pd.DataFrame({"direction": name, "index": range(len(task.documents)),
+                      "text": [text[:SHOWN] for text in task.documents]})
+        for name, task in tasks.items()
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def comparison_table(results: Results, seed: int, subject: str = "trained") -> pd.DataFrame:
+    """`subject` against every other system: difference, interval, randomisation p, Holm's p, effect.
+
+    Holm's correction runs over the systems, within one direction and metric.
+    """
+    rows = []
+    others = [system for system in dict.fromkeys(system for system, _ in results) if system != subject]
+    for direction in dict.fromkeys(direction for _, direction in results):
+        for metric in METRICS:
+            ours = results[subject, direction][metric].to_numpy()
+            tests = [paired_comparison(results[other, direction][metric].to_numpy(), ours, seed) for other in others]
+            for other, test, p in zip(others, tests, holm([test["p"] for test in tests]), strict=True):
+                rows.append({"a": other, "b": subject, "direction": direction, "metric": metric, **test, "p_holm": p})
+    columns = ["a", "b", "direction", "metric", "difference", "low", "high", "p", "p_holm", "effect"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def timing_table(encoder: Encoder, documents: list[str], sample: int, seed: int) -> pd.DataFrame:
+    """What a user of the encoder waits for: encoding 10,000 documents, top-1 and top-5 search among them.
+
+    Encoding is timed on up to `sample` documents and scaled; search runs over 10,000 vectors of the
+    model's dimension.
+
+    Returns:
+        what, unit, value.
+    """
+    table = encoder.tokens(documents[:sample], "document", cached=False)
+    started = time.perf_counter()
+    embeddings = encoder.embed(table)
+    seconds = (time.perf_counter() - started) / len(table) * 10_000
+    generator = np.random.default_rng(seed)
+    noise = generator.standard_normal((10_000, encoder.dimension)).astype(np.float32)
+    noise[: len(embeddings)] = embeddings[:10_000]
+    first = pd.DataFrame([{"what": "encoding 10,000 documents", "unit": "s", "value": seconds}])
+    return pd.concat([first, search_timing(noise)], ignore_index=True)
+
+
+def nested(metrics: pd.DataFrame) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """system -> direction -> metric -> [value, low, high], for a summary in JSON."""
+    out: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in metrics.itertuples():
+        values = [float(row.value), float(row.low), float(row.high)]
+        out.setdefault(row.system, {}).setdefault(row.direction, {})[row.metric] = values
+    return out

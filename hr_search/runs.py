@@ -1,0 +1,150 @@
+"""Runs: one folder each, from which every table, figure and page is made."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hr_search import files, paths
+from hr_search.errors import InputError, nearest
+
+TABLES = ("history", "metrics", "queries", "documents", "comparison", "timing")
+_PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "tokenizers", "numpy", "pandas", "scipy",
+             "umap-learn", "bm25s")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder `metrics/runs/<run_id>/`; reads and writes its tables."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """The run's name."""
+        return self.folder.name
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the run was and what came out, the last file a run writes."""
+        return files.read_json(self.folder / "summary.json")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings."""
+        return files.read_json(self.folder / "config.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, commit, hardware, data."""
+        return files.read_json(self.folder / "environment.json")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of the run's tables: history, metrics, queries, documents, comparison or timing.
+
+        Raises:
+            InputError: there is no such table, or the run has not written it.
+        """
+        if name not in TABLES:
+            raise InputError(f'a run has no table "{name}"; {nearest(name, TABLES)}')
+        path = self.folder / f"{name}.csv"
+        if not path.is_file():
+            raise InputError(f"the run {self.id} has no {name}.csv; it did not get that far, or has no test rows.")
+        # Texts such as "NA" or "null" are real queries, not gaps.
+        texts = {"query": str, "group": str, "text": str, "found": str, "expected": str}
+        return pd.read_csv(path, keep_default_na=False, na_values={"loss": [""]}, dtype=texts) if name in (
+            "queries", "documents") else pd.read_csv(path)
+
+    def write(self, name: str, table: pd.DataFrame) -> None:
+        """Writes one of the run's tables."""
+        files.write_csv(self.folder / f"{name}.csv", table)
+
+
+class Probes:
+    """Texts whose embeddings are kept at every validation, so that drift can be read afterwards.
+
+    Args:
+        run: where they go, under `probes/`.
+        texts: the two sides' texts, "query" and "document".
+        groups: the two sides' groups.
+        limit: texts kept of each side, the first ones.
+    """
+
+    def __init__(self, run: Run, texts: dict[str, list[str]], groups: dict[str, list[str]], limit: int) -> None:
+        self.folder, self.limit = run.folder / "probes", limit
+        if limit:
+            parts = [pd.DataFrame({"side": side, "text": texts[side][:limit], "group": groups[side][:limit]}) for side in texts]
+            files.write_csv(self.folder / "texts.csv", pd.concat(parts))
+
+    def keep(self, step: int, sides: dict[str, np.ndarray]) -> None:
+        """Writes the probes' embeddings at `step`, (P, D) float32."""
+        if self.limit:
+            with files.whole_file(self.folder / f"step_{step:06d}.npy", "wb") as file:
+                np.save(file, np.concatenate([side[: self.limit] for side in sides.values()]))
+
+
+def create_run(runid: str) -> Run:
+    """An empty run folder.
+
+    Raises:
+        InputError: a finished run has that name.
+    """
+    folder = paths.runs() / runid
+    if (folder / "summary.json").exists():
+        raise InputError(f"the run {runid} exists already; choose another --runid or delete {folder}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return Run(folder)
+
+
+def list_runs() -> list[Run]:
+    """All finished runs, newest first."""
+    finished = [Run(path.parent) for path in paths.runs().glob("*/summary.json")]
+    return sorted(finished, key=lambda run: ((run.folder / "summary.json").stat().st_mtime, run.id), reverse=True)
+
+
+def open_run(runid: str = "") -> Run:
+    """The finished run called `runid`; empty = the newest one.
+
+    Raises:
+        InputError: there is none, or none of that name.
+    """
+    known = list_runs()
+    if not known:
+        raise InputError("there are no finished runs yet; run `make train` or notebook 02_train first.")
+    if not runid:
+        return known[0]
+    for run in known:
+        if run.id == runid:
+            return run
+    raise InputError(f"there is no finished run {runid}; {nearest(runid, [run.id for run in known[:20]])}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version(), "platform": platform.system()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit of the checkout, with `+` where files were changed since; empty outside a checkout."""
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(paths.checkout()), *words], capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + ("+" if head and git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""

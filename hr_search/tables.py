@@ -1,0 +1,437 @@
+"""Tables of pairs and triplets: any common file in, one checked table of texts out.
+
+Texts are cleaned while they are read: NUL characters become spaces, halves of surrogate pairs are joined
+or replaced by U+FFFD (tokenizers refuse both), and white space around a text goes.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import csv
+import io
+import json
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hr_search.errors import InputError, nearest, one_line
+from hr_search.pickles import Unread, content, read_pickle_frame, shown
+
+logger = logging.getLogger(__name__)
+
+HUB_TIMEOUT = 8.0
+"""Seconds until the Hub counts as out of reach."""
+
+# The explicit roles come first, so that a title beside a query is not taken for the query.
+KNOWN: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("anchor",), ("positive", "pos")),
+    (("query", "запрос"), ("positive", "pos", "document", "doc", "passage", "документ")),
+    (("question", "вопрос"), ("correctanswer", "answer", "positive", "правильныйответ", "ответ")),
+    (("position", "jobtitle", "title", "vacancyname", "jobname", "name", "должность", "названиевакансии",
+      "названиедолжности", "вакансия", "название", "наименование", "профессия"),
+     ("description", "jobdescription", "vacancydescription", "text", "описание", "описаниевакансии", "текст",
+      "текствакансии")),
+)  # fmt: skip
+"""Names of the query and of its document; letter case, punctuation and the dots of ё do not count."""
+
+NEGATIVE = re.compile(
+    r"(hard)?neg(ative)?s?\d*|(wrong|incorrect)answers?\d*|distractors?\d*|(неправильн|неверн)(ый|ые)ответы?\d*"
+)
+"""Names of columns with wrong documents, likewise reduced."""
+
+_DIRT = re.compile("[\0\ud800-\udfff]")
+_NEEDED = "it needs a query and a matching document in each row."
+
+
+def read_pairs(
+    path: Path | str, querycolumn: str = "", positivecolumn: str = "", negativecolumn: str = "", groupcolumn: str = ""
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The pairs of a file or Hub data set as clean texts, and how many rows were read and dropped.
+
+    Args:
+        path: a .pkl, .csv, .tsv, .jsonl, .json (each also .gz) or .parquet file, or `hf:OWNER/NAME`.
+        querycolumn: column with the query; empty = found by name (`KNOWN`).
+        positivecolumn: column with the matching document; empty = found by name.
+        negativecolumn: columns with wrong documents, separated by commas; empty = found by name
+            (`NEGATIVE`), and none is fine. A cell is one text, a list, or a list written as text.
+        groupcolumn: column whose equal values are relevant to each other; empty = none.
+
+    Returns:
+        The table with columns `query` (str), `positive` (str), `negatives` (list of str) and, if
+        `groupcolumn` was given, `group` (str, "" where the cell is empty); and the counts `rows`
+        (read) and `empty` (dropped because query or positive is empty).
+
+    Raises:
+        InputError: the file, a column or a cell is not as described.
+    """
+    columns = (querycolumn, positivecolumn, negativecolumn, groupcolumn)
+    table = pd.concat([_pairs(part, source, *columns) for source, part in _tables(path)], ignore_index=True)
+    if table.empty:
+        raise InputError(f"{path} has column names and no rows; {_NEEDED}")
+    filled = table[(table["query"] != "") & (table["positive"] != "")].reset_index(drop=True)
+    if filled.empty:
+        raise InputError(f"{path}: query or positive is empty in each of its {len(table)} rows; {_NEEDED}")
+    return filled, {"rows": len(table), "empty": len(table) - len(filled)}
+
+
+def read_texts(path: Path | str, column: str = "") -> list[str]:
+    """The texts of one column, or the lines of a .txt file, as a corpus to search in.
+
+    Args:
+        path: as for `read_pairs`, or a .txt file with one document a line.
+        column: the column; empty = the document column found by name, or the only column.
+
+    Returns:
+        One text a row; "" where the cell is empty, so that positions are those of the rows.
+
+    Raises:
+        InputError: the file, the column or a cell is not as described.
+    """
+    texts: list[str] = []
+    if Path(path).suffix.lower() == ".txt":
+        texts = [_clean(line) for line in _decoded(path).removesuffix("\n").split("\n")]
+    else:
+        for source, table in _tables(path):
+            names = list(table.columns)
+            only = names[0] if len(names) == 1 else ""
+            wanted = _given(column, names, source, "column") or _known(names, _names(1)) or only
+            if not wanted:
+                raise InputError(f"{source} has no column known to hold documents ({_listed(names)}); give --column.")
+            texts += _texts(table, wanted, source)
+    if not any(texts):
+        raise InputError(f"{path} has no texts; it needs one document in each row.")
+    return texts
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """The raw table of a file, with all its columns.
+
+    Args:
+        path: a .pkl, .csv, .tsv, .jsonl, .json (each also .gz) or .parquet file.
+
+    Raises:
+        InputError: the file is missing, empty, of another kind or damaged.
+    """
+    readers = {".pkl": read_pickle_frame, ".csv": _read_separated, ".tsv": _read_separated, ".jsonl": _read_lines,
+               ".json": _read_lines, ".parquet": _read_parquet}  # fmt: skip
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder; give the path of a file.")
+    if _kind(path) not in readers:
+        raise InputError(f"{path} is of a kind that is not read; use one of {', '.join(readers)} (.gz too).")
+    table = readers[_kind(path)](path)
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise InputError(f'{path} has two columns named "{shown(twice)}"; rename one of them.')
+    return table
+
+
+def _columns(
+    columns: Sequence[str], source: str, query: str, positive: str, negative: str, group: str
+) -> tuple[str, str, list[str], str]:
+    """The columns of query, positive, negatives and group ("" for none): those given, else those known by name."""
+    query = _given(query, columns, source, "querycolumn")
+    positive = _given(positive, columns, source, "positivecolumn")
+    group = _given(group, columns, source, "groupcolumn")
+    parts = [negative] if negative in columns else [part.strip() for part in negative.split(",")]
+    negatives = [_given(part, columns, source, "negativecolumn") for part in parts if part]
+    free = [name for name in columns if name not in (query, positive, *negatives)]
+    if not query and not positive:
+        pairs = ((_known(free, queries), _known(free, positives)) for queries, positives in KNOWN)
+        query, positive = next(filter(all, pairs), ("", ""))
+    elif not positive:
+        own = [name for queries, positives in KNOWN if _reduced(query) in queries for name in positives]
+        positive = _known(free, own + _names(1))
+    elif not query:
+        own = [name for queries, positives in KNOWN if _reduced(positive) in positives for name in queries]
+        query = _known(free, own + _names(0))
+    if not query or not positive:
+        raise InputError(
+            f"{source} has no known pair of query and document columns (found: {_listed(columns)}); "
+            "name them with --querycolumn and --positivecolumn."
+        )
+    roles = [query, positive, *negatives]
+    twice = next((name for place, name in enumerate(roles) if name in roles[:place]), None)
+    if twice is not None:
+        raise InputError(f'{source}: query, positive and negatives need different columns, not "{shown(twice)}" twice.')
+    if not negatives:
+        named = [name for name in free if NEGATIVE.fullmatch(_reduced(name)) and name not in (query, positive, group)]
+        negatives = sorted(named, key=lambda name: (len(number := re.sub(r"\D", "", name).lstrip("0")), number))
+    logger.info("%s: query %r, positive %r, negatives %r, group %r", source, query, positive, negatives, group)
+    return query, positive, negatives, group
+
+
+def _given(name: str, columns: Sequence[str], source: str, flag: str) -> str:
+    """The column a user named; "" where none was named."""
+    if name and name not in columns:
+        hint = nearest(name, [shown(column) for column in columns[:30]])
+        raise InputError(f'{source} has no column "{shown(name)}" (--{flag}); {hint}')
+    return name
+
+
+def _known(columns: Iterable[str], names: Sequence[str]) -> str:
+    """The column with the foremost of the known names, or ""."""
+    reduced = {_reduced(column): column for column in columns}
+    return next((reduced[name] for name in names if name in reduced), "")
+
+
+def _names(side: int) -> list[str]:
+    """All known names of queries (0) or documents (1)."""
+    return [name for names in KNOWN for name in names[side]]
+
+
+def _reduced(name: str) -> str:
+    """A column name without letter case, punctuation and the dots of ё."""
+    return re.sub(r"[\W_]+", "", name.lower().replace("ё", "е"))
+
+
+def _listed(columns: Sequence[str]) -> str:
+    """The first columns as they stand in a sentence."""
+    names = ", ".join(f'"{shown(column)}"' for column in columns[:12])
+    return "none" if not columns else f"only {names}" if len(columns) == 1 else names + ", …" * (len(columns) > 12)
+
+
+def _tables(path: Path | str) -> Iterable[tuple[str, pd.DataFrame]]:
+    """Name and raw table of a file, or of each file of a data set on the Hub."""
+    if str(path).startswith("hf:"):
+        return ((f"{path} ({name})", read_table(file)) for name, file in _hub_files(str(path)))
+    return [(str(path), read_table(path))]
+
+
+def _kind(path: Path | str) -> str:
+    """The extension that tells the reader, without a final `.gz`."""
+    return Path(str(path).lower().removesuffix(".gz")).suffix
+
+
+def _decoded(path: Path | str) -> str:
+    """The text of a file in UTF-8, UTF-16 (with its mark) or Windows-1251."""
+    data = content(path)
+    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1251"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError as error:
+            rough = data.decode(encoding, "replace")
+            if encoding != "cp1251" and 10 * rough.count("\ufffd") < len(rough) - len(rough.encode("ascii", "ignore")):
+                line = data.count(b"\n", 0, error.start) + 1
+                raise InputError(
+                    f"{path}, line {line} breaks its {encoding[:6]} encoding; save it in UTF-8."
+                ) from error
+            continue
+        if not text.strip():
+            raise InputError(f"{path} is empty; {_NEEDED}")
+        controls = sum(text.count(chr(code)) for code in (*range(9), *range(14, 32)))
+        if controls * 100 <= len(text):  # a stray control character is dirt, many are a binary file
+            return text.replace("\0", " ")
+    raise InputError(f"{path} is not text in UTF-8, UTF-16 or Windows-1251; save it in UTF-8.")
+
+
+def _separator(text: str) -> str:
+    """The separator under which the header has several fields and most rows as many."""
+    sample = text[:65536]
+    best = (0.0, 0, ",")
+    for separator in ",;\t|":
+        try:
+            rows = [row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=separator) if row]
+        except csv.Error:
+            continue
+        rows = rows[:-1] if len(sample) < len(text) and len(rows) > 2 else rows
+        width = len(rows[0]) if rows else 0
+        score = (sum(len(row) == width for row in rows) / len(rows), width) if width > 1 else (0.0, 0)
+        best = max(best, (*score, separator), key=lambda item: item[:2])
+    return best[2]
+
+
+def _read_separated(path: Path | str) -> pd.DataFrame:
+    """The table of a .csv or .tsv file, all cells as texts; the separator is found, not taken from the name."""
+    text = _decoded(path)
+    advice = "put quotes around texts that hold a separator, a quote or a new line."
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            table = pd.read_csv(io.StringIO(text, newline=""), sep=_separator(text), dtype=str)
+    except (ValueError, OverflowError) as error:
+        wrong = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+        what = (
+            "line {1} has {2} fields instead of {0}".format(*wrong.groups())
+            if wrong
+            else one_line(error).split("C error: ")[-1]
+        )
+        raise InputError(f"{path}: {what}; {advice}") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise InputError(f"{path}: the rows have more fields than the header; {advice}")
+    return table.set_axis([_clean(str(name)) for name in table.columns], axis="columns")
+
+
+def _read_lines(path: Path | str) -> pd.DataFrame:
+    """The table of a file with one JSON object a line, or one JSON list of objects."""
+    text = _decoded(path)
+    if text.lstrip().startswith("["):
+        records = [(f"item {number}", record) for number, record in enumerate(_json(text, str(path)), 1)]
+    else:
+        lines = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        records = [(place, _json(line, f"{path}, {place}")) for place, line in lines]
+    for place, record in records:
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, {place} is not a JSON object; write one object of names and texts a line.")
+    names = list(dict.fromkeys(name for _, record in records for name in record))
+    return _frame(names, ([record.get(name) for _, record in records] for name in names))
+
+
+def _json(text: str, where: str) -> Any:
+    """The value of a JSON text; `where` names it in an error."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not valid JSON ({one_line(error)}); write one object a line.") from error
+
+
+def _read_parquet(path: Path | str) -> pd.DataFrame:
+    """The table of a Parquet file; cells become plain Python, lists among them."""
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(content(path))).read()
+        return _frame(table.column_names, (column.to_pylist() for column in table.columns))
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a readable Parquet file ({one_line(error)}); write it again.") from error
+
+
+def _frame(names: Sequence[str], columns: Iterable[list[Any]]) -> pd.DataFrame:
+    """A table of objects from its columns, whose cells nothing may convert."""
+    cells = {place: pd.Series(column, dtype=object) for place, column in enumerate(columns)}
+    return pd.DataFrame(cells).set_axis([_clean(name) for name in names], axis="columns")
+
+
+def _hub_files(place: str) -> list[tuple[str, Path]]:
+    """Name and local copy of the files of a data set on the Hub: its train split, in one format."""
+    name = place.removeprefix("hf:")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise InputError(f"{place} is not the name of a data set; write hf:OWNER/NAME.")
+    import huggingface_hub as hub
+
+    try:
+        info = _within(HUB_TIMEOUT, lambda: hub.HfApi().dataset_info(name, timeout=HUB_TIMEOUT))
+        fixed = {"repo_id": name, "repo_type": "dataset", "revision": info.sha, "etag_timeout": HUB_TIMEOUT}
+        wanted = _train_files([file.rfilename for file in info.siblings or []])
+        files = [(file, Path(hub.hf_hub_download(filename=file, **fixed))) for file in wanted]
+    except Exception as error:  # the client raises its own errors, those of its transport and of the system
+        advice = "download its files where there is a network and give the path of one."
+        raise InputError(f"{place} cannot be fetched ({one_line(error, 120)}); {advice}") from error
+    if not files:
+        raise InputError(f"{place} has no .parquet, .jsonl, .csv, .tsv, .json or .pkl file; convert and download it.")
+    return files
+
+
+def _within(seconds: float, work: Callable[[], Any]) -> Any:
+    """The result of `work`, or TimeoutError; the timeout of a socket does not cover silent name servers."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(timeout=seconds)
+
+
+def _train_files(names: Sequence[str]) -> list[str]:
+    """The files of the train split (else all but test and validation) in the best format present."""
+    for kind in (".parquet", ".jsonl", ".csv", ".tsv", ".json", ".pkl"):
+        own = sorted(
+            name for name in names if _kind(name) == kind and not re.search(r"(infos?|state|config)\.json$", name)
+        )
+        train = [name for name in own if re.search(r"(?<![a-z])train", name.lower())]
+        rest = [name for name in own if not re.search(r"(?<![a-z])(test|valid|dev|eval)", name.lower())]
+        if own:
+            return train or rest or own
+    return []
+
+
+def _pairs(table: pd.DataFrame, source: str, *columns: str) -> pd.DataFrame:
+    """The pairs of a raw table, rows with an empty side included."""
+    query, positive, negatives, group = _columns(list(table.columns), source, *columns)
+    lists = [_lists(table, column, source) for column in negatives]
+    negatives = [[text for texts in row for text in texts] for row in zip(*lists, strict=True)]
+    pairs = {"query": _texts(table, query, source), "positive": _texts(table, positive, source)}
+    pairs |= {"negatives": negatives or [[] for _ in range(len(table))]}
+    return pd.DataFrame(pairs | ({"group": _texts(table, group, source, numbers=True)} if group else {}))
+
+
+def _texts(table: pd.DataFrame, column: str, source: str, numbers: bool = False) -> list[str]:
+    """The texts of a column, "" for empty cells; with `numbers`, a number is a text too."""
+    texts = []
+    for row, value in enumerate(table[column].tolist(), 1):
+        if numbers and isinstance(value, int | float) and not _empty(value):
+            value = str(int(value) if value == value // 1 else value)
+        if not isinstance(value, str) and not _empty(value):
+            raise _wrong(value, source, row, column)
+        texts.append("" if _empty(value) else _clean(value))
+    filled = [text for text in texts if text]
+    if filled and not numbers and all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", text) for text in filled):
+        raise _wrong(filled[0], source, texts.index(filled[0]) + 1, column)
+    return texts
+
+
+def _lists(table: pd.DataFrame, column: str, source: str) -> list[list[str]]:
+    """The wrong documents of a column: in each row a list, a list written as text, or one text."""
+    lists = []
+    for row, value in enumerate(table[column].tolist(), 1):
+        written = _written(value) if isinstance(value, str) else value
+        if isinstance(value, str) and written is None:
+            raise _wrong(value, source, row, column, "a list that is neither JSON nor Python")
+        items = written if isinstance(written, list | tuple) else [written]
+        wrong = [item for item in items if not isinstance(item, str) and not _empty(item)]
+        if wrong:
+            raise _wrong(wrong[0], source, row, column)
+        lists.append([text for text in (_clean(item) for item in items if not _empty(item)) if text])
+    return lists
+
+
+def _written(text: str) -> Any:
+    """The list that a text spells in JSON or Python; None where it seems to and does not; else the text itself."""
+    stripped = text.strip()
+    if not (stripped.startswith("[") and stripped.endswith("]")):
+        return text
+    # Python would join the items of a printed array, which stand side by side without commas.
+    readings = (json.loads,) if re.search(r"""['"]\s+['"]""", stripped) else (json.loads, ast.literal_eval)
+    for parse in readings:
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return parse(stripped)
+    return None if re.match(r"""\[\s*['"]""", stripped) else text
+
+
+def _clean(text: str) -> str:
+    """A text without NUL characters, halves of surrogate pairs and outer white space."""
+    if _DIRT.search(text):
+        text = text.replace("\0", " ").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.strip()
+
+
+def _empty(value: Any) -> bool:
+    """Whether a cell holds nothing; readers leave None, NaN or an empty text."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _wrong(value: Any, source: str, row: int, column: str, what: str = "") -> InputError:
+    """The error of a cell that is no text."""
+    kinds = {list: "a list", tuple: "a list", dict: "a mapping", bytes: "bytes"}
+    kind = value.kind if isinstance(value, Unread) else type(value).__name__
+    what = what or (
+        f"the number {shown(value)}" if isinstance(value, int | float | str) else kinds.get(type(value), f"a {kind}")
+    )
+    advice = "choose another column or fix the row."
+    return InputError(f'{source}, row {row}, column "{shown(column)}" holds {what} where a text belongs; {advice}')

@@ -1,0 +1,52 @@
+"""Experiment trackers: the same figures that go into local tables, sent to one if asked."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import TracebackType
+
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers
+
+from hr_search import paths
+from hr_search.config import Settings
+from hr_search.errors import InputError, one_line
+
+
+class Tracker:
+    """A context that sends figures to the tracker the settings name, or to nobody.
+
+    Args:
+        settings: `tracker` and `projectname`.
+        accelerator: the run's; its trackers are accelerate's own classes.
+
+    Raises:
+        InputError: the tracker's package is not installed, or it refuses to start.
+    """
+
+    def __init__(self, settings: Settings, accelerator: Accelerator) -> None:
+        self.name, self.settings, self.accelerator = settings.tracker, settings, accelerator
+
+    def __enter__(self) -> Tracker:
+        if self.name == "none":
+            return self
+        if importlib.util.find_spec(self.name) is None:
+            raise InputError(f'the tracker {self.name} is not installed; run `pip install "hr_search[track]"` or take --tracker none.')
+        try:
+            self.accelerator.log_with = filter_trackers([self.name], str(paths.root() / "metrics" / "tracking"))
+            config = {name: value for name, value in self.settings.to_dict().items()}
+            self.accelerator.project_configuration.set_directories(str(paths.root() / "metrics" / "tracking"))
+            self.accelerator.init_trackers(self.settings.projectname, config=config)
+        except Exception as error:  # each tracker has errors of its own
+            raise InputError(f"the tracker {self.name} does not start ({one_line(error)}); take --tracker none.") from error
+        return self
+
+    def log(self, figures: dict[str, float], step: int) -> None:
+        """Sends `figures` of a step."""
+        if self.name != "none":
+            self.accelerator.log(figures, step=step)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Closes the tracker."""
+        if self.name != "none":
+            self.accelerator.end_training()

@@ -1,0 +1,316 @@
+"""The training loop: batches, loss, optimiser, validation, early stopping, checkpoints, resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from hr_search import losses, mixing
+from hr_search.batches import Batch, Rows, candidates, epoch_batches, make_batch
+from hr_search.checkpoint import load_checkpoint, save_checkpoint
+from hr_search.config import Settings
+from hr_search.encoder import Encoder
+from hr_search.errors import InputError
+from hr_search.progress import bar
+from hr_search.tokens import TokenTable
+
+log = logging.getLogger(__name__)
+
+COLLAPSED = 0.02  # a spread below this means that the embeddings have fallen together
+_NOTHING = (math.nan,) * 3
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands, beside weights and optimiser; `history` has one row per validation."""
+
+    step: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: float = -math.inf
+    best_step: int = 0
+    stale: int = 0  # validations since the best one
+    seconds: float = 0.0
+    best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    # Since the last validation: loss, active share and spread summed over steps; rows, tokens, steps.
+    sums: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    counts: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
+
+
+def fit(encoder: Encoder, rows: Rows, tables: dict[str, TokenTable], settings: Settings,
+        validate: Callable[[int], dict[str, float]], fingerprint: str = "", accelerator: Accelerator | None = None) -> Progress:
+    """Trains `encoder` in place and leaves the weights of the best validation in it.
+
+    Args:
+        encoder: compacted or whole; moved to the accelerator's device.
+        rows: the training rows.
+        tables: token tables of `rows.queries` ("query") and `rows.documents` ("document").
+        settings: loss, optimiser, stopping, checkpoints.
+        validate: step -> metrics, the settings' goal among them; called at step 0 too.
+        fingerprint: of the data; a checkpoint of other data is refused.
+        accelerator: device and processes; None = what is there.
+
+    Returns:
+        The history and the best step.
+
+    Raises:
+        InputError: the loss is no number any more, or a checkpoint does not fit.
+    """
+    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    set_seed(settings.seed)
+    per_step = settings.batchsize * accelerator.num_processes
+    plan = step_plan(len(rows), per_step, settings)
+    optimiser = torch.optim.AdamW(parameter_groups(encoder, settings.weightdecay), lr=settings.learningrate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_then_linear(plan.total, settings.warmup))
+    model, optimiser = accelerator.prepare(encoder, optimiser)
+    progress = Progress()
+    if settings.resume and settings.checkpointpath:
+        progress = restore(settings, fingerprint, encoder, optimiser, schedule) or progress
+    if not progress.history:
+        record(progress, plan, encoder, settings, validate, 0.0)
+    started = time.perf_counter() - progress.seconds
+    pause = 0.0  # seconds spent in validation, kept out of rows per second
+    ticker = bar(what="training", unit="step", total=plan.total, start=progress.step)
+    window = time.perf_counter()
+    for chosen, epoch_ends in plan.batches(progress.step):
+        if finished(progress, settings):
+            break
+        encoder.train()
+        batch = make_batch(rows, chosen)
+        loss, figures, tokens = step_loss(model, accelerator, batch, tables, settings, progress.step)
+        if accelerator.device.type == "cpu":  # elsewhere the test would wait for the device at every step
+            refuse_nan(float(loss), progress.step + 1, chosen, settings)
+        accelerator.backward(loss * accelerator.num_processes)
+        if settings.clip:
+            accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.sums = progress.sums.to(figures.device) + figures
+        progress.counts = [old + new for old, new in zip(progress.counts, (len(chosen), tokens, 1), strict=True)]
+        ticker.update()
+        due = settings.evalsteps and progress.step % settings.evalsteps == 0
+        if epoch_ends or due or progress.step == plan.total:
+            refuse_nan(float(progress.sums[0]), progress.step, chosen, settings)
+            now = time.perf_counter()
+            progress.seconds = now - started
+            record(progress, plan, encoder, settings, validate, schedule.get_last_lr()[0], now - window)
+            window = time.perf_counter()
+            pause += window - now
+        if settings.checkpointpath and progress.step % settings.checkpointsteps == 0 and accelerator.is_main_process:
+            progress.seconds = time.perf_counter() - started
+            store(settings, fingerprint, encoder, optimiser, schedule, progress)
+    ticker.close()
+    progress.seconds = time.perf_counter() - started
+    log.info("training took %.0f s, %.0f s of them validation", progress.seconds, pause)
+    if progress.best_weights:
+        encoder.load_state_dict(progress.best_weights)
+    return progress
+
+
+# -- one step ------------------------------------------------------------------------------------
+
+
+def step_loss(model: Any, accelerator: Accelerator, batch: Batch, tables: dict[str, TokenTable], settings: Settings,
+              step: int) -> tuple[Tensor, Tensor, int]:
+    """The loss of a batch, with (loss, active share, spread) as a (3,) float64 tensor, and its tokens.
+
+    Each distinct text is encoded once, queries and documents in one forward.
+    """
+    texts = [tables["query"][i] for i in batch.queries] + [tables["document"][i] for i in batch.documents]
+    embeddings = embed_together(model, accelerator, texts, settings.chunktokens)
+    documents = embeddings[len(batch.queries) :]
+    place = {name: torch.from_numpy(getattr(batch, name)).to(embeddings.device, non_blocking=True)
+             for name in ("query", "positive", "relevant", "same")}
+    # The same draw whether a run was interrupted or not: it depends on seed and step alone.
+    draw = np.random.default_rng([settings.seed, 1, step])
+    wrong = torch.from_numpy(candidates(batch, settings.negatives, draw)).to(embeddings.device, non_blocking=True)
+    queries = embeddings[: len(batch.queries)][place["query"]]
+    own = torch.nn.functional.one_hot(place["positive"], len(documents)).bool()
+    mixed = mixing.mix(queries, documents, place["relevant"] & ~own, ~place["relevant"], settings.mixing, settings.mixk,
+                       settings.mixquery, settings.mixpositive, settings.mixnegative)
+    if settings.loss == "triplet":
+        loss = losses.triplet(mixed, documents, place["positive"], wrong, settings.margin)
+    else:
+        margin = settings.margin if settings.loss == "margin-ce" else 0.0
+        loss = losses.infonce(mixed, documents, place["positive"], wrong, place["same"], settings.temperature, margin)
+    with torch.no_grad():
+        active = (losses.gap(queries, documents, place["positive"], wrong) > -settings.margin).double().mean()
+        figures = torch.stack([loss.detach().double(), active, losses.spread(documents).double()])
+    return loss, figures, sum(len(row) for row in texts)
+
+
+def embed_together(model: Any, accelerator: Accelerator, texts: list[np.ndarray], budget: int) -> Tensor:
+    """Embeddings of token rows (N, D), each process encoding its share; gradients flow into the own share only.
+
+    Every process then holds all embeddings and computes the same loss over the whole batch, so
+    in-batch negatives are shared and the result is that of one process with the larger batch.
+    """
+    world = accelerator.num_processes
+    if world == 1:
+        return model(texts, budget)
+    # Dealing out by length gives each process the same work.
+    order = np.argsort([-len(row) for row in texts], kind="stable")
+    size = -(-len(texts) // world)
+    mine = order[accelerator.process_index :: world]
+    local = model([texts[i] for i in mine], budget)
+    padded = torch.nn.functional.pad(local, (0, 0, 0, size - len(local)))
+    shares = list(accelerator.gather(padded.detach()).view(world, size, -1))
+    shares[accelerator.process_index] = padded
+    # Text number order[i] stands in share i % world at row i // world.
+    dealt = torch.stack(shares, dim=1).flatten(0, 1)[: len(texts)]
+    return dealt[torch.from_numpy(np.argsort(order)).to(dealt.device)]
+
+
+def refuse_nan(loss: float, step: int, chosen: np.ndarray, settings: Settings) -> None:
+    """Stops a run whose loss is no number any more.
+
+    Raises:
+        InputError: naming the step, the batch rows and the likely knob.
+    """
+    if not math.isfinite(loss):
+        shown = ", ".join(str(row + 1) for row in sorted(chosen)[:8])
+        raise InputError(
+            f"the loss is {loss} at step {step} (train rows {shown} …); lower --learningrate (now "
+            f"{settings.learningrate:g}), keep --clip above 0, or take --precision fp32."
+        )
+
+
+# -- plan and schedule ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """How many steps a run has, and the rows of each."""
+
+    rows: int
+    per_step: int
+    per_epoch: int
+    total: int
+    seed: int
+
+    def batches(self, done: int = 0) -> Iterator[tuple[np.ndarray, bool]]:
+        """Row numbers of every step after the first `done`, and whether the step ends an epoch."""
+        for epoch in range(done // self.per_epoch, -(-self.total // self.per_epoch)):
+            for at, chosen in enumerate(epoch_batches(self.rows, self.per_step, self.seed, epoch)):
+                if done <= epoch * self.per_epoch + at < self.total:
+                    yield chosen, at == self.per_epoch - 1
+
+
+def step_plan(rows: int, per_step: int, settings: Settings) -> StepPlan:
+    """The plan for `rows` training rows of which `per_step` meet in a step."""
+    per_epoch = len(epoch_batches(rows, per_step, settings.seed, 0))
+    total = per_epoch * settings.epochs
+    return StepPlan(rows, per_step, per_epoch, min(total, settings.maxsteps or total), settings.seed)
+
+
+def warmup_then_linear(total: int, share: float) -> Callable[[int], float]:
+    """Step -> factor of the learning rate: up over the first `share` of the steps, then down to 0."""
+    rise = max(1, round(total * share)) if share else 0
+
+    def factor(step: int) -> float:
+        return (step + 1) / rise if step < rise else max(0.0, (total - step) / max(1, total - rise))
+
+    return factor
+
+
+def parameter_groups(encoder: Encoder, weightdecay: float) -> list[dict[str, Any]]:
+    """Parameters with weight decay (matrices) and without (embeddings, biases, norms).
+
+    Embeddings must stay without: rows left out by vocabulary compaction would otherwise have shrunk.
+    """
+    embedded = {id(p) for m in encoder.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    decayed = [p for p in encoder.parameters() if p.requires_grad and p.ndim > 1 and id(p) not in embedded]
+    chosen = {id(p) for p in decayed}
+    rest = [p for p in encoder.parameters() if p.requires_grad and id(p) not in chosen]
+    return [{"params": decayed, "weight_decay": weightdecay}, {"params": rest, "weight_decay": 0.0}]
+
+
+# -- validation ----------------------------------------------------------------------------------
+
+
+def record(progress: Progress, plan: StepPlan, encoder: Encoder, settings: Settings,
+           validate: Callable[[int], dict[str, float]], learningrate: float, seconds: float = 0.0) -> None:
+    """Validates, adds a row to the history, and keeps the weights if they are the best so far."""
+    rows, tokens, steps = progress.counts
+    loss, active, spread = (progress.sums / steps).tolist() if steps else _NOTHING
+    metrics = validate(progress.step)
+    progress.history.append({
+        "step": progress.step, "epoch": round(progress.step / plan.per_epoch, 4), "loss": loss, "active": active,
+        "spread": spread, "learningrate": learningrate, "rows_per_s": rows / seconds if seconds else math.nan,
+        "tokens_per_s": tokens / seconds if seconds else math.nan, "memory_gb": peak_memory(encoder.device),
+        "seconds": progress.seconds, **metrics,
+    })  # fmt: skip
+    progress.sums, progress.counts = torch.zeros(3, dtype=torch.float64), [0, 0, 0]
+    value = metrics[settings.goal]
+    log.info("step %d of %d: %s %.4f%s", progress.step, plan.total, settings.goal, value,
+             f", loss {loss:.4f}, active {active:.0%}, {rows / seconds:.1f} rows/s" if seconds and steps else "")
+    if spread < COLLAPSED:
+        log.warning("the embeddings have collapsed (spread %.4f): lower --learningrate, raise --batchsize or change --loss", spread)
+    if value > progress.best:
+        progress.best, progress.best_step, progress.stale = value, progress.step, 0
+        progress.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in encoder.state_dict().items()}
+    else:
+        progress.stale += 1
+
+
+def finished(progress: Progress, settings: Settings) -> bool:
+    """Whether early stopping ends the run: the target is reached, or patience is used up."""
+    if settings.target and progress.best >= settings.target:
+        log.info("stopping: %s reached %.4f, the target is %.4f", settings.goal, progress.best, settings.target)
+        return True
+    if settings.patience and progress.stale >= settings.patience:
+        log.info("stopping: %d validations without a new best %s", progress.stale, settings.goal)
+        return True
+    return False
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory used so far, GB: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+# -- checkpoints ---------------------------------------------------------------------------------
+
+
+def store(settings: Settings, fingerprint: str, encoder: Encoder, optimiser: Any, schedule: Any, progress: Progress) -> None:
+    """Writes the checkpoint of this step."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    save_checkpoint(settings.checkpointpath, {
+        "settings": settings.to_dict(), "fingerprint": fingerprint, "model": encoder.state_dict(),
+        "optimiser": optimiser.state_dict(), "schedule": {"last_epoch": schedule.last_epoch},
+        "random": {"cpu": torch.get_rng_state(), "cuda": cuda}, "progress": dataclasses.asdict(progress),
+    })  # fmt: skip
+
+
+def restore(settings: Settings, fingerprint: str, encoder: Encoder, optimiser: Any, schedule: Any) -> Progress | None:
+    """Loads the checkpoint into model, optimiser, schedule and random generators; None where there is none."""
+    state = load_checkpoint(settings.checkpointpath, settings.to_dict(), fingerprint)
+    if state is None:
+        log.info("no checkpoint at %s yet: starting from the beginning", settings.checkpointpath)
+        return None
+    encoder.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    schedule.last_epoch = state["schedule"]["last_epoch"]
+    schedule._last_lr = [group["lr"] for group in optimiser.param_groups]
+    torch.set_rng_state(state["random"]["cpu"])
+    if state["random"]["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["random"]["cuda"])
+    progress = Progress(**state["progress"])
+    log.info("resuming after step %d", progress.step)
+    return progress
