@@ -73,7 +73,9 @@ def load_checkpoint(path: Path | str, settings: dict[str, Any], fingerprint: str
             "resume with equal settings or give another --checkpointpath."
         )
     if state["fingerprint"] != fingerprint:
-        raise InputError(f"{file} was made on other data; resume with the same tables or give another --checkpointpath.")
+        raise InputError(
+            f"{file} was made on other data; resume with the same tables or give another --checkpointpath."
+        )
     return state
 
 

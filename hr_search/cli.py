@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -15,7 +14,17 @@ from hr_search import __version__, config, paths
 from hr_search.config import FIELDS, Settings
 from hr_search.errors import InputError, guarded, nearest
 
-_EVALUATED = ("datapath", "querycolumn", "positivecolumn", "groupcolumn", "validationshare", "testshare", "seed", "maxlength", "precision")
+_EVALUATED = (
+    "datapath",
+    "querycolumn",
+    "positivecolumn",
+    "groupcolumn",
+    "validationshare",
+    "testshare",
+    "seed",
+    "maxlength",
+    "precision",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,11 +43,15 @@ def _dispatch(words: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all verbs; flags of settings come from the settings dataclass."""
-    parser = Parser(prog="python -m hr_search", description="Train search encoders for HR and prove that they are better.")
+    parser = Parser(
+        prog="python -m hr_search", description="Train search encoders for HR and prove that they are better."
+    )
     parser.add_argument("--version", action="version", version=f"hr_search {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="VERB")
 
-    verb = verbs.add_parser("train", help="train a model and test it", epilog="Any flag may be spelled with - or _ inside.")
+    verb = verbs.add_parser(
+        "train", help="train a model and test it", epilog="Any flag may be spelled with - or _ inside."
+    )
     verb.add_argument("--recipe", help="YAML file of settings; flags win over it")
     verb.add_argument("--runid", default="", help="name of the run's folder; default: project name and time")
     _add_settings(verb, FIELDS)
@@ -46,7 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("evaluate", help="print the metrics of a model on a table")
     verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
-    verb.add_argument("--split", default="all", choices=("all", "validation", "test"), help="rows to use: all, or those a run with these shares and seed holds out")
+    verb.add_argument(
+        "--split",
+        default="all",
+        choices=("all", "validation", "test"),
+        help="rows to use: all, or those a run with these shares and seed holds out",
+    )
     verb.add_argument("--nofloors", action="store_true", help="leave out BM25 and TF-IDF")
     verb.add_argument("--json", action="store_true", help="print JSON for machines")
     _add_settings(verb, _EVALUATED)
@@ -55,17 +73,32 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("search", help="print the documents nearest to a query")
     verb.add_argument("query", help="what to search for, such as a job title")
     verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
-    verb.add_argument("--corpus", required=True, help="table (its document column is searched) or .txt file with one document a line")
+    verb.add_argument(
+        "--corpus", required=True, help="table (its document column is searched) or .txt file with one document a line"
+    )
     verb.add_argument("--column", default="", help="column to search in; default: found by name")
     verb.add_argument("--top", type=int, default=5, help="how many to print (default 5)")
     verb.add_argument("--json", action="store_true", help="print JSON for machines")
     _add_settings(verb, ("maxlength", "precision"))
     verb.set_defaults(run=search)
 
+    verb = verbs.add_parser("compare", help="say whether the difference between finished runs is real")
+    verb.add_argument("runs", nargs="+", metavar="RUN", help="run ids; each is compared with the first")
+    verb.add_argument("--direction", default="q2d", choices=config.DIRECTIONS, help="q2d = query to document")
+    verb.add_argument("--metric", default="mrr", choices=config.GOALS, help="metric compared (default mrr)")
+    verb.set_defaults(run=compare)
+
     verb = verbs.add_parser("report", help="run the four notebooks and write reports/index.html")
     verb.add_argument("--recipe", help="YAML file of settings")
     verb.add_argument("--runid", default="", help="name of the run; default: project name and time")
-    verb.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a setting or notebook parameter; may be repeated")
+    verb.add_argument(
+        "-p",
+        dest="parameters",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting or notebook parameter; may be repeated",
+    )
     verb.set_defaults(run=report)
     return parser
 
@@ -74,9 +107,11 @@ def train(arguments: argparse.Namespace) -> int:
     """`train`: one experiment, with its summary printed at the end."""
     settings = settings_from(arguments.recipe, _given(arguments, FIELDS))
     from hr_search.experiment import run_experiment
-    from hr_search.notebooks import checked_run_id, new_run_id
+    from hr_search.runs import checked_run_id, new_run_id
 
-    run = run_experiment(settings, checked_run_id(arguments.runid) if arguments.runid else new_run_id(settings.projectname))
+    run = run_experiment(
+        settings, checked_run_id(arguments.runid) if arguments.runid else new_run_id(settings.projectname)
+    )
     if (run.folder / "metrics.csv").is_file():
         print(_shown(run.table("metrics")))
     print(f"\ntables: {run.folder}")
@@ -124,6 +159,17 @@ def search(arguments: argparse.Namespace) -> int:
     else:
         for item in found:
             print(f"{item['score']:.4f}  row {item['row']}  {' '.join(item['text'].split())[:200]}")
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """`compare`: paired tests between finished runs, and a sentence for each."""
+    from hr_search.analysis import compare_runs
+    from hr_search.runs import open_run
+
+    table = compare_runs([open_run(name) for name in arguments.runs], arguments.direction, arguments.metric)
+    print(table.drop(columns="verdict").to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    print("\n".join(table["verdict"]))
     return 0
 
 
@@ -197,7 +243,7 @@ def _plain_flag(word: str) -> str:
 def _assignment(word: str) -> tuple[str, Any]:
     name, mark, value = word.partition("=")
     if not mark or not name.strip():
-        raise InputError(f'-p {word} must have the form name=value, such as -p learningrate=3e-5.')
+        raise InputError(f"-p {word} must have the form name=value, such as -p learningrate=3e-5.")
     try:
         parsed = yaml.safe_load(value) if value else ""
     except yaml.YAMLError:

@@ -23,8 +23,9 @@ DIRECTIONS = ("q2d", "d2q")
 GOALS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
 
 
-def _setting(default: Any, help: str, low: float | None = None, high: float | None = None,
-             choices: tuple[str, ...] = ()) -> Any:
+def _setting(
+    default: Any, help: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
 
@@ -33,14 +34,19 @@ class Settings:
     """Everything that decides what a training run does; two runs with equal settings and data are equal."""
 
     # Data
-    datapath: str = _setting("esco", "table of pairs or triplets: a .pkl, .csv, .tsv, .jsonl[.gz] or .parquet file, "
-                             "hf:OWNER/NAME, esco (bundled, English) or sample_ru (bundled, Russian)")
+    datapath: str = _setting(
+        "esco",
+        "table of pairs or triplets: a .pkl, .csv, .tsv, .jsonl[.gz] or .parquet file, "
+        "hf:OWNER/NAME, esco (bundled, English) or sample_ru (bundled, Russian)",
+    )
     validationpath: str = _setting("", "table for validation; empty = a grouped part of datapath")
     testpath: str = _setting("", "table for the final test; empty = a grouped part of datapath")
     querycolumn: str = _setting("", "column with the query; empty = found by name")
     positivecolumn: str = _setting("", "column with the matching document; empty = found by name")
     negativecolumn: str = _setting("", "column(s) with wrong documents, separated by commas; empty = found by name")
-    groupcolumn: str = _setting("", "column whose equal values are relevant to each other; empty = the normalised query")
+    groupcolumn: str = _setting(
+        "", "column whose equal values are relevant to each other; empty = the normalised query"
+    )
     validationshare: float = _setting(0.1, "share of the groups held out for validation", 0.0, 0.8)
     testshare: float = _setting(0.1, "share of the groups held out for the test", 0.0, 0.8)
     maxrows: int = _setting(0, "train on at most this many rows; 0 = all", 0)
@@ -50,17 +56,25 @@ class Settings:
     modelname: str = _setting("embedded", "embedded (multilingual-e5-small, no download), a Hub name or a local folder")
     maxlength: int = _setting(128, "tokens a text is cut to, special tokens included", 8, 8192)
     dropout: float = _setting(0.0, "dropout while training; -1 = the model's own", -1.0, 0.9)
-    precision: str = _setting("auto", "auto = bf16 where the hardware multiplies it fast, else fp32", choices=PRECISIONS)
+    precision: str = _setting(
+        "auto", "auto = bf16 where the hardware multiplies it fast, else fp32", choices=PRECISIONS
+    )
 
     # Loss
     loss: str = _setting("triplet", "training loss", choices=LOSSES)
     margin: float = _setting(0.3, "cosine margin of triplet and margin-ce", 0.0, 2.0)
     temperature: float = _setting(0.05, "temperature of margin-ce and infonce", 0.001, 10.0)
-    negatives: str = _setting("batch", "given = the table's wrong documents; random = a random document of the batch; "
-                              "batch = the nearest wrong document of the batch (and the given ones)", choices=NEGATIVES)
+    negatives: str = _setting(
+        "batch",
+        "given = the table's wrong documents; random = a random document of the batch; "
+        "batch = the nearest wrong document of the batch (and the given ones)",
+        choices=NEGATIVES,
+    )
 
     # Mixing: training only
-    mixing: str = _setting("none", "how the query embedding is mixed with its nearest positives and negatives", choices=MIXINGS)
+    mixing: str = _setting(
+        "none", "how the query embedding is mixed with its nearest positives and negatives", choices=MIXINGS
+    )
     mixk: int = _setting(1, "neighbours of each kind that are mixed in", 1, 64)
     mixquery: float = _setting(0.8, "weight of the query itself", 0.0, 1.0)
     mixpositive: float = _setting(0.2, "weight of its nearest positives (weighted)", -1.0, 1.0)
@@ -74,17 +88,20 @@ class Settings:
     warmup: float = _setting(0.1, "share of the steps in which the learning rate rises", 0.0, 0.9)
     weightdecay: float = _setting(0.0, "AdamW weight decay (never on embeddings, biases and norms)", 0.0, 1.0)
     clip: float = _setting(1.0, "largest gradient norm; 0 = no clipping", 0.0)
-    chunktokens: int = _setting(4096, "tokens encoded at a time; smaller needs less memory", 64)
+    chunktokens: int = _setting(0, "tokens encoded at a time, smaller needs less memory; 0 = what suits the device", 0)
     seed: int = _setting(42, "seed of splits, order, dropout and sampling", 0, 2**31 - 1)
 
     # Evaluation and stopping
     evalsteps: int = _setting(0, "also validate every this many steps; 0 = after each epoch only", 0)
     goal: str = _setting("mrr", "validation metric that picks the best model", choices=GOALS)
-    direction: str = _setting("q2d", "direction the goal is measured in: q2d = query to document, d2q = document to query",
-                              choices=DIRECTIONS)
+    direction: str = _setting(
+        "q2d", "direction the goal is measured in: q2d = query to document, d2q = document to query", choices=DIRECTIONS
+    )
     patience: int = _setting(3, "stop after this many validations without a new best; 0 = never", 0)
     target: float = _setting(0.0, "stop once the goal reaches this value; 0 = never", 0.0, 1.0)
-    probes: int = _setting(1000, "validation texts of each side whose embeddings are kept at every validation, for drift", 0, 5000)
+    probes: int = _setting(
+        1000, "validation texts of each side whose embeddings are kept at every validation, for drift", 0, 5000
+    )
 
     # Output
     projectname: str = _setting("hr-search", "name of the run and of the tracked project")

@@ -9,10 +9,7 @@ that come already split are checked for the same thing.
 from __future__ import annotations
 
 import logging
-import math
-import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,21 +19,13 @@ from scipy import sparse
 
 from hr_search import esco, files, paths, tables
 from hr_search.config import Settings
+from hr_search.copies import incidence, near_copies, normalised
 from hr_search.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ["query", "positive", "negatives", "group"]
-SHINGLE = 8  # words; shorter runs are shared by unrelated vacancies ("official employment, paid leave and sick leave")
-NEAR_SHARE = 0.5
-_WORDS_LIMIT = 20_000_000
-_WORK_LIMIT = 200_000_000
-_CHUNK = 20_000
 _SAMPLE_COLUMNS = {"querycolumn": "position", "positivecolumn": "description", "groupcolumn": "group"}
-
-_MARKS = "".join(chr(code) for code in range(0x370, 0x10000) if unicodedata.category(chr(code)).startswith("M"))
-_IGNORED = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff\u0300-\u036f]+")
-_TOKEN = re.compile(rf"(?:[^\W_]|[{_MARKS}])+(?:(?:\+\+?|\#)(?![\w+#]))?")
 
 
 @dataclass(frozen=True)
@@ -81,16 +70,6 @@ class Data:
     test: pd.DataFrame
     counts: dict[str, int]
     fingerprint: str
-
-
-def normalise(text: str) -> str:
-    """The form in which texts are compared: two spellings of one job title become equal.
-
-    Unicode NFKC, lower case, ё as е, no stress marks or invisible characters, punctuation and symbols
-    to spaces, spaces folded. A final + or # stays with its word, so that C, C++ and C# remain three jobs.
-    """
-    text = unicodedata.normalize("NFKC", text).lower().replace("ё", "е")
-    return " ".join(_TOKEN.findall(_IGNORED.sub("", text)))
 
 
 def load(settings: Settings) -> Data:
@@ -175,80 +154,6 @@ def tasks(pairs: pd.DataFrame) -> dict[str, Task]:
     }
 
 
-def near_copies(texts: Sequence[str], corpus: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Which documents of `corpus` hold more than half of the 8-word runs (shingles) of which texts.
-
-    Counted with an inverted index of hashed shingles (resemblance and containment: Broder, 1997), so
-    the work grows with shared wording and not with the square of the table. Exact up to 20 million
-    words and 200 million shared places. Beyond the first bound a fixed fraction of the shingles,
-    chosen by hash, stands for all of them, and texts that keep fewer than 4 are left out; beyond the
-    second, only the first documents with a very common shingle count as its holders. Texts of fewer
-    than 8 words, and those of languages written without spaces, have no near copies.
-
-    Args:
-        texts: N normalised texts.
-        corpus: normalised texts to look them up in; None = the same texts, each of which matches itself.
-
-    Returns:
-        Index arrays (M,) into `texts` and into `corpus`, one entry for each match, and whether the
-        search was exact.
-    """
-    everything = [*texts, *(corpus or [])]
-    step = max(1, math.ceil(sum(text.count(" ") + 1 for text in everything) / _WORDS_LIMIT))
-    rows, hashes = _shingles(everything, step)
-    vocabulary, codes = np.unique(hashes, return_inverse=True)
-    matrix = _incidence(rows, codes, (len(everything), len(vocabulary)))
-    wanted, index = matrix[: len(texts)], (matrix if corpus is None else matrix[len(texts) :]).T.tocsr()
-    most, held = index.shape[1], np.diff(index.indptr)
-    while np.minimum(held, most)[wanted.indices].sum() > _WORK_LIMIT:
-        most //= 2
-    if most < held.max(initial=0):
-        index.data = (np.arange(index.nnz) - np.repeat(index.indptr[:-1], held) < most).astype(np.int32)
-        index.eliminate_zeros()
-    needed = np.diff(wanted.indptr) * NEAR_SHARE
-    work = np.concatenate([[0], np.cumsum(np.minimum(held, most)[wanted.indices])])[wanted.indptr[1:]]
-    bounds = np.unique(np.searchsorted(work, np.arange(0, work.max(initial=0) + 1, _WORK_LIMIT // 20)))
-    found_texts, found_corpus = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for start, stop in zip(bounds, [*bounds[1:], len(texts)], strict=True):
-        shared = (wanted[start:stop] @ index).tocoo()
-        near = (shared.data > needed[start + shared.row]) & (shared.data >= (1 if step == 1 else 4))
-        found_texts.append(start + shared.row[near])
-        found_corpus.append(shared.col[near])
-    return np.concatenate(found_texts), np.concatenate(found_corpus), step == 1 and most == index.shape[1]
-
-
-def describe(pairs: pd.DataFrame) -> pd.DataFrame:
-    """How many texts of which lengths a pairs table holds: one row for its queries, one for its documents.
-
-    Args:
-        pairs: columns `query`, `positive`, `group`.
-
-    Returns:
-        Columns `text` ("query" or "document"), `rows`, `distinct` (after normalisation), `groups`, and
-        the 5, 50, 95 and 100 % quantiles of the lengths, `characters_5` to `words_100`.
-    """
-    rows = []
-    for name, column in (("query", "query"), ("document", "positive")):
-        texts = pairs[column].tolist()
-        row = {"text": name, "rows": len(texts), "distinct": _normalised(pairs[column]).nunique()}
-        row["groups"] = pairs["group"].nunique()
-        lengths = {"characters": [len(text) for text in texts], "words": [len(text.split()) for text in texts]}
-        for unit, values in lengths.items():
-            for share in (5, 50, 95, 100):
-                row[f"{unit}_{share}"] = int(np.percentile(values, share, method="nearest")) if values else 0
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def cyrillic_share(texts: Iterable[str]) -> np.ndarray:
-    """The share of Cyrillic among the letters of each text, (N,), 0 to 1; 0 for texts without letters."""
-    shares = []
-    for text in texts:
-        letters = [letter for letter in text if letter.isalpha()]
-        shares.append(sum("\u0400" <= letter <= "\u052f" for letter in letters) / max(1, len(letters)))
-    return np.array(shares, dtype=np.float64)
-
-
 def _read(path: str, settings: Settings) -> tuple[pd.DataFrame, dict[str, int]]:
     """A pairs table with the working columns `query_key`, `document_key` and `kind`, clean, and its counts."""
     if path == "esco":
@@ -269,7 +174,7 @@ def _read(path: str, settings: Settings) -> tuple[pd.DataFrame, dict[str, int]]:
 
 def _clean(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """The table with keys and groups, without rows that normalise to nothing or repeat another one."""
-    table = table.assign(query_key=_normalised(table["query"]), document_key=_normalised(table["positive"]))
+    table = table.assign(query_key=normalised(table["query"]), document_key=normalised(table["positive"]))
     if "kind" not in table:
         table["kind"] = "title"
     filled = table[(table["query_key"] != "") & (table["document_key"] != "")]
@@ -385,48 +290,18 @@ def _leaks(parts: dict[str, pd.DataFrame], settings: Settings, exact: bool) -> d
     }
 
 
-def _normalised(texts: pd.Series) -> pd.Series:
-    """`normalise` of a column; repeated texts are worked on once."""
-    codes, distinct = pd.factorize(texts)
-    return pd.Series(np.array([normalise(text) for text in distinct], dtype=object)[codes], texts.index, dtype=object)
-
-
 def _texts(texts: pd.Series, groups: np.ndarray) -> tuple[list[str], sparse.csr_array, np.ndarray]:
     """Distinct texts (T), a (T, G) matrix of the groups they occur in, and the first group of each (T,)."""
-    codes, distinct = pd.factorize(_normalised(texts))
+    codes, distinct = pd.factorize(normalised(texts))
     first = np.unique(codes, return_index=True)[1]
     shape = (len(distinct), int(groups.max(initial=-1)) + 1)
-    return texts.iloc[first].tolist(), _incidence(codes, groups, shape), groups[first]
-
-
-def _incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
-    """A sparse matrix of ones at the given places, however often each is given."""
-    matrix = sparse.coo_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape).tocsr()
-    matrix.data[:] = 1
-    return matrix
+    return texts.iloc[first].tolist(), incidence(codes, groups, shape), groups[first]
 
 
 def _rows(matrix: sparse.csr_array) -> list[np.ndarray]:
     matrix.sort_indices()
     indices = matrix.indices.astype(np.int64)
     return [indices[start:stop] for start, stop in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)]
-
-
-def _shingles(texts: Sequence[str], step: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each run of 8 words whose hash falls into one of `step` classes: its text's index, its hash (S,)."""
-    owners, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
-    for start in range(0, len(texts), _CHUNK):
-        chunk = texts[start : start + _CHUNK]
-        words = pd.util.hash_array(np.array(" ".join(chunk).split(" "), dtype=object))
-        owner = np.repeat(np.arange(start, start + len(chunk)), [text.count(" ") + 1 for text in chunk])
-        count = max(0, len(words) - SHINGLE + 1)
-        mixed = np.zeros(count, np.uint64)
-        for place in range(SHINGLE):
-            mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + words[place : place + count]  # wraps, as hashes do
-        kept = (owner[:count] == owner[SHINGLE - 1 :][:count]) & ((mixed >> np.uint64(20)) % np.uint64(step) == 0)
-        owners.append(owner[:count][kept])
-        hashes.append(mixed[kept])
-    return np.concatenate(owners), np.concatenate(hashes)
 
 
 def _name(path: str) -> str:

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,8 @@ LOG = logging.getLogger(__name__)
 
 Checkpoints = Mapping[int, np.ndarray]
 
-FEWEST, MOST = 10, 5000  # points of a map: fewer show nothing, more take minutes and cover each other
-DIMENSIONS = 50  # kept by the PCA before a map; job titles need fewer and UMAP's cost grows with them
+FEWEST, MOST = 10, 5000  # points of a map: fewer show nothing, more take minutes and hide each other
+DIMENSIONS = 50  # kept by the PCA before a map; the rest of a title's embedding is mostly noise
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,14 @@ class Layout:
 def displacement(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """How far each text moved: 1 - cosine, (P,); 0 = not at all, 1 = a right angle, 2 = the opposite."""
     a, b = _same_texts(a, b)
-    return np.clip(1.0 - np.einsum("pd,pd->p", a, b, dtype=np.float64), 0.0, 2.0)
+    return 0.5 * np.square(a.astype(np.float64) - b).sum(axis=1)  # = 1 - cos, without its rounding near 0
 
 
 def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
     """How alike two geometries are, whatever the rotation: 1 = the same up to rotation and scale, 0 = unrelated.
 
-    Linear centred kernel alignment (Kornblith et al., 2019): |A'B|² / (|A'A| |B'B|) of the centred arrays.
-
-    Returns:
-        A share between 0 and 1; NaN where all texts of one side share a single embedding.
+    Linear centred kernel alignment (Kornblith et al., 2019): |A'B|² / (|A'A| |B'B|) of the centred arrays;
+    NaN where all texts of an array share one embedding.
     """
     a, b = (_centred(x) for x in _same_texts(a, b))
     scale = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
@@ -67,12 +65,9 @@ def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
 def procrustes_residual(a: np.ndarray, b: np.ndarray) -> float:
     """The share of `b`'s spread that no rotation, reflection and scaling of `a` explains.
 
-    Both arrays are centred and scaled to norm 1; with s = the sum of the singular values of A'B, the
-    squared distance that the best rotation leaves is 1 - s² (Schönemann, 1966; Gower, 1975).
-
-    Returns:
-        0 = `b` is a turned copy of `a` and a search finds the same things; 1 = `a` says nothing about `b`;
-        NaN where all texts of one side share a single embedding.
+    With both arrays centred and scaled to norm 1 and s = the sum of the singular values of A'B, the best
+    rotation leaves a squared distance of 1 - s² (Schönemann, 1966; Gower, 1975). 0 = `b` is a turned copy
+    of `a`; 1 = `a` says nothing about `b`; NaN where all texts of an array share one embedding.
     """
     a, b = (_centred(x) for x in _same_texts(a, b))
     scale = np.linalg.norm(a) * np.linalg.norm(b)
@@ -82,29 +77,15 @@ def procrustes_residual(a: np.ndarray, b: np.ndarray) -> float:
     return float(max(1.0 - (similarity / scale) ** 2, 0.0))
 
 
-def neighbours(x: np.ndarray, k: int = 10) -> np.ndarray:
-    """The row numbers of the k nearest other texts of each text by cosine, exact, (P, k), in no order.
-
-    Raises:
-        InputError: fewer than k + 2 texts, so that everybody would be a neighbour of everybody.
-    """
-    x = _unit(x)
-    if k < 1 or len(x) < k + 2:
-        raise InputError(f"{k} nearest neighbours need k >= 1 and at least {k + 2} texts; there are {len(x)}.")
-    found = np.empty((len(x), k), dtype=np.int64)
-    for start, stop, scores in _cosines(x):
-        found[start:stop] = np.argpartition(scores, -k, axis=1)[:, -k:]
-    return found
-
-
 def neighbour_overlap(a: np.ndarray, b: np.ndarray, k: int = 10) -> np.ndarray:
-    """What a user feels: the share of each text's k nearest texts that stayed, as Jaccard@k, (P,).
+    """What a user feels: how many of each text's k nearest texts stayed, as Jaccard@k = |both| / |either|, (P,).
 
-    Returns:
-        |both| / |either| of the two sets of neighbours; 1 = the same neighbours, 0 = none stayed.
+    1 = the same neighbours, 0 = none stayed.
     """
     a, b = _same_texts(a, b)
-    return _jaccard(neighbours(a, k), neighbours(b, k))
+    if not 1 <= k <= len(a) - 2:  # with fewer texts everybody is everybody's neighbour
+        raise InputError(f"Jaccard@{k} needs k of at least 1 and {k + 2} texts or more; there are {len(a)}.")
+    return _jaccard(_crowd(a, k)[0], _crowd(b, k)[0])
 
 
 def alignment(queries: np.ndarray, positives: np.ndarray) -> float:
@@ -115,13 +96,9 @@ def alignment(queries: np.ndarray, positives: np.ndarray) -> float:
 def uniformity(x: np.ndarray) -> float:
     """How evenly the texts cover the sphere: log mean exp(-2 |x - y|²) over pairs of texts (Wang & Isola, 2020).
 
-    Returns:
-        0 = all on one spot; about -4 + 8 / D = spread evenly. Lower is more even.
+    0 = all on one spot; about -4 + 8 / D = spread evenly over D dimensions. Lower is more even.
     """
-    x = _unit(x)
-    # |x - y|² = 2 - 2 cos for unit vectors; a text's -inf with itself adds nothing
-    total = sum(float(np.exp(4.0 * scores - 4.0).sum(dtype=np.float64)) for _, _, scores in _cosines(x))
-    return math.log(total / (len(x) * (len(x) - 1)))
+    return _crowd(_unit(x))[1]
 
 
 def anisotropy(x: np.ndarray) -> float:
@@ -131,9 +108,7 @@ def anisotropy(x: np.ndarray) -> float:
     return float((total @ total - np.square(x).sum()) / (len(x) * (len(x) - 1)))
 
 
-def drift_table(
-    checkpoints: Checkpoints, sides: Sequence[str], groups: Sequence[str] | None = None, k: int = 10
-) -> pd.DataFrame:
+def drift_table(checkpoints: Checkpoints, sides: Sequence, groups: Sequence | None = None, k: int = 10) -> pd.DataFrame:
     """Every measure of every checkpoint against the first, as one long table.
 
     Texts whose embedding is not a number at some checkpoint are left out everywhere and logged.
@@ -157,38 +132,36 @@ def drift_table(
     parts = {"all": usable}
     if len(set(sides)) > 1:
         parts |= {side: usable & (sides == side) for side in sorted(set(sides), reverse=True)}
+    steps = sorted(checkpoints)
     rows: list[tuple[int, str, str, float]] = []
-    first = min(checkpoints)
     for side, part in parts.items():
         if part.sum() < 2:
             continue
-        start = checkpoints[first][part]
-        near = neighbours(start, k) if len(start) >= k + 2 else None
-        for step in sorted(checkpoints):
+        start, first = checkpoints[steps[0]][part], None
+        for step in steps:
             now = checkpoints[step][part]
+            near, even = _crowd(_unit(now), k if len(now) >= k + 2 else 0)
+            first = near if first is None else first
             moved = displacement(start, now)
             values = {"displacement": moved.mean()}
             values |= {f"displacement_p{q}": np.percentile(moved, q) for q in (10, 50, 90)}
             values |= {"cka": linear_cka(start, now), "procrustes": procrustes_residual(start, now)}
-            values[f"jaccard@{k}"] = math.nan if near is None else _jaccard(near, neighbours(now, k)).mean()
-            values |= {"uniformity": uniformity(now), "anisotropy": anisotropy(now)}
+            values[f"jaccard@{k}"] = _jaccard(first, near).mean() if near.size else math.nan
+            values |= {"uniformity": even, "anisotropy": anisotropy(now)}
             rows += [(step, side, measure, float(value)) for measure, value in values.items()]
     if groups is not None:
         queries, documents = _matches(sides, _labels(groups, len(usable), "groups"), usable)
         if len(queries) > 1:
-            for step in sorted(checkpoints):
-                x = checkpoints[step]
+            for step, x in sorted(checkpoints.items()):
                 rows.append((step, "all", "alignment", alignment(x[queries], x[documents])))
     return pd.DataFrame(rows, columns=["step", "side", "measure", "value"])
 
 
 def thin(checkpoints: Checkpoints, count: int = 5) -> dict[int, np.ndarray]:
-    """The first, the last and evenly spaced checkpoints between, at most `count` (2 or more)."""
+    """The first, the last and evenly spaced checkpoints between: at most `count`, at least those two."""
     steps = sorted(checkpoints)
-    if count < 2:
-        raise InputError(f"at least 2 checkpoints are needed to see drift; {count} were asked for.")
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int))
-    return {steps[index]: checkpoints[steps[index]] for index in chosen}
+    chosen = np.linspace(0, len(steps) - 1, max(2, min(count, len(steps)))).round().astype(int)
+    return {steps[index]: checkpoints[steps[index]] for index in chosen if steps}
 
 
 def aligned_layout(
@@ -203,9 +176,9 @@ def aligned_layout(
 
     An AlignedUMAP (umap-learn) after a PCA to 50 dimensions. It understates movement: aligned layouts
     pull the places of one text together on purpose (`regularisation` over `window` checkpoints each
-    way), so read lengths from `displacement` and use the map to see who moved where. About ten seconds
-    a checkpoint at 2,000 points; use `thin` on long runs. Equal input and seed give equal bits on one
-    machine.
+    way), so read lengths from `displacement` and use the map to see who moved where. The first call
+    compiles for some 20 seconds, then a checkpoint of 2,000 points takes about 7; use `thin` on long
+    runs. Equal input and seed give equal bits on one machine.
 
     Args:
         checkpoints: step to (P, D) embeddings of the same texts; two or more.
@@ -216,69 +189,61 @@ def aligned_layout(
         window: checkpoints before and after that attract.
 
     Raises:
-        InputError: one checkpoint only, fewer than 10 usable texts, a checkpoint collapsed to one spot.
+        InputError: fewer than two checkpoints or 10 usable texts, or all texts of a checkpoint on one spot.
     """
     usable = _usable(checkpoints)
     if len(checkpoints) < 2:
         raise InputError("a drift map needs at least two checkpoints; validate more often (evalsteps).")
-    if not FEWEST <= points <= MOST or usable.sum() < FEWEST:
+    if not FEWEST <= points <= MOST or neighbours < 2:
         raise InputError(
-            f"a drift map takes {FEWEST} to {MOST} points; {points} were asked for and {usable.sum()} texts are usable."
+            f"a map takes {FEWEST} to {MOST} points and 2 neighbours or more, not {points} and {neighbours}."
         )
-    if neighbours < 2:
-        raise InputError(f"a drift map needs at least 2 neighbours; {neighbours} were asked for.")
+    if usable.sum() < FEWEST:
+        raise InputError(f"a drift map needs at least {FEWEST} texts; {usable.sum()} are usable.")
     rows = np.flatnonzero(usable)
     if len(rows) > points:
         rows = np.sort(np.random.default_rng(seed).choice(rows, points, replace=False))
-    # imported here because they take seconds and only maps need them
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import trustworthiness
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numba and umap speak of threads and caches, not of the data
-        import umap
-
     vectors = {step: np.asarray(checkpoints[step][rows], dtype=np.float32) for step in sorted(checkpoints)}
     for step, x in vectors.items():
         if not _centred(x).any():
             raise InputError(f"at step {step} all texts share one embedding, so there is nothing to map.")
-    kept = min(DIMENSIONS, len(rows), vectors[min(vectors)].shape[1])
-    reduced = [PCA(kept, svd_solver="full").fit_transform(x) for x in vectors.values()]
     near = min(neighbours, (len(rows) - 1) // 2)
-    # AlignedUMAP draws from transform_seed and its parts from random_state: both, or the map changes
-    mapper = umap.AlignedUMAP(
-        n_neighbors=near,
-        metric="euclidean",
-        alignment_regularisation=regularisation,
-        alignment_window_size=window,
-        random_state=seed,
-        transform_seed=seed,
-    )
-    same = {row: row for row in range(len(rows))}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="n_jobs value")
-        warnings.filterwarnings("ignore", message="Graph is not fully connected")
-        places = [np.array(place) for place in mapper.fit_transform(reduced, relations=[same] * (len(reduced) - 1))]
+    places = _align(list(vectors.values()), near, seed, regularisation, window)
     placed = np.isfinite(np.stack(places)).all(axis=(0, 2))  # umap gives NaN to texts without neighbours
-    places = [place[placed] for place in places]
-    near = min(near, (len(places[0]) - 1) // 2)
-    trust = [
-        float(trustworthiness(x[placed], place, n_neighbors=near, metric="cosine"))
-        for x, place in zip(vectors.values(), places, strict=True)
-    ]
-    return Layout(
-        rows=rows[placed],
-        places=dict(zip(vectors, places, strict=True)),
-        trustworthiness=dict(zip(vectors, trust, strict=True)),
-        missing=int((~usable).sum() + (~placed).sum()),
-    )
+    places = {step: place[placed] for step, place in zip(vectors, places, strict=True)}
+    from sklearn.manifold import trustworthiness
+
+    near = min(near, (int(placed.sum()) - 1) // 2)
+    truth = {
+        step: trustworthiness(vectors[step][placed], places[step], n_neighbors=near, metric="cosine") for step in places
+    }
+    return Layout(rows[placed], places, truth, missing=int((~usable).sum() + (~placed).sum()))
+
+
+def _align(vectors: list[np.ndarray], near: int, seed: int, regularisation: float, window: int) -> list[np.ndarray]:
+    """The (N, 2) places of the rows of each (N, D) array on one map; NaN for a row without neighbours."""
+    # imported here because they take seconds and only maps need them
+    from sklearn.decomposition import PCA
+    from sklearn.metrics import euclidean_distances
+
+    with warnings.catch_warnings():
+        # umap says that a seed means one thread and that some texts lie apart; numba speaks of its caches
+        warnings.simplefilter("ignore")
+        import umap
+
+        kept = min(DIMENSIONS, *vectors[0].shape)
+        reduced = [PCA(kept, svd_solver="full").fit_transform(x) for x in vectors]
+        # exact distances from here: handed the points, umap calls Python once for every pair of them
+        mapper = umap.AlignedUMAP(near, alignment_regularisation=regularisation, alignment_window_size=window)
+        # both seeds, or the map changes; single maps start anywhere, for only their graphs outlive them
+        mapper.set_params(metric="precomputed", init="random", random_state=seed, transform_seed=seed)
+        same = {row: row for row in range(len(vectors[0]))}
+        places = mapper.fit_transform([euclidean_distances(x) for x in reduced], relations=[same] * (len(reduced) - 1))
+    return [np.array(place) for place in places]
 
 
 def load_probes(run_folder: Path | str) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
     """The probe texts of a run and their embeddings at every validation.
-
-    Args:
-        run_folder: a folder under `metrics/runs`.
 
     Returns:
         The texts (columns side, text, group) and step to (P, D) float32 embeddings, steps rising.
@@ -287,33 +252,25 @@ def load_probes(run_folder: Path | str) -> tuple[pd.DataFrame, dict[int, np.ndar
         InputError: the run kept no probes, or a file is damaged or does not fit the texts.
     """
     folder = Path(run_folder) / "probes"
-    files = {
-        int(found[1]): path
-        for path in sorted(folder.glob("step_*.npy"))
-        if (found := re.fullmatch(r"step_(\d+)\.npy", path.name))
-    }
-    table = folder / "texts.csv"
-    if not files or not table.is_file():
+    names = [re.fullmatch(r"step_(\d+)\.npy", path.name) for path in folder.glob("step_*.npy")]
+    files = {int(name[1]): folder / name[0] for name in names if name}
+    path = folder / "texts.csv"
+    if not files or not path.is_file():
         raise InputError(f"{folder} holds no probe embeddings; train with probes above 0 to see drift.")
+    checkpoints: dict[int, np.ndarray] = {}
     try:
-        texts = pd.read_csv(table, dtype=str, keep_default_na=False)  # a job may be titled "NA"
-    except (ValueError, OSError) as error:
-        raise InputError(f"{table} cannot be read ({one_line(error)}); repeat the run.") from error
+        texts = pd.read_csv(path, dtype=str, keep_default_na=False)  # a job may be titled "NA"
+        for step in sorted(files):
+            path = files[step]
+            checkpoints[step] = np.asarray(np.load(path, allow_pickle=False))
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({one_line(error)}); repeat the run.") from error
     if missing := [name for name in ("side", "text", "group") if name not in texts]:
-        raise InputError(f"{table} has no column {missing[0]}; repeat the run.")
-    checkpoints = {}
-    for step, path in sorted(files.items()):
-        try:
-            vectors = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{path} is not a readable array ({one_line(error)}); repeat the run.") from error
-        if vectors.ndim != 2 or len(vectors) != len(texts) or vectors.dtype.kind != "f":
-            raise InputError(
-                f"{path} holds {vectors.dtype} of shape {vectors.shape} for {len(texts)} texts; repeat the run."
-            )
-        checkpoints[step] = vectors.astype(np.float32, copy=False)
-    _usable(checkpoints)
-    return texts, checkpoints
+        raise InputError(f"{folder / 'texts.csv'} has no column {missing[0]}; repeat the run.")
+    for step, x in checkpoints.items():
+        if x.ndim != 2 or len(x) != len(texts) or x.dtype.kind != "f":
+            raise InputError(f"{files[step]} is {x.dtype} {x.shape} for {len(texts)} texts; repeat the run.")
+    return texts, {step: x.astype(np.float32, copy=False) for step, x in checkpoints.items()}
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -321,9 +278,9 @@ def _unit(x: np.ndarray) -> np.ndarray:
     x = np.asarray(x)
     if x.ndim != 2 or len(x) < 2:
         raise InputError(f"drift measures take an array of at least two embeddings, (P, D); this one is {x.shape}.")
-    wrong = np.abs(np.linalg.norm(x, axis=1) - 1.0) < 0.01
-    if not wrong.all():
-        raise InputError(f"the embedding in row {int(np.argmin(wrong)) + 1} is not of length 1; L2-normalise first.")
+    unit = np.abs(np.linalg.norm(x, axis=1) - 1.0) < 0.01
+    if not unit.all():
+        raise InputError(f"the embedding in row {int(np.argmin(unit)) + 1} is not of length 1; L2-normalise first.")
     return x
 
 
@@ -342,12 +299,18 @@ def _centred(x: np.ndarray) -> np.ndarray:
     return x if np.linalg.norm(x) > 1e-5 * math.sqrt(len(x)) else np.zeros_like(x)
 
 
-def _cosines(x: np.ndarray, chunk: int = 1024) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Rows start..stop of the (P, P) cosines, each text's own set to -inf, so that memory stays small."""
-    for start in range(0, len(x), chunk):
+def _crowd(x: np.ndarray, k: int = 0, chunk: int = 1024) -> tuple[np.ndarray, float]:
+    """The k nearest other rows of each row, (P, k), and the uniformity, in one pass over the (P, P) cosines."""
+    found, total = np.empty((len(x), k), dtype=np.int64), 0.0
+    for start in range(0, len(x), chunk):  # in chunks because P² numbers may not fit
         scores = x[start : start + chunk] @ x.T
-        scores[np.arange(len(scores)), np.arange(start, start + len(scores))] = -np.inf
-        yield start, start + len(scores), scores
+        own = np.arange(len(scores))
+        scores[own, start + own] = -np.inf
+        if k:
+            found[start : start + chunk] = np.argpartition(scores, -k, axis=1)[:, -k:]
+        # |x - y|² = 2 - 2 cos for unit vectors, so exp(-2 |x - y|²) = exp(4 cos - 4)
+        total += float(np.exp(4.0 * scores - 4.0).sum(dtype=np.float64))
+    return found, math.log(total / (len(x) * (len(x) - 1)))
 
 
 def _jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -358,16 +321,15 @@ def _jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _usable(checkpoints: Checkpoints) -> np.ndarray:
     """(P,) which texts have a finite embedding at every checkpoint."""
-    shapes = {step: np.shape(x) for step, x in checkpoints.items()}
-    if not shapes:
+    if not checkpoints:
         raise InputError("there is no checkpoint to compare; train with probes above 0.")
-    first = min(shapes)
-    for step, shape in shapes.items():
-        if len(shape) != 2 or shape != shapes[first]:
-            raise InputError(f"the embeddings of step {step} are {shape}, those of step {first} {shapes[first]}.")
+    first = min(checkpoints)
+    for step, x in checkpoints.items():
+        if np.ndim(x) != 2 or np.shape(x) != np.shape(checkpoints[first]):
+            raise InputError(f"step {step} has embeddings {np.shape(x)}, step {first} {np.shape(checkpoints[first])}.")
     finite = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in checkpoints.values()])
     if finite.sum() < 2:
-        raise InputError(f"only {finite.sum()} texts have finite embeddings at all {len(shapes)} checkpoints.")
+        raise InputError(f"only {finite.sum()} texts have finite embeddings at every checkpoint; lower learningrate.")
     if not finite.all():
         LOG.warning("%d of %d probe texts have no finite embedding and are left out", (~finite).sum(), len(finite))
     return finite

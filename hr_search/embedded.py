@@ -13,12 +13,16 @@ import logging
 import struct
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hr_search import paths
 from hr_search.errors import InputError
 from hr_search.files import whole_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +104,7 @@ def build(source: Path, folder: Path) -> None:
         SentenceTransformer(modules=modules, prompts=PROMPTS, device="cpu").save(str(target), create_model_card=False)
 
 
-def tokenizer(pieces: list[tuple[str, float]], positions: int):
+def tokenizer(pieces: list[tuple[str, float]], positions: int) -> PreTrainedTokenizerFast:
     """The XLM-R unigram tokenizer over these pieces, as a transformers fast tokenizer."""
     from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram

@@ -59,6 +59,12 @@ class Encoder(nn.Module):
         return int(self.model.get_embedding_dimension())
 
     @property
+    def budget(self) -> int:
+        """Padded tokens that are encoded at a time unless told otherwise."""
+        # On a CPU the activations of a larger chunk fall out of the cache; a GPU wants to be filled.
+        return 2048 if self.device.type == "cpu" else 65536
+
+    @property
     def transformer(self) -> nn.Module:
         """The transformers model inside."""
         return self.model[0].auto_model
@@ -73,18 +79,18 @@ class Encoder(nn.Module):
         """The token table of `texts` with the prompt of their side."""
         return tokenise(self.model.tokenizer, texts, self.prompt(side), self.maxlength, cached)
 
-    def forward(self, rows: Sequence[np.ndarray], budget: int = 4096) -> torch.Tensor:
+    def forward(self, rows: Sequence[np.ndarray], budget: int = 0) -> torch.Tensor:
         """Embeddings of token rows, in their order.
 
         Args:
             rows: N integer arrays of token ids.
-            budget: padded tokens encoded at a time.
+            budget: padded tokens encoded at a time; 0 = what suits the device.
 
         Returns:
             (N, D) float32, L2-normalised.
         """
         lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
-        groups = batches_by_length(lengths, budget)
+        groups = batches_by_length(lengths, budget or self.budget)
         parts = [self._embed([rows[i] for i in group]) for group in groups]
         back = torch.from_numpy(np.argsort(np.concatenate(groups), kind="stable"))
         return torch.cat(parts)[back.to(parts[0].device)]
@@ -107,19 +113,19 @@ class Encoder(nn.Module):
         return nn.functional.normalize(features["sentence_embedding"].float(), dim=-1)
 
     @torch.inference_mode()
-    def embed(self, table: Sequence[np.ndarray], budget: int = 16384, progress: bool = False) -> np.ndarray:
+    def embed(self, table: Sequence[np.ndarray], budget: int = 0, progress: bool = False) -> np.ndarray:
         """Embeddings of a token table without gradients, (N, D) float32, L2-normalised.
 
         Args:
             table: N rows of token ids.
-            budget: padded tokens encoded at a time.
+            budget: padded tokens encoded at a time; 0 = what suits the device.
             progress: show a bar on a terminal.
         """
         training = self.training
         self.eval()
         out = np.empty((len(table), self.dimension), np.float32)
         lengths = table.lengths if isinstance(table, TokenTable) else np.array([len(row) for row in table], np.int64)
-        groups = batches_by_length(lengths, budget)
+        groups = batches_by_length(lengths, budget or self.budget)
         for group in bar(groups, "encoding", "batch") if progress else groups:
             out[group] = self._embed([table[i] for i in group]).cpu().numpy()
         self.train(training)
@@ -186,8 +192,13 @@ class Encoder(nn.Module):
             (target / "README.md").write_text(card, encoding="utf-8")
 
 
-def load_encoder(name: str = embedded.NAME, maxlength: int = 128, precision: str = "auto", dropout: float = 0.0,
-                 device: str | torch.device | None = None) -> Encoder:
+def load_encoder(
+    name: str = embedded.NAME,
+    maxlength: int = 128,
+    precision: str = "auto",
+    dropout: float = 0.0,
+    device: str | torch.device | None = None,
+) -> Encoder:
     """The encoder called `name`.
 
     Args:
@@ -215,14 +226,20 @@ def load_encoder(name: str = embedded.NAME, maxlength: int = 128, precision: str
     settings = {} if dropout < 0 else dict.fromkeys(_DROPOUTS, dropout)
     try:
         with quiet():
-            model = SentenceTransformer(source, device=str(device) if device else None,
-                                        model_kwargs={"attn_implementation": "eager"}, config_kwargs=settings)
+            model = SentenceTransformer(
+                source,
+                device=str(device) if device else None,
+                model_kwargs={"attn_implementation": "eager"},
+                config_kwargs=settings,
+            )
             encoder = Encoder(model, name, maxlength, precision)
             encoder.encode(["a"], "query")
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"the model {name} cannot be loaded ({one_line(error)}); check the folder or take embedded.") from error
+        raise InputError(
+            f"the model {name} cannot be loaded ({one_line(error)}); check the folder or take embedded."
+        ) from error
     return encoder
 
 
@@ -259,8 +276,8 @@ def use_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without AMX tiles bfloat16 on a CPU is slower than float32, on some by a hundred times.
-    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+    # Where a CPU has no instruction for it, bfloat16 is slower than float32, at worst by a hundred times.
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 @contextlib.contextmanager

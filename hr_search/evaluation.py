@@ -48,13 +48,19 @@ def evaluate_encoder(encoder: Encoder, tasks: Mapping[str, Task], progress: bool
 
 def evaluate_floors(tasks: Mapping[str, Task]) -> Results:
     """Per-query metrics of BM25 and character TF-IDF, the floors a trained encoder has to beat."""
-    return {(name, direction): evaluate(task, scores(task)) for name, scores in FLOORS.items() for direction, task in tasks.items()}
+    return {
+        (name, direction): evaluate(task, scores(task))
+        for name, scores in FLOORS.items()
+        for direction, task in tasks.items()
+    }
 
 
 def metrics_table(results: Results, seed: int) -> pd.DataFrame:
     """The long table (system, direction, metric, value, low, high, queries), intervals 95 % by bootstrap."""
-    parts = [summarise(table, seed).assign(system=system, direction=direction)
-             for (system, direction), table in results.items()]
+    parts = [
+        summarise(table, seed).assign(system=system, direction=direction)
+        for (system, direction), table in results.items()
+    ]
     return pd.concat(parts)[["system", "direction", "metric", "value", "low", "high", "queries"]].reset_index(drop=True)
 
 
@@ -113,7 +119,7 @@ def timing_table(encoder: Encoder, documents: list[str], sample: int, seed: int)
 
 
 def nested(metrics: pd.DataFrame) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """system -> direction -> metric -> [value, low, high], for a summary in JSON."""
+    """System -> direction -> metric -> [value, low, high], for a summary in JSON."""
     out: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in metrics.itertuples():
         values = [float(row.value), float(row.low), float(row.high)]

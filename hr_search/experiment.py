@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shlex
 import time
@@ -14,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from hr_search import data as datasets
-from hr_search import evaluation, files, paths, runs, train
+from hr_search import evaluation, files, runs, train
 from hr_search.batches import Rows, index_rows
 from hr_search.config import FIELDS, Settings
 from hr_search.data import Data, Task
@@ -50,11 +49,15 @@ def run_experiment(settings: Settings, runid: str) -> Run:
     rows = index_rows(data.train)
     check_rows(settings, data, rows)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
-    encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision, settings.dropout, accelerator.device)
+    encoder = load_encoder(
+        settings.modelname, settings.maxlength, settings.precision, settings.dropout, accelerator.device
+    )
     run = runs.create_run(runid)
     files.write_json(run.folder / "config.json", settings.to_dict())
     files.write_json(run.folder / "environment.json", environment(settings, data, encoder, accelerator))
-    log.info("run %s: %d train, %d validation, %d test rows", run.id, len(data.train), len(data.validation), len(data.test))
+    log.info(
+        "run %s: %d train, %d validation, %d test rows", run.id, len(data.train), len(data.validation), len(data.test)
+    )
 
     validation, test = (datasets.tasks(part) if len(part) else {} for part in (data.validation, data.test))
     tables = {"query": encoder.tokens(rows.queries, "query"), "document": encoder.tokens(rows.documents, "document")}
@@ -66,7 +69,9 @@ def run_experiment(settings: Settings, runid: str) -> Run:
     if test:
         log.info("test, before training: BM25, TF-IDF and the base model")
         results |= evaluation.evaluate_floors(test)
-        results |= systems("base", evaluation.evaluate_embeddings(test, evaluation.embed_sides(encoder, held_out[1], True)))
+        results |= systems(
+            "base", evaluation.evaluate_embeddings(test, evaluation.embed_sides(encoder, held_out[1], True))
+        )
     with Tracker(settings, accelerator) as tracker:
         probes = _probes(run, validation, settings)
 
@@ -84,7 +89,9 @@ def run_experiment(settings: Settings, runid: str) -> Run:
     run.write("history", pd.DataFrame(progress.history))
     if test:
         log.info("test, after training")
-        results |= systems("trained", evaluation.evaluate_embeddings(test, evaluation.embed_sides(encoder, held_out[1], True)))
+        results |= systems(
+            "trained", evaluation.evaluate_embeddings(test, evaluation.embed_sides(encoder, held_out[1], True))
+        )
         write_tables(run, test, results, settings.seed)
         run.write("timing", evaluation.timing_table(encoder, test["q2d"].documents, 500, settings.seed))
     encoder.expand()
@@ -95,6 +102,19 @@ def run_experiment(settings: Settings, runid: str) -> Run:
     files.write_json(run.folder / "summary.json", summary)
     log.info("%s", summary["verdict"])
     return run
+
+
+def open_or_smoke(runid: str = "") -> Run:
+    """The run called `runid`, or the newest; where there is none yet, a smoke run of a minute makes one.
+
+    Raises:
+        InputError: a run id was given and there is no such run.
+    """
+    if runid or runs.list_runs():
+        return runs.open_run(runid)
+    log.info("no finished run yet: a smoke run on the Russian sample makes one")
+    smoke = Settings(datapath="sample_ru", testshare=0.2, maxlength=48, batchsize=16, maxsteps=4, projectname="smoke")
+    return run_experiment(smoke, runs.new_run_id(smoke.projectname))
 
 
 def check(settings: Settings) -> None:
@@ -121,9 +141,13 @@ def check_rows(settings: Settings, data: Data, rows: Rows) -> None:
     """
     given = sum(len(wrong) for wrong in rows.negatives)
     if settings.negatives == "given" and not given:
-        raise InputError("--negatives given needs wrong documents in the table, and it has none; take --negatives batch.")
+        raise InputError(
+            "--negatives given needs wrong documents in the table, and it has none; take --negatives batch."
+        )
     if settings.batchsize < 2 and not given:
-        raise InputError("a batch of one row without given negatives has nothing to compare with; raise --batchsize to 2 or more.")
+        raise InputError(
+            "a batch of one row without given negatives has nothing to compare with; raise --batchsize to 2 or more."
+        )
     if not len(data.validation) and settings.patience and not settings.maxsteps:
         log.warning("no validation rows: the last weights are kept and nothing stops the run early")
 
@@ -164,8 +188,8 @@ def summarise(run: Run, settings: Settings, data: Data, progress: train.Progress
     return {
         "run_id": run.id, "projectname": settings.projectname, "started": begun, "seconds": seconds,
         "training_seconds": progress.seconds, "steps": progress.step, "best_step": progress.best_step,
-        "data": {"name": data.name, "train": len(data.train), "validation": len(data.validation), "test": len(data.test),
-                 "fingerprint": data.fingerprint},
+        "data": {"name": data.name, "fingerprint": data.fingerprint}
+        | {part: len(getattr(data, part)) for part in ("train", "validation", "test")},
         "model": settings.modelname, "command": command(settings),
         "metrics": evaluation.nested(run.table("metrics")) if tested else {}, "verdict": sentence,
     }  # fmt: skip
@@ -177,7 +201,9 @@ def command(settings: Settings) -> str:
     for name, value in settings.to_dict().items():
         if value == getattr(_DEFAULTS, name) or name == "resume":
             continue
-        words += [f"--{name}"] if value is True else [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+        words += (
+            [f"--{name}"] if value is True else [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+        )
     return shlex.join(words)
 
 
@@ -204,7 +230,9 @@ def model_card(settings: Settings, summary: dict) -> str:
         for system, directions in summary["metrics"].items() for direction, values in directions.items()
     ]  # fmt: skip
     table = "\n".join([f"| system | direction | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 2) + "|", *rows])
-    lines = "\n".join(f"- {name}: {value}" for name, value in settings.to_dict().items() if value != "" and name in FIELDS)
+    lines = "\n".join(
+        f"- {name}: {value}" for name, value in settings.to_dict().items() if value != "" and name in FIELDS
+    )
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -246,5 +274,9 @@ def _probes(run: Run, validation: dict[str, Task], settings: Settings) -> Probes
     if not validation:
         return Probes(run, {}, {}, 0)
     task, back = validation["q2d"], validation["d2q"]
-    return Probes(run, {"query": task.queries, "document": task.documents},
-                  {"query": task.groups, "document": back.groups}, settings.probes)
+    return Probes(
+        run,
+        {"query": task.queries, "document": task.documents},
+        {"query": task.groups, "document": back.groups},
+        settings.probes,
+    )

@@ -48,7 +48,9 @@ def whole_file(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({one_line(error)}); choose a place with room and permission.") from error
+        raise InputError(
+            f"{path} cannot be written ({one_line(error)}); choose a place with room and permission."
+        ) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -83,7 +85,9 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
             os.rename(temporary, path)
         temporary = None
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({one_line(error)}); choose a place with room and permission.") from error
+        raise InputError(
+            f"{path} cannot be written ({one_line(error)}); choose a place with room and permission."
+        ) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

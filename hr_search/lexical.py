@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
-from hr_search.data import normalise
+from hr_search.copies import normalise
 
 if TYPE_CHECKING:
     from hr_search.data import Task

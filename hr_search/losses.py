@@ -42,8 +42,15 @@ def gap(queries: Tensor, documents: Tensor, positive: Tensor, candidates: Tensor
     return scores.masked_fill(~candidates, -torch.inf).amax(dim=1) - right
 
 
-def infonce(queries: Tensor, documents: Tensor, positive: Tensor, candidates: Tensor, relevant: Tensor,
-            temperature: float = 0.05, margin: float = 0.0) -> Tensor:
+def infonce(
+    queries: Tensor,
+    documents: Tensor,
+    positive: Tensor,
+    candidates: Tensor,
+    relevant: Tensor,
+    temperature: float = 0.05,
+    margin: float = 0.0,
+) -> Tensor:
     """In-batch cross-entropy in both directions, InfoNCE (van den Oord et al. 2018, arXiv:1807.03748).
 
     A margin is taken off the score of the own positive before the softmax (additive margin softmax,

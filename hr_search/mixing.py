@@ -31,8 +31,17 @@ def neighbours(queries: Tensor, documents: Tensor, allowed: Tensor, k: int) -> t
         return weights @ documents, weights.sum(dim=1, keepdim=True)
 
 
-def mix(queries: Tensor, documents: Tensor, relevant: Tensor, candidates: Tensor, strategy: str = "none", k: int = 1,
-        query_weight: float = 0.8, positive_weight: float = 0.2, negative_weight: float = -0.1) -> Tensor:
+def mix(
+    queries: Tensor,
+    documents: Tensor,
+    relevant: Tensor,
+    candidates: Tensor,
+    strategy: str = "none",
+    k: int = 1,
+    query_weight: float = 0.8,
+    positive_weight: float = 0.2,
+    negative_weight: float = -0.1,
+) -> Tensor:
     """The queries a loss should see under a mixing strategy.
 
     `none` leaves them; `mean` averages the query with its k nearest positives and k nearest

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import datetime
 import logging
 import os
 import re
 import time
-import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from hr_search import config, files, pages, paths
 from hr_search.config import Settings
 from hr_search.errors import InputError, nearest, one_line
 from hr_search.progress import HEADLESS_VARIABLE
+from hr_search.runs import checked_run_id, new_run_id
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class NotebookFailed(InputError):
         line: the error in one line.
     """
 
-    def __init__(self, path: Path, cell: int, line: str) -> None:  # noqa: D107 (see the attributes)
+    def __init__(self, path: Path, cell: int, line: str) -> None:
         super().__init__(f"{path.stem} stopped in cell {cell}: {line.rstrip('.')}; see {path.with_suffix('.html')}.")
         self.path, self.cell, self.line = path, cell, line
 
@@ -58,7 +57,7 @@ class NotebookFailed(InputError):
 class ThisPython(AsyncKernelManager):
     """Starts kernels with the interpreter that runs this program, whichever kernels are installed elsewhere."""
 
-    def __init__(self, **options: Any) -> None:  # noqa: D107 (those of the base class)
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         # Without folders to search, jupyter_client falls back to ipykernel's own specification: sys.executable.
         self.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
@@ -319,31 +318,3 @@ def _timings() -> dict[str, float]:
         if isinstance(kept, dict):
             return {name: each for name, each in kept.items() if isinstance(each, int | float) and each >= 0}
     return {}
-
-
-def new_run_id(projectname: str) -> str:
-    """A fresh run id such as `hr-search-20261121-180503`: no run and no report has it yet.
-
-    Args:
-        projectname: any text; what is not a letter, a digit, `-` or `_` becomes `-`.
-    """
-    slug = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", projectname))[:50].strip("-_")
-    stem = f"{slug or 'run'}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    name, number = stem, 2
-    while (paths.reports() / name).exists() or (paths.runs() / name).exists():
-        name, number = f"{stem}-{number}", number + 1
-    return name
-
-
-def checked_run_id(text: str) -> str:
-    """`text`, if it can name a folder of a run.
-
-    Raises:
-        InputError: it is empty, longer than 120 characters, or holds more than letters, digits, `-`, `_` and
-            single dots inside.
-    """
-    if not text or len(text) > 120 or len(text.encode()) > 240:
-        raise InputError(f"the run id has {len(text)} characters; give 1 to 120.")
-    if not re.fullmatch(r"[\w-][\w.-]*", text) or ".." in text or text.startswith("-"):
-        raise InputError(f"the run id {text!r} cannot name a folder; use letters, digits, -, _ and single dots only.")
-    return text

@@ -20,7 +20,9 @@ def watched() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def bar(items: Iterable | None = None, what: str = "", unit: str = "it", total: int | None = None, start: int = 0) -> Any:
+def bar(
+    items: Iterable | None = None, what: str = "", unit: str = "it", total: int | None = None, start: int = 0
+) -> Any:
     """A tqdm bar that is silent when nobody watches."""
     return tqdm(items, desc=what, unit=unit, total=total, initial=start, leave=False, disable=not watched())
 

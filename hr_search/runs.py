@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import platform
+import re
 import subprocess
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +61,7 @@ class Run:
         if not path.is_file():
             raise InputError(f"the run {self.id} has no {name}.csv; it did not get that far, or has no test rows.")
         # Texts such as "NA" or "null" are real queries, not gaps.
-        texts = {"query": str, "group": str, "text": str, "found": str, "expected": str}
-        return pd.read_csv(path, keep_default_na=False, na_values={"loss": [""]}, dtype=texts) if name in (
-            "queries", "documents") else pd.read_csv(path)
+        return pd.read_csv(path, keep_default_na=name not in ("queries", "documents"))
 
     def write(self, name: str, table: pd.DataFrame) -> None:
         """Writes one of the run's tables."""
@@ -80,7 +81,10 @@ class Probes:
     def __init__(self, run: Run, texts: dict[str, list[str]], groups: dict[str, list[str]], limit: int) -> None:
         self.folder, self.limit = run.folder / "probes", limit
         if limit:
-            parts = [pd.DataFrame({"side": side, "text": texts[side][:limit], "group": groups[side][:limit]}) for side in texts]
+            parts = [
+                pd.DataFrame({"side": side, "text": texts[side][:limit], "group": groups[side][:limit]})
+                for side in texts
+            ]
             files.write_csv(self.folder / "texts.csv", pd.concat(parts))
 
     def keep(self, step: int, sides: dict[str, np.ndarray]) -> None:
@@ -88,6 +92,34 @@ class Probes:
         if self.limit:
             with files.whole_file(self.folder / f"step_{step:06d}.npy", "wb") as file:
                 np.save(file, np.concatenate([side[: self.limit] for side in sides.values()]))
+
+
+def new_run_id(projectname: str) -> str:
+    """A fresh run id such as `hr-search-20261121-180503`: no run and no report has it yet.
+
+    Args:
+        projectname: any text; what is not a letter, a digit, `-` or `_` becomes `-`.
+    """
+    slug = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", projectname))[:50].strip("-_")
+    stem = f"{slug or 'run'}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    name, number = stem, 2
+    while (paths.reports() / name).exists() or (paths.runs() / name).exists():
+        name, number = f"{stem}-{number}", number + 1
+    return name
+
+
+def checked_run_id(text: str) -> str:
+    """`text`, if it can name a folder of a run.
+
+    Raises:
+        InputError: it is empty, longer than 120 characters, or holds more than letters, digits, `-`, `_` and
+            single dots inside.
+    """
+    if not text or len(text) > 120 or len(text.encode()) > 240:
+        raise InputError(f"the run id has {len(text)} characters; give 1 to 120.")
+    if not re.fullmatch(r"[\w-][\w.-]*", text) or ".." in text or text.startswith("-"):
+        raise InputError(f"the run id {text!r} cannot name a folder; use letters, digits, -, _ and single dots only.")
+    return text
 
 
 def create_run(runid: str) -> Run:
@@ -139,6 +171,7 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The commit of the checkout, with `+` where files were changed since; empty outside a checkout."""
+
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(paths.checkout()), *words], capture_output=True, text=True, timeout=10)
         return done.stdout.strip() if done.returncode == 0 else ""

@@ -220,11 +220,11 @@ def _decoded(path: Path | str) -> str:
             text = data.decode(encoding)
         except UnicodeDecodeError as error:
             rough = data.decode(encoding, "replace")
-            if encoding != "cp1251" and 10 * rough.count("\ufffd") < len(rough) - len(rough.encode("ascii", "ignore")):
+            if encoding == "utf-8-sig" and 10 * rough.count("\ufffd") < len(rough) - len(
+                rough.encode("ascii", "ignore")
+            ):
                 line = data.count(b"\n", 0, error.start) + 1
-                raise InputError(
-                    f"{path}, line {line} breaks its {encoding[:6]} encoding; save it in UTF-8."
-                ) from error
+                raise InputError(f"{path}, line {line} breaks its UTF-8 encoding; save it in UTF-8.") from error
             continue
         if not text.strip():
             raise InputError(f"{path} is empty; {_NEEDED}")

@@ -51,7 +51,9 @@ class TokenTable(Sequence):
         return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int32)
 
 
-def tokenise(tokenizer: Any, texts: Sequence[str], prompt: str = "", maxlength: int = 128, cached: bool = True) -> TokenTable:
+def tokenise(
+    tokenizer: Any, texts: Sequence[str], prompt: str = "", maxlength: int = 128, cached: bool = True
+) -> TokenTable:
     """The token table of `texts`, from the cache where the same texts were tokenised before.
 
     Args:
@@ -66,7 +68,9 @@ def tokenise(tokenizer: Any, texts: Sequence[str], prompt: str = "", maxlength: 
     """
     if not cached or len(texts) < _CACHED_FROM:
         return _table(_slices(tokenizer, texts, prompt, maxlength))
-    folder = paths.cache() / "tokens" / digest(fingerprint(tokenizer), prompt, maxlength, len(texts), _texts_digest(texts))
+    folder = (
+        paths.cache() / "tokens" / digest(fingerprint(tokenizer), prompt, maxlength, len(texts), _texts_digest(texts))
+    )
     if not (folder / "offsets.npy").is_file():
         with whole_folder(folder) as target:
             _write(target, _slices(tokenizer, texts, prompt, maxlength))

@@ -31,14 +31,18 @@ class Tracker:
         if self.name == "none":
             return self
         if importlib.util.find_spec(self.name) is None:
-            raise InputError(f'the tracker {self.name} is not installed; run `pip install "hr_search[track]"` or take --tracker none.')
+            raise InputError(
+                f'the tracker {self.name} is not installed; `pip install "hr_search[track]"` or take --tracker none.'
+            )
         try:
             self.accelerator.log_with = filter_trackers([self.name], str(paths.root() / "metrics" / "tracking"))
-            config = {name: value for name, value in self.settings.to_dict().items()}
+            config = self.settings.to_dict()
             self.accelerator.project_configuration.set_directories(str(paths.root() / "metrics" / "tracking"))
             self.accelerator.init_trackers(self.settings.projectname, config=config)
         except Exception as error:  # each tracker has errors of its own
-            raise InputError(f"the tracker {self.name} does not start ({one_line(error)}); take --tracker none.") from error
+            raise InputError(
+                f"the tracker {self.name} does not start ({one_line(error)}); take --tracker none."
+            ) from error
         return self
 
     def log(self, figures: dict[str, float], step: int) -> None:
@@ -46,7 +50,9 @@ class Tracker:
         if self.name != "none":
             self.accelerator.log(figures, step=step)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Closes the tracker."""
         if self.name != "none":
             self.accelerator.end_training()

@@ -48,8 +48,15 @@ class Progress:
     counts: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
 
 
-def fit(encoder: Encoder, rows: Rows, tables: dict[str, TokenTable], settings: Settings,
-        validate: Callable[[int], dict[str, float]], fingerprint: str = "", accelerator: Accelerator | None = None) -> Progress:
+def fit(
+    encoder: Encoder,
+    rows: Rows,
+    tables: dict[str, TokenTable],
+    settings: Settings,
+    validate: Callable[[int], dict[str, float]],
+    fingerprint: str = "",
+    accelerator: Accelerator | None = None,
+) -> Progress:
     """Trains `encoder` in place and leaves the weights of the best validation in it.
 
     Args:
@@ -123,8 +130,9 @@ def fit(encoder: Encoder, rows: Rows, tables: dict[str, TokenTable], settings: S
 # -- one step ------------------------------------------------------------------------------------
 
 
-def step_loss(model: Any, accelerator: Accelerator, batch: Batch, tables: dict[str, TokenTable], settings: Settings,
-              step: int) -> tuple[Tensor, Tensor, int]:
+def step_loss(
+    model: Any, accelerator: Accelerator, batch: Batch, tables: dict[str, TokenTable], settings: Settings, step: int
+) -> tuple[Tensor, Tensor, int]:
     """The loss of a batch, with (loss, active share, spread) as a (3,) float64 tensor, and its tokens.
 
     Each distinct text is encoded once, queries and documents in one forward.
@@ -132,15 +140,26 @@ def step_loss(model: Any, accelerator: Accelerator, batch: Batch, tables: dict[s
     texts = [tables["query"][i] for i in batch.queries] + [tables["document"][i] for i in batch.documents]
     embeddings = embed_together(model, accelerator, texts, settings.chunktokens)
     documents = embeddings[len(batch.queries) :]
-    place = {name: torch.from_numpy(getattr(batch, name)).to(embeddings.device, non_blocking=True)
-             for name in ("query", "positive", "relevant", "same")}
+    place = {
+        name: torch.from_numpy(getattr(batch, name)).to(embeddings.device, non_blocking=True)
+        for name in ("query", "positive", "relevant", "same")
+    }
     # The same draw whether a run was interrupted or not: it depends on seed and step alone.
     draw = np.random.default_rng([settings.seed, 1, step])
     wrong = torch.from_numpy(candidates(batch, settings.negatives, draw)).to(embeddings.device, non_blocking=True)
     queries = embeddings[: len(batch.queries)][place["query"]]
     own = torch.nn.functional.one_hot(place["positive"], len(documents)).bool()
-    mixed = mixing.mix(queries, documents, place["relevant"] & ~own, ~place["relevant"], settings.mixing, settings.mixk,
-                       settings.mixquery, settings.mixpositive, settings.mixnegative)
+    mixed = mixing.mix(
+        queries,
+        documents,
+        place["relevant"] & ~own,
+        ~place["relevant"],
+        settings.mixing,
+        settings.mixk,
+        settings.mixquery,
+        settings.mixpositive,
+        settings.mixnegative,
+    )
     if settings.loss == "triplet":
         loss = losses.triplet(mixed, documents, place["positive"], wrong, settings.margin)
     else:
@@ -241,8 +260,15 @@ def parameter_groups(encoder: Encoder, weightdecay: float) -> list[dict[str, Any
 # -- validation ----------------------------------------------------------------------------------
 
 
-def record(progress: Progress, plan: StepPlan, encoder: Encoder, settings: Settings,
-           validate: Callable[[int], dict[str, float]], learningrate: float, seconds: float = 0.0) -> None:
+def record(
+    progress: Progress,
+    plan: StepPlan,
+    encoder: Encoder,
+    settings: Settings,
+    validate: Callable[[int], dict[str, float]],
+    learningrate: float,
+    seconds: float = 0.0,
+) -> None:
     """Validates, adds a row to the history, and keeps the weights if they are the best so far."""
     rows, tokens, steps = progress.counts
     loss, active, spread = (progress.sums / steps).tolist() if steps else _NOTHING
@@ -255,13 +281,24 @@ def record(progress: Progress, plan: StepPlan, encoder: Encoder, settings: Setti
     })  # fmt: skip
     progress.sums, progress.counts = torch.zeros(3, dtype=torch.float64), [0, 0, 0]
     value = metrics[settings.goal]
-    log.info("step %d of %d: %s %.4f%s", progress.step, plan.total, settings.goal, value,
-             f", loss {loss:.4f}, active {active:.0%}, {rows / seconds:.1f} rows/s" if seconds and steps else "")
+    log.info(
+        "step %d of %d: %s %.4f%s",
+        progress.step,
+        plan.total,
+        settings.goal,
+        value,
+        f", loss {loss:.4f}, active {active:.0%}, {rows / seconds:.1f} rows/s" if seconds and steps else "",
+    )
     if spread < COLLAPSED:
-        log.warning("the embeddings have collapsed (spread %.4f): lower --learningrate, raise --batchsize or change --loss", spread)
+        log.warning(
+            "the embeddings have collapsed (spread %.4f): lower --learningrate, raise --batchsize or change --loss",
+            spread,
+        )
     if value > progress.best:
         progress.best, progress.best_step, progress.stale = value, progress.step, 0
-        progress.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in encoder.state_dict().items()}
+        progress.best_weights = {
+            name: tensor.detach().to("cpu", copy=True) for name, tensor in encoder.state_dict().items()
+        }
     else:
         progress.stale += 1
 
@@ -288,7 +325,9 @@ def peak_memory(device: torch.device) -> float:
 # -- checkpoints ---------------------------------------------------------------------------------
 
 
-def store(settings: Settings, fingerprint: str, encoder: Encoder, optimiser: Any, schedule: Any, progress: Progress) -> None:
+def store(
+    settings: Settings, fingerprint: str, encoder: Encoder, optimiser: Any, schedule: Any, progress: Progress
+) -> None:
     """Writes the checkpoint of this step."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     save_checkpoint(settings.checkpointpath, {

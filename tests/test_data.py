@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hr_search import data
+from hr_search import copies, data, exploration
 from hr_search.config import Settings
 from hr_search.errors import InputError
 
@@ -62,16 +62,16 @@ def groups_of(parts: data.Data) -> list[set[str]]:
     ],
 )
 def test_normalise(text: str, expected: str) -> None:
-    assert data.normalise(text) == expected
+    assert copies.normalise(text) == expected
 
 
 @given(st.text(alphabet="aЯёйC1+#._—- \t\u00a0\u00ad\u0301\u200bİﬁß", max_size=12))
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_normalise_ignores_case_and_outer_spaces_and_folds_inner_ones(text: str) -> None:
-    result = data.normalise(text)
+    result = copies.normalise(text)
     assert "  " not in result
     assert result == result.strip()
-    assert data.normalise(f"\n {text}\t") == result
+    assert copies.normalise(f"\n {text}\t") == result
 
 
 def test_each_group_is_in_exactly_one_part(table: str) -> None:
@@ -222,37 +222,37 @@ def test_near_copies_agree_with_counting_by_hand() -> None:
         for j in range(len(texts))
         if runs[i] and len(runs[i] & runs[j]) > 0.5 * len(runs[i])
     }
-    left, right, exact = data.near_copies(texts)
+    left, right, exact = copies.near_copies(texts)
     assert exact
     assert set(zip(left.tolist(), right.tolist(), strict=True)) == expected
-    left, right, _ = data.near_copies(texts[:20], texts[20:])
+    left, right, _ = copies.near_copies(texts[:20], texts[20:])
     assert set(zip(left.tolist(), right.tolist(), strict=True)) == {(i, j - 20) for i, j in expected if i < 20 <= j}
 
 
 @pytest.mark.parametrize(("texts", "corpus"), [([], None), ([], ["a b"]), (["a b"], []), (["a b"], ["a b"])])
 def test_nothing_to_compare_has_no_near_copies(texts: list[str], corpus: list[str] | None) -> None:
-    left, right, exact = data.near_copies(texts, corpus)
+    left, right, exact = copies.near_copies(texts, corpus)
     assert (len(left), len(right), exact) == (0, 0, True)
 
 
 def test_bounded_searches_still_find_the_copies_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [sentence(number % 50, 200) for number in range(100)]  # each text twice
     wanted = {(i, j) for i in range(100) for j in range(100) if i % 50 == j % 50}
-    monkeypatch.setattr(data, "_WORDS_LIMIT", 5000)
-    left, right, exact = data.near_copies(texts)
+    monkeypatch.setattr(copies, "_WORDS_LIMIT", 5000)
+    left, right, exact = copies.near_copies(texts)
     assert set(zip(left.tolist(), right.tolist(), strict=True)) == wanted
     assert not exact
-    monkeypatch.setattr(data, "_WORDS_LIMIT", 10**6)
-    monkeypatch.setattr(data, "_WORK_LIMIT", 100 * 193)
-    left, right, exact = data.near_copies(texts)
+    monkeypatch.setattr(copies, "_WORDS_LIMIT", 10**6)
+    monkeypatch.setattr(copies, "_WORK_LIMIT", 100 * 193)
+    left, right, exact = copies.near_copies(texts)
     assert set(zip(left.tolist(), right.tolist(), strict=True)) == {(i, j) for i, j in wanted if j < 50}
     assert not exact
 
 
 def test_an_estimate_is_not_made_from_a_handful_of_shingles(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"{sentence(number % 10, 12)} {sentence(100 + number, 14)}" for number in range(60)]  # 5 of 19 shared
-    monkeypatch.setattr(data, "_WORDS_LIMIT", 200)
-    left, right, _ = data.near_copies(texts)
+    monkeypatch.setattr(copies, "_WORDS_LIMIT", 200)
+    left, right, _ = copies.near_copies(texts)
     assert (left == right).all()
 
 
@@ -333,7 +333,7 @@ def test_the_russian_sample_is_grouped_by_profession() -> None:
     parts = data.load(Settings(datapath="sample_ru"))
     assert (parts.name, parts.counts["rows"]) == ("sample_ru", 240)
     assert parts.counts["groups"] < 200
-    assert data.cyrillic_share(parts.train["positive"]).mean() > 0.9
+    assert exploration.cyrillic_share(parts.train["positive"]).mean() > 0.9
 
 
 def toy() -> pd.DataFrame:
@@ -396,15 +396,15 @@ def test_the_fingerprint_sees_every_part_of_a_row() -> None:
 
 
 def test_describe() -> None:
-    described = data.describe(toy()).set_index("text")
+    described = exploration.describe(toy()).set_index("text")
     assert described.loc["query", ["rows", "distinct", "groups"]].tolist() == [6, 4, 3]
     assert described.loc["query", ["characters_5", "characters_50", "characters_100"]].tolist() == [4, 4, 6]
     assert described.loc["document", ["distinct", "words_5", "words_95"]].tolist() == [4, 2, 2]
-    assert data.describe(toy()[:0])["characters_50"].tolist() == [0, 0]
+    assert exploration.describe(toy()[:0])["characters_50"].tolist() == [0, 0]
 
 
 def test_cyrillic_share() -> None:
-    shares = data.cyrillic_share(["Водитель", "driver", "1С", "C водой", "123", ""])
+    shares = exploration.cyrillic_share(["Водитель", "driver", "1С", "C водой", "123", ""])
     np.testing.assert_allclose(shares, [1, 0, 1, 5 / 6, 0, 0])
 
 

@@ -11,18 +11,17 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import hr_search
-from hr_search import notebooks, paths
+from hr_search import notebooks, paths, runs
 from hr_search.config import Settings
 from hr_search.errors import InputError
 from hr_search.notebooks import (
     NotebookFailed,
-    checked_run_id,
-    new_run_id,
     parameters_of,
     plan,
     run_notebook,
     run_report,
 )
+from hr_search.runs import checked_run_id, new_run_id
 
 
 @pytest.fixture(autouse=True)
@@ -125,12 +124,12 @@ def test_run_ids_are_readable_and_never_taken_twice(home, monkeypatch):
     assert re.fullmatch(r"Поиск-вакансий-й_2-\d{8}-\d{6}", new_run_id("../Поиск вакансий/и\u0306_2!"))
     assert new_run_id("§§").startswith("run-")
 
-    class Still(notebooks.datetime.datetime):
+    class Still(runs.datetime.datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2026, 11, 21, 18, 5, 3)
 
-    monkeypatch.setattr(notebooks.datetime, "datetime", Still)
+    monkeypatch.setattr(runs.datetime, "datetime", Still)
     assert new_run_id("x") == "x-20261121-180503"
     (paths.reports() / "x-20261121-180503").mkdir(parents=True)
     (paths.runs() / "x-20261121-180503-2").mkdir(parents=True)

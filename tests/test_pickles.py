@@ -494,15 +494,19 @@ def test_deep_and_circular_values(tmp_path):
 
 def test_memory_is_not_taken_for_a_promise(tmp_path):
     """Small files that name huge sizes: a memo of 2^32 places, a text of 2^60 bytes, 10^12 columns or rows."""
-    huge = pickle.dumps(pd.DataFrame({"a": pd.to_datetime(["2024-01-01"])}).rename(columns={"a": 0}), protocol=4)
-    stop = b"\x8c\x04stop\x94K\x01"
-    assert huge.count(stop) == 1
+    stop, long = b"\x8c\x04stop\x94K\x01", b"\x8c\x04stop\x94\x8a\x06" + (10**12).to_bytes(6, "little")
+    day = pd.Timestamp("2024-01-01")
+    many_columns, many_rows = (
+        pickle.dumps(table, protocol=4) for table in (pd.DataFrame([[day]]), pd.DataFrame({"a": [day]}))
+    )
+    assert many_columns.count(stop) == many_rows.count(stop) == 1
     tables = [
         b"\x80\x02Nr" + struct.pack("<I", 2**32 - 1) + b"0].",
         b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"abc",
         b"\x80\x04\x96" + struct.pack("<Q", 2**60) + b"abc",
         b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b".",
-        huge.replace(stop, stop[:-2] + b"\x8a\x06" + (10**12).to_bytes(6, "little")),
+        many_columns.replace(stop, long),
+        many_rows.replace(stop, long),
     ]
     tracemalloc.start()
     try:

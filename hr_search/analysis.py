@@ -1,0 +1,169 @@
+"""Reading finished runs: leaderboard, differences between systems and runs, queries won and lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hr_search.errors import InputError
+from hr_search.metrics import METRICS
+from hr_search.runs import Run, list_runs, open_run
+from hr_search.statistics import holm, paired_comparison, verdict
+
+_SHORT = 200  # characters of a text that a page shows
+
+
+def leaderboard(runs: Sequence[Run] | None = None, direction: str = "q2d", metric: str = "mrr") -> pd.DataFrame:
+    """All finished runs with their trained, base and lexical values, best first.
+
+    Returns:
+        run, data, fingerprint, rows, steps, minutes, and a column for each system.
+    """
+    rows = []
+    for run in list_runs() if runs is None else runs:
+        summary = run.summary
+        values = {name: tables[direction][metric][0] for name, tables in summary["metrics"].items()}
+        rows.append({
+            "run": run.id, "data": summary["data"]["name"], "fingerprint": summary["data"]["fingerprint"],
+            "rows": summary["data"]["train"], "steps": summary["steps"],
+            "minutes": summary["training_seconds"] / 60, **values,
+        })  # fmt: skip
+    columns = ["run", "data", "fingerprint", "rows", "steps", "minutes", "trained", "base", "bm25", "tfidf"]
+    return pd.DataFrame(rows).reindex(columns=columns).sort_values("trained", ascending=False, ignore_index=True)
+
+
+def per_query(run: Run, system: str, direction: str) -> pd.DataFrame:
+    """The test queries of one system of a run, in the order of the test.
+
+    Raises:
+        InputError: the run has no such system or direction.
+    """
+    table = run.table("queries")
+    table = table[(table["system"] == system) & (table["direction"] == direction)]
+    if table.empty:
+        raise InputError(f"the run {run.id} has no results of {system} in direction {direction}.")
+    return table.reset_index(drop=True)
+
+
+def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr", seed: int = 0) -> pd.DataFrame:
+    """Each run against the first, query by query: whether the difference between them is real.
+
+    Args:
+        runs: two or more finished runs tested on the same rows.
+        direction: "q2d" or "d2q".
+        metric: one of `metrics.METRICS`.
+        seed: of the randomisation test and the bootstrap.
+
+    Returns:
+        One row per further run: run, against, value, difference, low, high, p, p_holm (over all rows),
+        effect, verdict.
+
+    Raises:
+        InputError: fewer than two runs, or runs tested on different rows.
+    """
+    if len(runs) < 2:
+        raise InputError("a comparison needs two runs or more.")
+    for run in runs[1:]:
+        if trouble := _difference(runs[0], run):
+            raise InputError(trouble)
+    tables = [per_query(run, "trained", direction) for run in runs]
+    first = tables[0][metric].to_numpy()
+    tests = [paired_comparison(first, table[metric].to_numpy(), seed) for table in tables[1:]]
+    rows = []
+    for run, table, test, p in zip(runs[1:], tables[1:], tests, holm([test["p"] for test in tests]), strict=True):
+        test = {**test, "p_holm": p}
+        sentence = verdict(test, metric, runs[0].id, run.id)
+        rows.append({"run": run.id, "against": runs[0].id, "value": table[metric].mean(), **test, "verdict": sentence})
+    return pd.DataFrame(rows)
+
+
+def _difference(a: Run, b: Run) -> str:
+    """Why the tests of two runs cannot be compared; empty where they can."""
+    first, second = (run.summary["data"] for run in (a, b))
+    if first["name"] != second["name"]:
+        return f"{a.id} was tested on {first['name']} and {b.id} on {second['name']}; compare runs on the same data."
+    tables = [run.table("queries") if (run.folder / "queries.csv").is_file() else None for run in (a, b)]
+    if any(table is None for table in tables):
+        return f"{a.id} or {b.id} has no test results; train with a test file or a testshare above 0."
+    tested = [
+        t.loc[t["system"] == "trained", ["direction", "query", "relevant"]].reset_index(drop=True) for t in tables
+    ]
+    if not tested[0].equals(tested[1]):
+        return f"{a.id} and {b.id} were tested on different rows; give both the same data, shares and seed."
+    return ""
+
+
+def setting_differences(a: Run, b: Run) -> pd.DataFrame:
+    """The settings in which two runs differ: setting, and a column for each run."""
+    first, second = a.config, b.config
+    rows = [{"setting": name, a.id: first.get(name), b.id: second.get(name)}
+            for name in {**first, **second} if first.get(name) != second.get(name)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["setting", a.id, b.id])
+
+
+def changes(run: Run, direction: str = "q2d", a: str = "base", b: str = "trained") -> pd.DataFrame:
+    """Every test query with its rank under two systems and what became of it.
+
+    Returns:
+        query, group, rank_a, rank_b, gain (difference of reciprocal ranks), outcome ("won", "lost" or
+        "unchanged"), and under b the first document found and the first expected one.
+    """
+    before, after = per_query(run, a, direction), per_query(run, b, direction)
+    texts = run.table("documents")
+    texts = texts[texts["direction"] == direction].set_index("index")["text"]
+    gain = after["mrr"] - before["mrr"]
+    return pd.DataFrame({
+        "query": after["query"], "group": after["group"], f"rank {a}": before["rank"], f"rank {b}": after["rank"],
+        "gain": gain, "outcome": np.select([gain > 0, gain < 0], ["won", "lost"], "unchanged"),
+        "found": [texts[json.loads(found)[0]] for found in after["found"]],
+        "expected": [texts[json.loads(expected)[0]] for expected in after["expected"]],
+    })  # fmt: skip
+
+
+def extremes(table: pd.DataFrame, outcome: str, count: int = 10) -> pd.DataFrame:
+    """The queries of `changes` that won, or lost, the most, with texts cut for reading."""
+    chosen = table[table["outcome"] == outcome]
+    chosen = chosen.reindex(chosen["gain"].abs().sort_values(ascending=False, kind="stable").index).head(count)
+    short = {name: chosen[name].str.slice(0, _SHORT) for name in ("query", "found", "expected")}
+    return chosen.assign(**short).drop(columns=["outcome", "group"]).reset_index(drop=True)
+
+
+def with_intervals(metrics: pd.DataFrame, direction: str) -> pd.DataFrame:
+    """A metrics table for reading: systems by metrics, `value [low, high]` in each cell."""
+    part = metrics[metrics["direction"] == direction]
+    part = part.assign(cell=[f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in part.itertuples()])
+    wide = part.pivot(index="system", columns="metric", values="cell")
+    order = [name for name in ("bm25", "tfidf", "base", "trained") if name in wide.index]
+    return wide.loc[order, [name for name in METRICS if name in wide.columns]]
+
+
+def find_other(run: Run, otherid: str = "") -> Run | None:
+    """The run named `otherid`, else the newest other run tested on the same rows; None where there is none.
+
+    Raises:
+        InputError: `otherid` names no finished run.
+    """
+    if otherid:
+        return open_run(otherid)
+    for other in list_runs():
+        if other.id != run.id and not _difference(run, other):
+            return other
+    return None
+
+
+def moved_most(texts: pd.DataFrame, displacement: np.ndarray, count: int = 10) -> pd.DataFrame:
+    """The probe texts whose embedding moved most.
+
+    Args:
+        texts: side, text, group of P probes.
+        displacement: (P,) cosine displacement of each.
+        count: how many.
+    """
+    order = np.argsort(-displacement, kind="stable")[:count]
+    table = texts.iloc[order].assign(
+        displacement=displacement[order], text=texts["text"].iloc[order].str.slice(0, _SHORT)
+    )
+    return table[["displacement", "side", "group", "text"]].reset_index(drop=True)
