@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hr_search.errors import InputError
+from hr_search.config import DIRECTIONS
+from hr_search.errors import InputError, nearest
 from hr_search.metrics import METRICS
 from hr_search.runs import Run, list_runs, open_run
 from hr_search.statistics import holm, paired_comparison, verdict
@@ -21,7 +22,11 @@ def leaderboard(runs: Sequence[Run] | None = None, direction: str = "q2d", metri
 
     Returns:
         run, data, fingerprint, rows, steps, minutes, and a column for each system.
+
+    Raises:
+        InputError: no such direction or metric.
     """
+    _check_names(direction, metric)
     rows = []
     for run in list_runs() if runs is None else runs:
         summary = run.summary
@@ -62,8 +67,9 @@ def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr
         effect, verdict.
 
     Raises:
-        InputError: fewer than two runs, or runs tested on different rows.
+        InputError: fewer than two runs, runs tested on different rows, no such direction or metric.
     """
+    _check_names(direction, metric)
     if len(runs) < 2:
         raise InputError("a comparison needs two runs or more.")
     for run in runs[1:]:
@@ -78,6 +84,12 @@ def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr
         sentence = verdict(test, metric, runs[0].id, run.id)
         rows.append({"run": run.id, "against": runs[0].id, "value": table[metric].mean(), **test, "verdict": sentence})
     return pd.DataFrame(rows)
+
+
+def _check_names(direction: str, metric: str) -> None:
+    for what, name, valid in (("direction", direction, DIRECTIONS), ("metric", metric, METRICS)):
+        if name not in valid:
+            raise InputError(f'there is no {what} "{name}"; {nearest(name, valid)}')
 
 
 def _difference(a: Run, b: Run) -> str:

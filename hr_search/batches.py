@@ -6,6 +6,9 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+
+from hr_search.copies import incidence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Rows:
         query: (N,) index into queries.
         positive: (N,) index into documents.
         negatives: per row, indices into documents.
-        group: (N,) number of the row's group.
+        query_groups: (queries, groups) ones where a query occurs in a group.
+        document_groups: (documents, groups) ones where a document is a positive of a group.
     """
 
     queries: list[str]
@@ -26,7 +30,8 @@ class Rows:
     query: np.ndarray
     positive: np.ndarray
     negatives: list[np.ndarray]
-    group: np.ndarray
+    query_groups: sparse.csr_array
+    document_groups: sparse.csr_array
 
     def __len__(self) -> int:
         return len(self.query)
@@ -41,9 +46,9 @@ class Batch:
         documents: indices of the distinct document texts, (M,).
         query: row to its place in queries, (B,).
         positive: row to its place in documents, (B,).
-        relevant: (B, M), documents of the row's group, its own positive included.
+        relevant: (B, M), documents that share a group with the row's query, its own positive included.
         given: (B, M), the row's given negatives.
-        same: (B, B), rows whose queries fit each other's documents.
+        same: (B, B), true where the query of the column fits the document of the row.
     """
 
     queries: np.ndarray
@@ -62,10 +67,12 @@ def index_rows(pairs: pd.DataFrame) -> Rows:
     flat = [text for wrong in negatives for text in wrong]
     codes, documents = pd.factorize(pd.Series(list(pairs["positive"]) + flat, dtype=object))
     ends = len(pairs) + np.cumsum([len(wrong) for wrong in negatives], dtype=np.int64)
-    starts = np.concatenate([[len(pairs)], ends[:-1]]).astype(np.int64)
-    wrong = [codes[start:end] for start, end in zip(starts, ends, strict=True)]
-    group, _ = pd.factorize(pairs["group"])
-    return Rows(list(queries), list(documents), query, codes[: len(pairs)], wrong, group)
+    wrong = [codes[end - len(texts) : end] for texts, end in zip(negatives, ends, strict=True)]
+    group, names = pd.factorize(pairs["group"])
+    positive = codes[: len(pairs)]
+    query_groups = incidence(query, group, (len(queries), len(names)))
+    document_groups = incidence(positive, group, (len(documents), len(names)))
+    return Rows(list(queries), list(documents), query, positive, wrong, query_groups, document_groups)
 
 
 def epoch_batches(count: int, batchsize: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -75,7 +82,7 @@ def epoch_batches(count: int, batchsize: int, seed: int, epoch: int) -> list[np.
     """
     order = np.random.default_rng([seed, epoch]).permutation(count)
     batches = [order[at : at + batchsize] for at in range(0, count, batchsize)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if batchsize > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         last = batches.pop()
         batches[-1] = np.concatenate([batches[-1], last])
     return batches
@@ -88,17 +95,13 @@ def make_batch(rows: Rows, chosen: np.ndarray) -> Batch:
     wrong = [rows.negatives[row] for row in chosen]
     documents = np.unique(np.concatenate([own, *wrong]))
     positive = np.searchsorted(documents, own)
-    group = rows.group[chosen]
-    same_group = group[:, None] == group[None, :]
-    holds = np.zeros((len(chosen), len(documents)), bool)  # row r contributes document d
-    holds[np.arange(len(chosen)), positive] = True
-    relevant = (same_group.astype(np.int32) @ holds.astype(np.int32)) > 0
+    # By text and over all rows, as tasks judge: a negative given for one row may be right for another.
+    fits = (rows.query_groups[queries] @ rows.document_groups[documents].T).toarray() > 0  # (Q, M)
+    relevant = fits[query]
     given = np.zeros_like(relevant)
     for at, indices in enumerate(wrong):
         given[at, np.searchsorted(documents, indices)] = True
-    # A document that several groups share fits the queries of all of them.
-    same = same_group | (own[:, None] == own[None, :])
-    return Batch(queries, documents, query, positive, relevant, given & ~relevant, same)
+    return Batch(queries, documents, query, positive, relevant, given & ~relevant, relevant[:, positive].T)
 
 
 def candidates(batch: Batch, policy: str, generator: np.random.Generator) -> np.ndarray:

@@ -84,6 +84,6 @@ def _read(file: Path) -> tuple[dict[str, Any] | None, str]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names a dozen kinds for torn and foreign files
         return None, one_line(error, 120)
-    if not isinstance(state, dict) or state.get("version") != VERSION:
+    if not isinstance(state, dict) or state.get("version") != VERSION or not {"settings", "fingerprint"} <= set(state):
         return None, "another format or version"
     return state, ""

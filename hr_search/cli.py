@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -37,7 +38,7 @@ def _dispatch(words: list[str]) -> int:
     arguments = build_parser().parse_args(words)
     from hr_search.progress import show_log
 
-    show_log()
+    show_log(sys.stderr)  # standard output is for results
     return arguments.run(arguments)
 
 
@@ -177,7 +178,8 @@ def report(arguments: argparse.Namespace) -> int:
     """`report`: the notebooks into reports/<run_id>/; code 1 where one of them fails."""
     pairs = dict(_assignment(word) for word in arguments.parameters)
     named = {name: value for name, value in pairs.items() if _is_setting(name)}
-    settings = settings_from(arguments.recipe, {**named})
+    # Kernels start in the notebooks' folder, so a path must not depend on where the command was typed.
+    settings = absolute(settings_from(arguments.recipe, named))
     from hr_search.notebooks import NotebookFailed, run_report
 
     extra = {name: value for name, value in pairs.items() if name not in named}
@@ -190,6 +192,16 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def absolute(settings: Settings) -> Settings:
+    """The settings with paths that hold in any working directory; names such as `esco` stay."""
+    read = ("datapath", "validationpath", "testpath", "modelname")
+    found = {name: str(paths.resolve(getattr(settings, name))) for name in read
+             if getattr(settings, name) and paths.resolve(getattr(settings, name)).exists()}  # fmt: skip
+    written = {name: str(Path(getattr(settings, name)).absolute()) for name in ("outputpath", "checkpointpath")
+               if getattr(settings, name)}  # fmt: skip
+    return settings.replace(**found, **written)
+
+
 def settings_from(recipe: str | None, given: dict[str, Any]) -> Settings:
     """Settings of a recipe file with the given ones laid over them."""
     base = config.read_recipe(paths.resolve(recipe)).to_dict() if recipe else {}
@@ -200,6 +212,10 @@ def settings_from(recipe: str | None, given: dict[str, Any]) -> Settings:
 
 class Parser(argparse.ArgumentParser):
     """argparse that words its complaints as one sentence and names the nearest flag."""
+
+    def __init__(self, **settings: Any) -> None:
+        # An abbreviation that is taken silently is a typo that is taken silently.
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raises the complaint as an InputError."""

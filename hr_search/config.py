@@ -88,7 +88,7 @@ class Settings:
     warmup: float = _setting(0.1, "share of the steps in which the learning rate rises", 0.0, 0.9)
     weightdecay: float = _setting(0.0, "AdamW weight decay (never on embeddings, biases and norms)", 0.0, 1.0)
     clip: float = _setting(1.0, "largest gradient norm; 0 = no clipping", 0.0)
-    chunktokens: int = _setting(0, "tokens encoded at a time, smaller needs less memory; 0 = what suits the device", 0)
+    chunktokens: int = _setting(0, "padded tokens encoded at a time; 0 = what suits the device", 0)
     seed: int = _setting(42, "seed of splits, order, dropout and sampling", 0, 2**31 - 1)
 
     # Evaluation and stopping
@@ -147,6 +147,11 @@ FIELDS: dict[str, dataclasses.Field] = {field.name: field for field in dataclass
 TYPES: dict[str, type] = get_type_hints(Settings)
 
 
+def settings_in(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Those entries of a notebook's `globals()` that are settings."""
+    return {name: value for name, value in names.items() if name in FIELDS}
+
+
 def canonical(name: str, source: str = "the settings") -> str:
     """The setting's name for any spelling of it: `--learning_rate`, `learning-rate`, `learningRate`.
 
@@ -197,7 +202,7 @@ def converted(name: str, value: Any, kind: type, source: str = "the settings") -
         number = float(value)
         if not math.isfinite(number) or (kind is int and number != int(number)):
             raise wrong
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise wrong from error
     return int(value) if kind is int and isinstance(value, int) else kind(number)
 
@@ -209,16 +214,22 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """The mapping a YAML file holds, read with the safe loader.
 
     Raises:
-        InputError: the file is missing, is not YAML or is not a mapping of names to values.
+        InputError: the file is missing, is not YAML, is not a mapping of names to values or gives a name twice.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; recipes lie in data/recipes.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # Impossible dates and numbers of thousands of digits are plain ValueErrors, deep nesting ends the recursion.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read as YAML ({one_line(error)}).") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold lines of `name: value`.")
+    names = [name.value for name, _ in node.value]
+    # YAML itself keeps the last of two and says nothing.
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{path} gives {twice[0]} twice; keep one of the two.")
     return values
 
 

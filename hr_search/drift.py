@@ -78,10 +78,7 @@ def procrustes_residual(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def neighbour_overlap(a: np.ndarray, b: np.ndarray, k: int = 10) -> np.ndarray:
-    """What a user feels: how many of each text's k nearest texts stayed, as Jaccard@k = |both| / |either|, (P,).
-
-    1 = the same neighbours, 0 = none stayed.
-    """
+    """What a user feels: Jaccard@k of each text's k nearest texts, (P,); 1 = the same ones, 0 = none stayed."""
     a, b = _same_texts(a, b)
     if not 1 <= k <= len(a) - 2:  # with fewer texts everybody is everybody's neighbour
         raise InputError(f"Jaccard@{k} needs k of at least 1 and {k + 2} texts or more; there are {len(a)}.")
@@ -185,8 +182,7 @@ def aligned_layout(
         seed: of the sample of texts and of the layout.
         neighbours: texts whose closeness the map keeps; fewer where there are few texts.
         points: texts on the map, drawn at random, 10 to 5,000.
-        regularisation: how strongly the places of one text attract each other.
-        window: checkpoints before and after that attract.
+        regularisation, window: how strongly the places of one text attract each other, how many checkpoints away.
 
     Raises:
         InputError: fewer than two checkpoints or 10 usable texts, or all texts of a checkpoint on one spot.
@@ -214,10 +210,11 @@ def aligned_layout(
     from sklearn.manifold import trustworthiness
 
     near = min(near, (int(placed.sum()) - 1) // 2)
-    truth = {
-        step: trustworthiness(vectors[step][placed], places[step], n_neighbors=near, metric="cosine") for step in places
+    trust = {
+        step: float(trustworthiness(vectors[step][placed], place, n_neighbors=near, metric="cosine"))
+        for step, place in places.items()
     }
-    return Layout(rows[placed], places, truth, missing=int((~usable).sum() + (~placed).sum()))
+    return Layout(rows[placed], places, trust, missing=int((~usable).sum() + (~placed).sum()))
 
 
 def _align(vectors: list[np.ndarray], near: int, seed: int, regularisation: float, window: int) -> list[np.ndarray]:

@@ -41,6 +41,7 @@ class Encoder(nn.Module):
         self.name = name
         limit = model.max_seq_length or maxlength
         self.maxlength = min(maxlength, limit)
+        model.max_seq_length = self.maxlength  # so that a saved model cuts texts where training and tests did
         if maxlength > limit:
             log.warning("%s takes at most %d tokens; maxlength %d is lowered", name, limit, maxlength)
         self.bf16 = use_bf16(precision, self.device)

@@ -12,11 +12,11 @@ from hr_search.data import Task
 from hr_search.encoder import Encoder
 from hr_search.lexical import bm25_scores, tfidf_scores
 from hr_search.metrics import METRICS, embedding_scores, evaluate, search_timing, summarise
+from hr_search.runs import SHOWN
 from hr_search.statistics import holm, paired_comparison
 from hr_search.tokens import TokenTable
 
 FLOORS = {"bm25": bm25_scores, "tfidf": tfidf_scores}
-SHOWN = 300  # characters of a text that result tables carry
 Results = dict[tuple[str, str], pd.DataFrame]  # (system, direction) -> one row a query
 
 

@@ -48,7 +48,7 @@ def run_experiment(settings: Settings, runid: str) -> Run:
     data = datasets.load(settings)
     rows = index_rows(data.train)
     check_rows(settings, data, rows)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    accelerator = train.make_accelerator()
     encoder = load_encoder(
         settings.modelname, settings.maxlength, settings.precision, settings.dropout, accelerator.device
     )

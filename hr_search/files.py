@@ -7,6 +7,7 @@ target, so a reader (or a crash) never meets half a file.
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -68,19 +69,23 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
         InputError: the place cannot be written or is a file.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; give the path of a folder to write.")
     temporary = None
     try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; give the path of a folder to write.")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
         yield temporary
         os.chmod(temporary, 0o755)
         if path.exists():
             aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.old.", dir=path.parent))
-            os.rename(path, aside / path.name)
-            os.rename(temporary, path)
-            shutil.rmtree(aside, ignore_errors=True)
+            try:
+                os.rename(path, aside / path.name)
+                os.rename(temporary, path)
+            finally:
+                if not path.exists():  # the second step failed: the old folder goes back
+                    os.rename(aside / path.name, path)
+                shutil.rmtree(aside, ignore_errors=True)
         else:
             os.rename(temporary, path)
         temporary = None
@@ -120,8 +125,12 @@ def read_json(path: Path | str) -> Any:
 
 def write_csv(path: Path | str, table: pd.DataFrame) -> None:
     """`table` at `path` as CSV without its index, whole or not at all; floats keep nine digits."""
+    # A lone carriage return is written without quotes, and readers take it for the end of a row.
+    texts = (column.astype(str) for _, column in table.select_dtypes(exclude="number").items())
+    lone = any(column.str.contains("\r", regex=False).any() for column in texts)
+    quoting = csv.QUOTE_ALL if lone else csv.QUOTE_MINIMAL
     with whole_file(path) as file:
-        table.to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+        table.to_csv(file, index=False, float_format="%.9g", lineterminator="\n", quoting=quoting)
 
 
 def digest(*parts: Any) -> str:

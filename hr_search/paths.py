@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hr_search.errors import InputError
+from hr_search.errors import InputError, one_line
 
 HOME_VARIABLE = "HR_SEARCH_HOME"
 
@@ -22,9 +22,16 @@ def checkout() -> Path:
 
 
 def root() -> Path:
-    """The folder under which everything is written: `$HR_SEARCH_HOME`, else the checkout."""
+    """The folder under which everything is written: `$HR_SEARCH_HOME`, else the checkout.
+
+    Raises:
+        InputError: the variable names the home of an unknown user.
+    """
     override = os.environ.get(HOME_VARIABLE, "").strip()
-    return Path(override).expanduser().resolve() if override else checkout()
+    try:
+        return Path(override).expanduser().resolve() if override else checkout()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{HOME_VARIABLE} is {override!r}, which is no usable folder ({one_line(error)}).") from error
 
 
 def models() -> Path:
@@ -70,9 +77,16 @@ def recipes() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """An absolute path for what a user wrote: as it is, from the working directory, else from the checkout."""
-    path = Path(path).expanduser()
-    if path.is_absolute() or path.exists():
-        return path.resolve()
-    inside = checkout() / path
-    return inside if inside.exists() else path.resolve()
+    """An absolute path for what a user wrote: as it is, from the working directory, else from the checkout.
+
+    Raises:
+        InputError: nothing can have that path: it is too long, holds a NUL or names the home of an unknown user.
+    """
+    try:
+        path = Path(path).expanduser()
+        if path.is_absolute() or path.exists():
+            return path.resolve()
+        inside = checkout() / path
+        return inside if inside.exists() else path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{str(path)[:80]!r} cannot be a path ({one_line(error)}); give one that can.") from error

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
@@ -17,7 +17,8 @@ def watched() -> bool:
     """Whether a bar would be seen: on a terminal, or in a notebook that is not run headlessly."""
     if os.environ.get(HEADLESS_VARIABLE):
         return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return sys.stderr.isatty() or hasattr(shell, "kernel")
 
 
 def bar(
@@ -27,12 +28,12 @@ def bar(
     return tqdm(items, desc=what, unit=unit, total=total, initial=start, leave=False, disable=not watched())
 
 
-def show_log(level: int = logging.INFO) -> None:
-    """Sends this package's log lines, without decoration, to standard output."""
+def show_log(stream: TextIO | None = None, level: int = logging.INFO) -> None:
+    """Sends this package's log lines, without decoration, to `stream`; None = standard output, as notebooks want."""
     logger = logging.getLogger("hr_search")
     logger.setLevel(level)
     logger.propagate = False
     # Kernels replace sys.stdout, so the handler of an earlier call may hold a dead stream.
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]

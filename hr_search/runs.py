@@ -18,7 +18,9 @@ import pandas as pd
 from hr_search import files, paths
 from hr_search.errors import InputError, nearest
 
+SHOWN = 300  # characters of a text that result tables carry
 TABLES = ("history", "metrics", "queries", "documents", "comparison", "timing")
+_TEXTS = ("query", "group", "text", "found", "expected")
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "tokenizers", "numpy", "pandas", "scipy",
              "umap-learn", "bm25s")  # fmt: skip
 
@@ -60,8 +62,9 @@ class Run:
         path = self.folder / f"{name}.csv"
         if not path.is_file():
             raise InputError(f"the run {self.id} has no {name}.csv; it did not get that far, or has no test rows.")
-        # Texts such as "NA" or "null" are real queries, not gaps.
-        return pd.read_csv(path, keep_default_na=name not in ("queries", "documents"))
+        # Texts such as "NA" or "null" are real queries, not gaps, and "007" is no number.
+        types = dict.fromkeys(_TEXTS, str)
+        return pd.read_csv(path, keep_default_na=name not in ("queries", "documents"), dtype=types)
 
     def write(self, name: str, table: pd.DataFrame) -> None:
         """Writes one of the run's tables."""
@@ -85,7 +88,9 @@ class Probes:
                 pd.DataFrame({"side": side, "text": texts[side][:limit], "group": groups[side][:limit]})
                 for side in texts
             ]
-            files.write_csv(self.folder / "texts.csv", pd.concat(parts))
+            # Whole texts belong into the data, not into results that may be passed on.
+            short = {name: pd.concat(parts)[name].str.slice(0, SHOWN) for name in ("text", "group")}
+            files.write_csv(self.folder / "texts.csv", pd.concat(parts).assign(**short))
 
     def keep(self, step: int, sides: dict[str, np.ndarray]) -> None:
         """Writes the probes' embeddings at `step`, (P, D) float32."""

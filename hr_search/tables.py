@@ -243,7 +243,6 @@ def _separator(text: str) -> str:
             rows = [row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=separator) if row]
         except csv.Error:
             continue
-        rows = rows[:-1] if len(sample) < len(text) and len(rows) > 2 else rows
         width = len(rows[0]) if rows else 0
         score = (sum(len(row) == width for row in rows) / len(rows), width) if width > 1 else (0.0, 0)
         best = max(best, (*score, separator), key=lambda item: item[:2])

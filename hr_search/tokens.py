@@ -37,6 +37,7 @@ class TokenTable(Sequence):
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> np.ndarray:
+        index = range(len(self))[index]  # counts negative ones from the end, refuses those outside
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
     @property
@@ -85,7 +86,7 @@ def fingerprint(tokenizer: Any) -> str:
     # Truncation and padding are set anew by every call; they are no part of what a tokenizer is.
     core.no_truncation()
     core.no_padding()
-    return digest(core.to_str())
+    return digest(core.to_str(), tokenizer.truncation_side)
 
 
 def _texts_digest(texts: Sequence[str]) -> str:

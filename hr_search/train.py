@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
 
 from hr_search import losses, mixing
@@ -74,7 +74,7 @@ def fit(
     Raises:
         InputError: the loss is no number any more, or a checkpoint does not fit.
     """
-    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = accelerator or make_accelerator()
     set_seed(settings.seed)
     per_step = settings.batchsize * accelerator.num_processes
     plan = step_plan(len(rows), per_step, settings)
@@ -97,7 +97,7 @@ def fit(
         batch = make_batch(rows, chosen)
         loss, figures, tokens = step_loss(model, accelerator, batch, tables, settings, progress.step)
         if accelerator.device.type == "cpu":  # elsewhere the test would wait for the device at every step
-            refuse_nan(float(loss), progress.step + 1, chosen, settings)
+            refuse_nan(loss.item(), progress.step + 1, chosen, settings)
         accelerator.backward(loss * accelerator.num_processes)
         if settings.clip:
             accelerator.clip_grad_norm_(model.parameters(), settings.clip)
@@ -125,6 +125,14 @@ def fit(
     if progress.best_weights:
         encoder.load_state_dict(progress.best_weights)
     return progress
+
+
+def make_accelerator() -> Accelerator:
+    """Device and processes as `accelerate launch` or the machine gives them."""
+    # Encoders carry parameters that pooling does not use, such as BERT's pooler.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # Precision is the encoder's own affair, in evaluation too.
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[unused])
 
 
 # -- one step ------------------------------------------------------------------------------------

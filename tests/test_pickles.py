@@ -160,8 +160,10 @@ FRAMES = {
     "index of texts": frame().set_index(pd.Index(["p", "q", "r"])),
     "index of dates": frame().set_index(pd.date_range("2024-01-01", periods=3)),
     "two levels": frame(a=[1, 2, 3], b=["x", "y", "z"]).set_index(["a", "b"]),
-    "fortran": pd.DataFrame(np.array([["a", "b"], ["c", "d"]], dtype=object), columns=["position", "description"]),
-    "fortran numbers": pd.DataFrame(np.array([[1, 2], [3, 4], [5, 6]]), columns=["a", "b"]),
+    "fortran": pd.DataFrame(
+        np.array([["a", "b"], ["c", "d"]], dtype=object), columns=["position", "description"], copy=False
+    ),
+    "fortran numbers": pd.DataFrame(np.array([[1, 2], [3, 4], [5, 6]]), columns=["a", "b"], copy=False),
     "blocks": frame(a=1).assign(b="x").assign(c=2.5).drop(columns="a"),
     "numbers": frame(i=[1, 2, 3], f=[0.5, 2.0, -1.0], b=[True, False, True], small=np.array([1, 2, 3], "int8")),
     "big endian": frame(i=np.array([1, 2, 3], ">i4")),
@@ -185,6 +187,7 @@ def test_frames_come_back_as_they_were(tmp_path, name, protocol):
     assert list(read.columns) == [str(column) for column in table.columns]
     for column, original in zip(read.columns, table.columns, strict=True):
         assert read[column].tolist() == table[original].tolist()
+        assert read[column].dtype.isnative
     assert read.index.equals(pd.RangeIndex(len(table)))
 
 
@@ -493,12 +496,17 @@ def test_deep_and_circular_values(tmp_path):
 
 
 def test_memory_is_not_taken_for_a_promise(tmp_path):
-    """Small files that name huge sizes: a memo of 2^32 places, a text of 2^60 bytes, 10^12 columns or rows."""
-    stop, long = b"\x8c\x04stop\x94K\x01", b"\x8c\x04stop\x94\x8a\x06" + (10**12).to_bytes(6, "little")
+    """Small files that name huge sizes: a memo of 2^32 places, a text of 2^60 bytes, 10^8 columns or rows."""
+    stop, long = b"\x8c\x04stop\x94K\x01", b"\x8c\x04stop\x94\x8a\x06" + (10**8).to_bytes(6, "little")
     day = pd.Timestamp("2024-01-01")
     many_columns, many_rows = (
         pickle.dumps(table, protocol=4) for table in (pd.DataFrame([[day]]), pd.DataFrame({"a": [day]}))
     )
+    only_rows = pickle.dumps(
+        pd.DataFrame(index=pd.RangeIndex(1, name="id"), columns=pd.Index([], dtype=object)), protocol=4
+    )
+    places = b"K\x00K\x01K\x01\x87"
+    assert many_columns.count(places) == only_rows.count(stop) == 1
     assert many_columns.count(stop) == many_rows.count(stop) == 1
     tables = [
         b"\x80\x02Nr" + struct.pack("<I", 2**32 - 1) + b"0].",
@@ -506,7 +514,9 @@ def test_memory_is_not_taken_for_a_promise(tmp_path):
         b"\x80\x04\x96" + struct.pack("<Q", 2**60) + b"abc",
         b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b".",
         many_columns.replace(stop, long),
+        many_columns.replace(stop, long).replace(places, places[:2] + long[7:] + places[4:]),
         many_rows.replace(stop, long),
+        only_rows.replace(stop, long),
     ]
     tracemalloc.start()
     try:

@@ -242,6 +242,7 @@ def test_columns_may_be_named(tmp_path):
     both = lines(tmp_path, {"question": "q", "answer": "a", "description": "d", "name": "n"})
     assert read_pairs(both, querycolumn="name")[0]["positive"].tolist() == ["d"]
     assert read_pairs(both, positivecolumn="answer")[0]["query"].tolist() == ["q"]
+    assert read_pairs(both, positivecolumn="description")[0]["query"].tolist() == ["n"]
 
 
 def test_groups(tmp_path):
@@ -529,6 +530,14 @@ def test_a_hub_out_of_reach(tmp_path):
             (said,) = on_the_hub(tmp_path, f"http://127.0.0.1:{place.getsockname()[1]}", "hf:owner/name")
             assert "hf:owner/name cannot be fetched" in said and "give the path of one" in said
     assert tables.HUB_TIMEOUT < 10
+
+
+def test_waiting_ends():
+    with pytest.raises(TimeoutError):
+        tables._within(0.05, threading.Event().wait)
+    assert tables._within(5, lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        tables._within(5, lambda: 1 / 0)
 
 
 def test_the_train_split_comes_first():

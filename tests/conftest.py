@@ -1,0 +1,104 @@
+"""Tiny models and data that tests share; nothing here needs a network."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+from hr_search import paths
+
+JOBS = {
+    "welder": "joins metal parts with an electric arc and grinds the seam",
+    "baker": "kneads dough and bakes bread in a hot oven before dawn",
+    "nurse": "gives medicine and watches over patients in the ward",
+    "driver": "carries goods with a lorry over long roads at night",
+    "teacher": "explains numbers to children and marks their tests",
+    "lawyer": "writes contracts and speaks for clients in court",
+    "painter": "covers walls with colour using a brush and a roller",
+    "gardener": "plants trees and waters flowers in the city park",
+    "cook": "prepares soup and meat in the kitchen of a restaurant",
+    "tailor": "sews dresses and coats from cloth with a needle",
+    "miner": "digs coal deep under the ground with a drill",
+    "pilot": "flies passengers across the sea in an aeroplane",
+}
+
+ARCHITECTURES = {
+    "bert": (BertConfig, BertModel, {}),
+    "roberta": (RobertaConfig, RobertaModel, {"pad_token_id": 1}),
+    "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, {"pad_token_id": 1}),
+    "distilbert": (DistilBertConfig, DistilBertModel, {}),
+    "mpnet": (MPNetConfig, MPNetModel, {"pad_token_id": 1}),
+}
+
+
+def make_model(folder: Path, architecture: str = "bert") -> Path:
+    """A random model of 2 layers and 32 dimensions, saved by transformers."""
+    words = sorted({word for pair in JOBS.items() for text in pair for word in text.split()})
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *words, *(f"unused{number}" for number in range(50))]
+    core = Tokenizer(models.WordLevel({piece: at for at, piece in enumerate(pieces)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
+        unk_token="<unk>", pad_token="<pad>", mask_token="<mask>", model_max_length=64,
+    ).save_pretrained(folder)  # fmt: skip
+    config_class, model_class, extra = ARCHITECTURES[architecture]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if architecture == "distilbert":
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    torch.manual_seed(0)
+    config = config_class(vocab_size=len(pieces), max_position_embeddings=80, **sizes, **{"pad_token_id": 1, **extra})
+    model_class(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random BERT."""
+    return make_model(tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root of its own for everything that is written."""
+    monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "home"))
+    # The command line keeps this logger to itself; a test wants to see its lines whichever test ran before.
+    monkeypatch.setattr(logging.getLogger("hr_search"), "propagate", True)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def jobs() -> pd.DataFrame:
+    """Pairs of titles and descriptions: each title with two different texts."""
+    rows = []
+    for title, text in JOBS.items():
+        words = text.split()
+        for part in (text, " ".join(reversed(words))):
+            rows.append({"query": title, "positive": part, "negatives": [], "group": title})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def jobs_file(tmp_path: Path, jobs: pd.DataFrame) -> Path:
+    """The same pairs as a CSV file."""
+    path = tmp_path / "jobs.csv"
+    jobs[["query", "positive"]].to_csv(path, index=False)
+    return path

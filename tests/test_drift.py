@@ -1,0 +1,384 @@
+"""Drift measures against known answers, the map by its guarantees, the probes by every way they break."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ortho_group
+
+from hr_search import drift
+from hr_search.errors import InputError
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def sphere(count: int, dimension: int, seed: int = 0) -> np.ndarray:
+    return unit(np.random.default_rng(seed).normal(size=(count, dimension)))
+
+
+A = sphere(80, 16)
+TURN = ortho_group.rvs(16, random_state=0)
+
+
+# Measures
+
+
+def test_identity_is_no_drift():
+    assert drift.displacement(A, A).max() == 0
+    assert drift.linear_cka(A, A) == pytest.approx(1, abs=1e-12)
+    assert drift.procrustes_residual(A, A) == pytest.approx(0, abs=1e-12)
+    assert (drift.neighbour_overlap(A, A) == 1).all()
+
+
+def test_a_rotation_moves_texts_but_not_the_geometry():
+    turned = A @ TURN
+    assert drift.displacement(A, turned).mean() > 0.5
+    assert drift.linear_cka(A, turned) == pytest.approx(1, abs=1e-9)
+    assert drift.procrustes_residual(A, turned) == pytest.approx(0, abs=1e-9)
+    assert (drift.neighbour_overlap(A, turned) == 1).all()
+
+
+def test_a_permutation_of_texts_breaks_everything():
+    shuffled = A[np.random.default_rng(1).permutation(len(A))]
+    assert drift.neighbour_overlap(A, shuffled).mean() < 0.2
+    assert drift.linear_cka(A, shuffled) < 0.4
+    assert drift.procrustes_residual(A, shuffled) > 0.5
+
+
+def test_unrelated_directions_share_nothing():
+    a = np.array([[1, 0, 0, 0], [-1, 0, 0, 0], [1, 0, 0, 0], [-1, 0, 0, 0]], dtype=float)
+    b = np.array([[0, 1, 0, 0], [0, 1, 0, 0], [0, -1, 0, 0], [0, -1, 0, 0]], dtype=float)
+    assert drift.linear_cka(a, b) == pytest.approx(0)
+    assert drift.procrustes_residual(a, b) == pytest.approx(1)
+
+
+def test_displacement_of_known_angles():
+    a = np.array([[1.0, 0.0]] * 3)
+    b = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    assert drift.displacement(a, b) == pytest.approx([0, 1, 2])
+
+
+def test_cka_equals_its_definition_by_kernels():
+    b = unit(A + 0.3 * sphere(80, 16, seed=2))
+    centre = np.eye(80) - 1 / 80
+    k, m = centre @ A @ A.T @ centre, centre @ b @ b.T @ centre
+    assert drift.linear_cka(A, b) == pytest.approx((k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum()))
+
+
+def test_procrustes_equals_the_best_rotation_found_by_scipy():
+    from scipy.spatial import procrustes
+
+    b = unit(A + 0.3 * sphere(80, 16, seed=2))
+    assert drift.procrustes_residual(A, b) == pytest.approx(procrustes(A, b)[2])
+
+
+def test_overlap_by_hand_on_a_circle():
+    def circle(degrees: list[float]) -> np.ndarray:
+        return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1)
+
+    # the last text moves from the end of the row to its start: both ends get one new neighbour of two
+    before, after = circle([0, 10, 21, 33, 46]), circle([0, 10, 21, 33, -5])
+    assert drift.neighbour_overlap(before, after, k=2) == pytest.approx([1 / 3, 1, 1, 1 / 3, 0])
+
+
+def test_overlap_matches_a_plain_loop_across_chunks():
+    a, b = sphere(1100, 8), sphere(1100, 8, seed=5)
+    nearest = []
+    for x in (a, b):
+        scores = x @ x.T
+        np.fill_diagonal(scores, -2)
+        nearest.append([set(row) for row in np.argsort(-scores, axis=1)[:, :3]])
+    expected = [len(s & t) / len(s | t) for s, t in zip(*nearest, strict=True)]
+    assert drift.neighbour_overlap(a, b, k=3) == pytest.approx(expected)
+
+
+def test_uniformity_of_collapsed_orthogonal_and_spread_texts():
+    assert drift.uniformity(np.tile(A[:1], (20, 1))) == pytest.approx(0, abs=1e-6)
+    assert drift.uniformity(np.eye(8)) == pytest.approx(-4)
+    assert drift.uniformity(sphere(2000, 64)) == pytest.approx(-4 + 8 / 64, abs=0.02)
+    assert drift.uniformity(sphere(2000, 64).astype(np.float32)) == pytest.approx(drift.uniformity(sphere(2000, 64)))
+
+
+def test_anisotropy_of_collapsed_orthogonal_and_spread_texts():
+    assert drift.anisotropy(np.tile(A[:1], (20, 1))) == pytest.approx(1)
+    assert drift.anisotropy(np.eye(8)) == pytest.approx(0)
+    assert abs(drift.anisotropy(sphere(2000, 64))) < 0.01
+    off = ~np.eye(len(A), dtype=bool)
+    assert drift.anisotropy(A) == pytest.approx((A @ A.T)[off].mean())
+
+
+def test_alignment_of_equal_and_opposite_pairs():
+    assert drift.alignment(A, A) == 0
+    assert drift.alignment(A, -A) == pytest.approx(4)
+    assert drift.alignment(A, np.roll(A, 1, axis=0)) == pytest.approx(
+        np.square(A - np.roll(A, 1, axis=0)).sum(axis=1).mean()
+    )
+
+
+def test_geometry_of_a_collapsed_checkpoint_is_not_a_number():
+    flat = np.tile(A[:1], (80, 1)).astype(np.float32)
+    assert math.isnan(drift.linear_cka(A, flat))
+    assert math.isnan(drift.procrustes_residual(flat, A))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(3, 30), st.integers(2, 8))
+def test_every_measure_stays_in_its_bounds(seed: int, count: int, dimension: int):
+    a, b = sphere(count, dimension, seed), sphere(count, dimension, seed + 1)
+    assert ((drift.displacement(a, b) >= 0) & (drift.displacement(a, b) <= 2 + 1e-9)).all()
+    for share in (drift.linear_cka(a, b), drift.procrustes_residual(a, b), *drift.neighbour_overlap(a, b, k=1)):
+        assert 0 <= share <= 1
+    assert -8.001 <= drift.uniformity(a) <= 1e-9
+    assert -1 <= drift.anisotropy(a) <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: drift.displacement(A, A[:5]), "equal shapes"),
+        (lambda: drift.displacement(A[0], A[0]), "at least two embeddings"),
+        (lambda: drift.uniformity(A[:1]), "at least two embeddings"),
+        (lambda: drift.anisotropy(np.vstack([A, 2 * A[:1]])), "row 81 is not of length 1"),
+        (lambda: drift.linear_cka(A, np.where(np.arange(80)[:, None] == 3, np.nan, A)), "row 4 is not of length 1"),
+        (lambda: drift.neighbour_overlap(A[:11], A[:11], k=10), "12 texts or more; there are 11"),
+        (lambda: drift.neighbour_overlap(A, A, k=0), "k of at least 1"),
+    ],
+)
+def test_bad_arrays_are_named(call, words: str):
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+# The table
+
+
+def table_of(checkpoints, sides, **more) -> pd.Series:
+    return drift.drift_table(checkpoints, sides, **more).set_index(["step", "side", "measure"]).value
+
+
+def test_table_holds_every_measure_for_every_side_and_step():
+    checkpoints = {120: unit(A + 0.3 * sphere(80, 16, seed=2)), 0: A}  # in any order
+    sides = ["query"] * 40 + ["document"] * 40
+    table = drift.drift_table(checkpoints, sides, groups=list("abcdefgh") * 10)
+    assert list(table.columns) == ["step", "side", "measure", "value"]
+    assert not table.duplicated(["step", "side", "measure"]).any()
+    single = 9
+    assert len(table) == 2 * (3 * single + 1)
+    assert table.value.notna().all()
+    value = table.set_index(["step", "side", "measure"]).value
+    moved = drift.displacement(A[:40], checkpoints[120][:40])
+    assert value[120, "query", "displacement"] == pytest.approx(moved.mean())
+    assert value[120, "query", "displacement_p90"] == pytest.approx(np.percentile(moved, 90))
+    assert value[120, "all", "jaccard@10"] == pytest.approx(drift.neighbour_overlap(A, checkpoints[120]).mean())
+    assert value[120, "document", "uniformity"] == pytest.approx(drift.uniformity(checkpoints[120][40:]))
+    assert value[120, "all", "cka"] == pytest.approx(drift.linear_cka(A, checkpoints[120]))
+    assert value[0, "all", "displacement"] == 0
+    assert value[0, "all", "jaccard@10"] == 1
+
+
+def test_table_pairs_queries_with_the_documents_of_their_group_in_turn():
+    x = np.eye(6)
+    sides = ["query", "query", "query", "document", "document", "query"]
+    groups = ["a", "a", "a", "a", "a", "lonely"]
+    moved = x.copy()
+    moved[[0, 2]] = x[3]  # the first and third query meet the first document, the second is still apart
+    value = table_of({0: x, 1: moved}, sides, groups=groups)
+    assert value[0, "all", "alignment"] == pytest.approx(2)
+    assert value[1, "all", "alignment"] == pytest.approx(2 / 3)
+
+
+def test_table_without_pairs_has_no_alignment_and_one_side_is_not_repeated():
+    table = drift.drift_table({0: A, 1: A}, ["query"] * 80, groups=["g"] * 80)
+    assert set(table.side) == {"all"}
+    assert "alignment" not in set(table.measure)
+
+
+def test_table_of_few_texts_leaves_what_cannot_be_measured():
+    x = sphere(7, 4)
+    value = table_of({0: x, 1: x}, ["query"] * 6 + ["document"])
+    assert math.isnan(value[1, "all", "jaccard@10"])
+    assert not (value.index.get_level_values("side") == "document").any()
+    assert table_of({0: x, 1: x}, ["query"] * 7, k=3)[1, "all", "jaccard@3"] == 1
+
+
+def test_table_leaves_out_texts_that_became_nan_and_says_so(caplog: pytest.LogCaptureFixture):
+    broken = A.copy()
+    broken[5] = np.nan
+    with caplog.at_level(logging.WARNING):
+        value = table_of({0: A, 9: broken}, ["query"] * 80)
+    assert "1 of 80" in caplog.text
+    assert value[9, "all", "displacement"] == 0
+    assert value[0, "all", "anisotropy"] == pytest.approx(drift.anisotropy(np.delete(A, 5, axis=0)))
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "sides", "words"),
+    [
+        ({}, [], "no checkpoint"),
+        ({0: A, 5: A[:, :4]}, ["query"] * 80, r"step 5 has embeddings \(80, 4\)"),
+        ({0: A[0]}, ["query"], "step 0 has embeddings"),
+        ({0: A, 5: A * np.nan}, ["query"] * 80, "only 0 texts have finite"),
+        ({0: A}, ["query"], "1 sides for 80"),
+    ],
+)
+def test_bad_tables_are_named(checkpoints, sides, words: str):
+    with pytest.raises(InputError, match=words):
+        drift.drift_table(checkpoints, sides)
+
+
+def test_thin_keeps_both_ends():
+    checkpoints = dict.fromkeys(range(0, 1000, 100), A)
+    assert list(drift.thin(checkpoints, 4)) == [0, 300, 600, 900]
+    assert list(drift.thin(checkpoints, 1)) == [0, 900]
+    assert list(drift.thin({7: A}, 4)) == [7]
+    assert drift.thin({}, 4) == {}
+
+
+# The map
+
+
+@pytest.fixture(scope="module")
+def moving() -> dict[int, np.ndarray]:
+    """Three checkpoints of four clusters, of which the last moves into the first; text 3 breaks at the end."""
+    random = np.random.default_rng(0)
+    centres, noise = random.normal(size=(4, 12)), 0.3 * random.normal(size=(60, 12))
+    steps = {}
+    for step, share in ((0, 0.0), (50, 0.5), (100, 1.0)):
+        now = centres.copy()
+        now[3] = (1 - share) * centres[3] + share * centres[0]
+        steps[step] = unit(now[np.arange(60) % 4] + noise).astype(np.float32)
+    steps[100][3] = np.nan
+    return steps
+
+
+@pytest.fixture(scope="module")
+def layout(moving: dict[int, np.ndarray]) -> drift.Layout:
+    return drift.aligned_layout(moving, neighbours=8, points=40)
+
+
+def test_map_keeps_identities_and_masks_nan(layout: drift.Layout):
+    assert len(layout.rows) == 40
+    assert 3 not in layout.rows and layout.missing == 1
+    assert (np.diff(layout.rows) > 0).all()
+    assert list(layout.places) == [0, 50, 100] == list(layout.trustworthiness)
+    assert all(place.shape == (40, 2) and np.isfinite(place).all() for place in layout.places.values())
+
+
+def test_map_shows_where_texts_went_and_can_be_trusted(layout: drift.Layout):
+    def share_of_first(step: int) -> float:
+        """How many of the six nearest points of the last cluster's points belong to the first cluster."""
+        place, cluster = layout.places[step], layout.rows % 4
+        distance = np.linalg.norm(place[:, None] - place[None], axis=2) + 1e9 * np.eye(len(place))
+        return float((cluster[np.argsort(distance[cluster == 3], axis=1)[:, :6]] == 0).mean())
+
+    assert share_of_first(0) < 0.1 < 0.3 < share_of_first(100)
+    assert all(0.85 < value <= 1 for value in layout.trustworthiness.values())
+
+
+def test_map_is_equal_to_the_bit_for_one_seed_and_not_for_another(layout: drift.Layout, moving, recwarn):
+    again = drift.aligned_layout(moving, neighbours=8, points=40)
+    other = drift.aligned_layout(moving, neighbours=8, points=40, seed=1)
+    assert again.rows.tobytes() == layout.rows.tobytes() != other.rows.tobytes()
+    assert all(again.places[step].tobytes() == layout.places[step].tobytes() for step in layout.places)
+    assert any(other.places[step].tobytes() != layout.places[step].tobytes() for step in layout.places)
+    assert not [warning for warning in recwarn if "n_jobs" in str(warning.message)]
+
+
+def test_map_leaves_out_texts_that_umap_could_not_place(monkeypatch: pytest.MonkeyPatch):
+    # umap gives NaN to a text without neighbours, which no small table of finite distances provokes
+    def placed(vectors: list[np.ndarray], *_: object) -> list[np.ndarray]:
+        places = [x[:, :2].copy() for x in vectors]
+        places[1][4] = np.nan
+        return places
+
+    monkeypatch.setattr(drift, "_align", placed)
+    layout = drift.aligned_layout({0: A, 1: A})
+    assert layout.missing == 1 and len(layout.rows) == 79 and 4 not in layout.rows
+    assert {len(place) for place in layout.places.values()} == {79}
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "more", "words"),
+    [
+        ({0: A}, {}, "at least two checkpoints"),
+        ({0: A, 1: A}, {"points": 9}, "takes 10 to 5000 points"),
+        ({0: A, 1: A}, {"points": 5001}, "takes 10 to 5000 points"),
+        ({0: A, 1: A}, {"neighbours": 1}, "2 neighbours or more"),
+        ({0: A[:9], 1: A[:9]}, {}, "at least 10 texts; 9 are usable"),
+        ({0: A, 1: np.tile(A[:1], (80, 1))}, {}, "at step 1 all texts share one embedding"),
+    ],
+)
+def test_bad_maps_are_named(checkpoints, more: dict, words: str):
+    with pytest.raises(InputError, match=words):
+        drift.aligned_layout(checkpoints, **more)
+
+
+# The probes of a run
+
+
+def write_run(folder: Path, texts: pd.DataFrame, checkpoints: dict[int, np.ndarray]) -> Path:
+    (folder / "probes").mkdir()
+    texts.to_csv(folder / "probes" / "texts.csv", index=False)
+    for step, x in checkpoints.items():
+        np.save(folder / "probes" / f"step_{step:06d}.npy", x)
+    return folder
+
+
+TEXTS = pd.DataFrame({"side": ["query", "document"], "text": ["NA", 'a "b",\n$c_d$ <e>'], "group": ["1", "null"]})
+
+
+def test_probes_come_back_as_written_in_the_order_of_steps(tmp_path: Path):
+    run = write_run(tmp_path, TEXTS, {1_000_000: A[:2], 120: A[2:4].astype(np.float16), 0: A[4:6]})
+    (run / "probes" / "step_best.npy").write_bytes(b"not one of ours")
+    texts, checkpoints = drift.load_probes(run)
+    pd.testing.assert_frame_equal(texts, TEXTS, check_dtype=False)
+    assert list(checkpoints) == [0, 120, 1_000_000]
+    assert all(x.dtype == np.float32 for x in checkpoints.values())
+    assert checkpoints[1_000_000] == pytest.approx(A[:2], abs=1e-6)
+
+
+def test_broken_probes_are_named(tmp_path: Path):
+    with pytest.raises(InputError, match="holds no probe embeddings; train with probes above 0"):
+        drift.load_probes(tmp_path)
+    run = write_run(tmp_path, TEXTS, {0: A[:2]})
+    step = run / "probes" / "step_000000.npy"
+    whole = step.read_bytes()
+    for damage, words in [
+        (whole[:-8], "cannot be read"),
+        (b"", "cannot be read"),
+        (b"PK not an array", "cannot be read"),
+    ]:
+        step.write_bytes(damage)
+        with pytest.raises(InputError, match=rf"step_000000\.npy {words}"):
+            drift.load_probes(run)
+    np.save(step, np.array([{"a": 1}, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"step_000000\.npy cannot be read"):
+        drift.load_probes(run)
+    for wrong in (A[:3], A[:2].astype(int), A[0][:2]):
+        np.save(step, wrong)
+        with pytest.raises(InputError, match="for 2 texts"):
+            drift.load_probes(run)
+    with step.open("wb") as file:
+        np.savez(file, a=A)
+    with pytest.raises(InputError, match="for 2 texts"):
+        drift.load_probes(run)
+    step.write_bytes(whole)
+    table = run / "probes" / "texts.csv"
+    TEXTS.drop(columns="group").to_csv(table, index=False)
+    with pytest.raises(InputError, match="has no column group"):
+        drift.load_probes(run)
+    table.write_bytes(b"side,text\n\xff\xfe\n")
+    with pytest.raises(InputError, match=r"texts\.csv cannot be read"):
+        drift.load_probes(run)
+    table.unlink()
+    with pytest.raises(InputError, match="holds no probe embeddings"):
+        drift.load_probes(run)
