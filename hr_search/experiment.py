@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,10 +51,14 @@ def run_experiment(settings: Settings, runid: str) -> Run:
     rows = index_rows(data.train)
     check_rows(settings, data, rows)
     accelerator = train.make_accelerator()
-    encoder = load_encoder(
-        settings.modelname, settings.maxlength, settings.precision, settings.dropout, accelerator.device
-    )
-    run = runs.create_run(runid)
+    if not accelerator.is_main_process:
+        logging.getLogger("hr_search").setLevel(logging.ERROR)
+    with accelerator.main_process_first():  # it builds and downloads; the others find the files
+        encoder = load_encoder(
+            settings.modelname, settings.maxlength, settings.precision, settings.dropout, accelerator.device
+        )
+    # Every process of a launch computes the same numbers; the others' copies are thrown away.
+    run = runs.create_run(runid) if accelerator.is_main_process else Run(Path(tempfile.mkdtemp()) / runid)
     files.write_json(run.folder / "config.json", settings.to_dict())
     files.write_json(run.folder / "environment.json", environment(settings, data, encoder, accelerator))
     log.info(
@@ -101,6 +107,9 @@ def run_experiment(settings: Settings, runid: str) -> Run:
     summary["seconds"] = time.perf_counter() - started
     files.write_json(run.folder / "summary.json", summary)
     log.info("%s", summary["verdict"])
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        shutil.rmtree(run.folder.parent)
     return run
 
 

@@ -6,7 +6,8 @@ nested a million times kills the interpreter when it is hashed. So the standard 
 (`pickletools.genops`) lists the instructions, the few that a table needs are followed here, and a global
 name of `ALLOWED` becomes an inert record (`_Made`) of its arguments. Every other name or instruction ends
 the reading. The table is then assembled from the records with its bounds checked, under any installed
-pandas. Pickles of pandas 1.0 to 3 are read, but for 1.3, whose `functools.partial` stays forbidden.
+pandas. Pickles of pandas 1.0 to 3 are read, but for those of 1.3, which need `functools.partial`, and
+those with a named zone of `zoneinfo`, which need `getattr`: both stay forbidden.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ ALLOWED: dict[str, frozenset[str]] = {package: frozenset(names.split()) for pack
     "StringArray ArrowStringArray ArrowStringArrayNumpySemantics ArrowExtensionArray StringDtype ArrowDtype "
     "IntegerArray FloatingArray BooleanArray Int8Dtype Int16Dtype Int32Dtype Int64Dtype UInt8Dtype UInt16Dtype "
     "UInt32Dtype UInt64Dtype Float32Dtype Float64Dtype BooleanDtype Categorical CategoricalDtype NA _nat_unpickle "
-    "DatetimeArray TimedeltaArray DatetimeTZDtype Timestamp _unpickle_timestamp Timedelta _timedelta_unpickle Day",
+    "__nat_unpickle DatetimeArray TimedeltaArray DatetimeTZDtype Timestamp _unpickle_timestamp Timedelta "
+    "_timedelta_unpickle Day",
     "numpy": "_reconstruct _frombuffer ndarray dtype scalar",
     "pyarrow": "_restore_array chunked_array type_for_alias py_buffer",
     "builtins": "slice bytearray bytes object",
@@ -53,7 +55,6 @@ ALLOWED: dict[str, frozenset[str]] = {package: frozenset(names.split()) for pack
     "datetime": "date datetime time timedelta timezone",
     "decimal": "Decimal",
     "pytz": "_UTC _p",
-    "zoneinfo": "ZoneInfo._unpickle",
 }.items()}  # fmt: skip
 """The global names a pickle may hold, by package (the first part of the module).
 
@@ -369,7 +370,7 @@ def _plain_column(cells: Sequence[Any], column: str, path: Path | str) -> pd.Ser
 def _plain_cell(value: Any, where: str, inside: bool = False) -> Any:
     """One cell (or, `inside`, one item of a list) in plain Python; `where` names it in an error."""
     name = value.name if type(value) is _Made else type(value).__name__
-    if type(value) is _Made and name == "_nat_unpickle":
+    if type(value) is _Made and name.endswith("_nat_unpickle"):
         return None
     if type(value) is _Made and name in _DATES:
         return Unread(name.removeprefix("_unpickle_"))

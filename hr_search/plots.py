@@ -31,7 +31,7 @@ MEASURES = {
     "displacement": "Displacement (1 - cosine)",
     "jaccard": "Same neighbours (Jaccard)",
     "cka": "Same geometry (linear CKA)",
-    "procrustes": "More than a rotation (Procrustes)",
+    "procrustes": "Beyond rotation (Procrustes)",
     "alignment": "Pairs apart (squared distance)",
     "uniformity": "Uniformity (lower = more even)",
     "anisotropy": "Mean cosine (lower = wider)",
@@ -47,14 +47,16 @@ def lengths(queries: Iterable[str], documents: Iterable[str], ax: Axes | None = 
     ax = _axis(ax)
     end = max(2, *(int(np.percentile(counts, 99)) for counts in words))
     shares = [np.full(len(counts), 1 / len(counts)) for counts in words]
-    width = -(-end // 40)  # whole words, or bars of unequal reach would show steps that are not there
-    bins = np.arange(0.5, end + width + 0.5, width)
+    long = end > 40  # queries of 3 words and documents of 300 share no linear axis
+    bins = (np.unique(np.geomspace(1, end + 1, 31).round()) if long else np.arange(1, end + 2)) - 0.5
     clipped = [np.clip(counts, 1, end) for counts in words]
     ax.hist(clipped, bins, weights=shares, color=[BLUE, ORANGE], label=list(parts))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if long:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:,.0f}")
     title = f"Median length in words: queries {np.median(words[0]):g}, documents {np.median(words[1]):g}"
-    return _finish(ax, title, f"Words (last bar: {end} or more)", "Share of texts", legend=True)
+    return _finish(ax, title, f"Words (last bar: {end:,} or more)", "Share of texts", legend=True)
 
 
 def group_sizes(groups: Sequence[str], ax: Axes | None = None) -> Axes:
@@ -177,7 +179,7 @@ def drift_over_steps(table: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
     _some(table[table["side"] == "all"], 'rows of side "all" in the drift table')
     wide = table.pivot(index="step", columns=["measure", "side"], values="value").sort_index()
     names = {known: name for known in MEASURES for name in wide.columns.levels[0] if name.split("@")[0] == known}
-    columns = (len(names) + 1) // 2
+    columns = (len(_some(names, "measures of drift")) + 1) // 2
     axes = _axes(axes, 2, columns, (2.9 * columns, 5.2))
     shown = {}
     for ax, (known, name) in zip(axes, names.items(), strict=False):
@@ -185,11 +187,10 @@ def drift_over_steps(table: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
         for side in [side for side in sides if side != "all"] or sides:
             colour = SIDES.get(side, PINK)
             (shown[side],) = ax.plot(wide.index, wide[name, side], color=colour, marker="o", markersize=3)
-            if name == "displacement":
+            if name == "displacement" and ("displacement_p10", side) in wide:
                 low, high = (wide[f"displacement_p{part}", side] for part in (10, 90))
                 ax.fill_between(wide.index, low, high, color=colour, alpha=0.18, linewidth=0)
         _finish(ax, MEASURES[known].replace("Jaccard", name.capitalize()), STEP, "")
-        ax.title.set_fontsize(9)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for ax in axes[len(names) :]:
         ax.set_axis_off()
@@ -216,6 +217,8 @@ def drift_arrows(
     first, last = steps or (min(layout.places), max(layout.places))
     if not {first, last} <= set(layout.places):
         raise InputError(f"the map has the steps {', '.join(map(str, layout.places))}, not {first} and {last}.")
+    if len(texts) <= layout.rows.max():
+        raise InputError(f"the map shows text {layout.rows.max() + 1} of only {len(texts)}; give all probe texts.")
     a, b = layout.places[first], layout.places[last]
     shown = texts.iloc[layout.rows]
     drawn = np.unique(np.linspace(0, len(a) - 1, min(arrows, len(a))).round().astype(int))
@@ -230,15 +233,14 @@ def drift_arrows(
             ax.quiver(*a[part].T, *(b - a)[part].T, angles="xy", scale_units="xy", scale=1, **look)
         ax.plot([], [], color=SIDES.get(side, PINK), linewidth=3, label=side)  # for the legend
     for index in named:
-        right = b[index, 0] > np.median(b[:, 0])
+        right = b[index, 0] >= a[index, 0]  # ahead of the arrow, not on it
         place = {"xytext": (5 if right else -5, 0), "ha": "left" if right else "right", "va": "center"}
         box = {"boxstyle": "round,pad=0.15", "color": "white", "alpha": 0.75}
         text = " ".join(str(shown["text"].iloc[index]).split())
         text = text if len(text) <= 28 else text[:27] + "…"
         ax.annotate(text, b[index], textcoords="offset points", fontsize=8, bbox=box, parse_math=False, **place)
     ax.set_aspect("equal", "datalim")
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     title = f"Paths of {len(drawn):,} of {len(a):,} texts, step {first:,} to {last:,} (the map understates movement)"
     return _finish(ax, title, "Map x (no unit)", "Map y (no unit)", legend=True)
 
@@ -293,8 +295,7 @@ def _finish(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> Axes:
 
 
 def _plain(legend: Legend) -> None:
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    plt.setp(legend.get_texts(), parse_math=False)
 
 
 def _line(ax: Axes, table: pd.DataFrame, name: str, colour: str, label: str | None = None) -> float:
@@ -307,7 +308,8 @@ def _line(ax: Axes, table: pd.DataFrame, name: str, colour: str, label: str | No
 
 def _shares(ax: Axes, parts: Mapping[str, tuple[Sequence[float], str]], start: float | None = None) -> np.ndarray:
     """Draws histograms (values and colour by label) over common bins and returns the shares, (parts, bins)."""
-    values = [np.asarray(_some(part, label), dtype=float) for label, (part, _) in parts.items()]
+    arrays = {label: np.asarray(part, dtype=float) for label, (part, _) in parts.items()}
+    values = [_some(x[np.isfinite(x)], f"finite values of {label}") for label, x in arrays.items()]
     low, high = min(map(np.min, values)) if start is None else start, max(map(np.max, values))
     bins = np.linspace(low, max(high, low + 1e-6), int(np.clip(np.sqrt(min(map(len, values))), 8, 60)) + 1)
     shares = np.array([np.histogram(part, bins)[0] / len(part) for part in values])

@@ -215,6 +215,11 @@ def test_every_missing_value_becomes_none(tmp_path, protocol):
         assert read[column].tolist() == [1 if column == "Int64" else "x", *[None] * 5]
 
 
+def test_no_time_of_older_pandas(tmp_path):
+    path = written(tmp_path, b"\x80\x02]}X\x01\0\0\0acpandas._libs.tslibs.nattype\n__nat_unpickle\nN\x85Rsa.")
+    assert read_pickle_frame(path)["a"].tolist() == [None]
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_numpy_values_become_plain(tmp_path, protocol):
     cells = [np.str_("ю"), np.float64(0.5), np.int64(4), np.bool_(True), ("a", np.str_("b")), np.array(["c", "d"])]

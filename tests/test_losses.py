@@ -1,0 +1,248 @@
+"""Losses by arithmetic, by gradients, and against sentence-transformers on the same embeddings."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import losses as peers
+from sentence_transformers.sentence_transformer.losses.batch_hard_triplet import BatchHardTripletLossDistanceFunction
+from torch.nn.functional import normalize
+
+from hr_search.losses import gap, infonce, spread, triplet
+
+
+def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Random vectors of length 1."""
+    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=-1)
+
+
+def at_angles(*degrees: float) -> torch.Tensor:
+    """Points on the circle."""
+    radians = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+    return torch.stack([radians.cos(), radians.sin()], dim=1)
+
+
+def others(count: int) -> torch.Tensor:
+    """(B, B) true off the diagonal: every other document is wrong."""
+    return ~torch.eye(count, dtype=torch.bool)
+
+
+ROWS = torch.arange
+
+
+# -- triplet -------------------------------------------------------------------------------------
+
+
+def test_triplet_by_hand():
+    queries, documents = at_angles(0, 90), at_angles(0, 60, 180)
+    wrong = torch.tensor([[False, True, True], [True, False, True]])
+    # Row 1: own at cosine 1, nearest wrong one at .5. Row 2: own at cos 30°, both wrong ones at 0.
+    gaps = gap(queries, documents, torch.tensor([0, 1]), wrong)
+    torch.testing.assert_close(gaps, torch.tensor([0.5 - 1, -math.sqrt(3) / 2], dtype=torch.float64))
+    loss = triplet(queries, documents, torch.tensor([0, 1]), wrong, margin=0.9)
+    assert loss.item() == pytest.approx((0.4 + 0.9 - math.sqrt(3) / 2) / 2)
+    assert triplet(queries, documents, torch.tensor([0, 1]), wrong, margin=0.5).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_zeros_cost_the_margin():
+    zeros = torch.zeros(4, 8)
+    assert triplet(zeros, zeros, ROWS(4), others(4), margin=0.3).item() == pytest.approx(0.3)
+
+
+def test_a_swapped_triplet_costs_more():
+    query, documents = at_angles(0), at_angles(10, 80)
+    right = triplet(query, documents, torch.tensor([0]), torch.tensor([[False, True]]))
+    swapped = triplet(query, documents, torch.tensor([1]), torch.tensor([[True, False]]))
+    assert right.item() == 0 and swapped.item() == pytest.approx(
+        0.3 + math.cos(math.radians(10)) - math.cos(math.radians(80))
+    )
+
+
+def test_only_the_nearest_candidate_counts():
+    query, documents = at_angles(0), at_angles(0, 30, 60, 90)
+    mask = torch.tensor([[False, True, True, True]])
+    every = triplet(query, documents, torch.tensor([0]), mask, 1.0)
+    nearest = triplet(query, documents, torch.tensor([0]), torch.tensor([[False, True, False, False]]), 1.0)
+    farther = triplet(query, documents, torch.tensor([0]), torch.tensor([[False, False, True, True]]), 1.0)
+    assert every.item() == nearest.item() == pytest.approx(
+        math.cos(math.radians(30))
+    ) and farther.item() == pytest.approx(0.5)
+
+
+def test_rows_without_candidates_neither_cost_nor_count():
+    queries, documents, mask = unit(3, 4), unit(3, 4, seed=1), others(3)
+    mask[2] = False
+    first = triplet(queries[:2], documents, ROWS(2), mask[:2], 1.0)
+    torch.testing.assert_close(triplet(queries, documents, ROWS(3), mask, 1.0), first)
+    queries.requires_grad_()
+    nothing = triplet(queries, documents, ROWS(3), torch.zeros_like(mask), 1.0)
+    nothing.backward()
+    assert nothing.item() == 0 and (queries.grad == 0).all()
+    assert gap(queries, documents, ROWS(3), mask)[2].item() == -math.inf
+
+
+def test_a_group_is_never_repelled():
+    # Documents 0 and 1 are of one group; the loss must not see what they are to each other's query.
+    queries, mask = unit(3, 4), others(3)
+    mask[0, 1] = mask[1, 0] = False
+    documents = unit(3, 4, seed=1).requires_grad_()
+    for row, fellow in ((0, 1), (1, 0)):
+        loss = triplet(queries[row : row + 1], documents, torch.tensor([row]), mask[row : row + 1], 2.0)
+        (gradient,) = torch.autograd.grad(loss, documents)
+        assert (gradient[fellow] == 0).all() and (gradient[2] != 0).any() and (gradient[row] != 0).any()
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3, 1.5])
+def test_triplet_equals_the_triplet_loss_of_sentence_transformers(margin):
+    anchor, positive, negative = unit(16, 8), unit(16, 8, seed=1), unit(16, 8, seed=2)
+    peer = peers.TripletLoss(None, distance_metric=peers.TripletDistanceMetric.COSINE, triplet_margin=margin)
+    expected = peer.compute_loss_from_embeddings([anchor, positive, negative], None)
+    mask = torch.cat([torch.zeros(16, 16), torch.eye(16)], dim=1).bool()
+    torch.testing.assert_close(triplet(anchor, torch.cat([positive, negative]), ROWS(16), mask, margin), expected)
+
+
+@pytest.mark.parametrize("margin", [0.3, 1.0])
+def test_triplet_equals_the_batch_hard_loss_of_sentence_transformers(margin):
+    # Two texts a label: the hardest positive of each is the other one.
+    embeddings, labels = unit(12, 8), torch.arange(6).repeat(2)
+    peer = peers.BatchHardTripletLoss(None, BatchHardTripletLossDistanceFunction.cosine_distance, margin)
+    expected = peer.compute_loss_from_embeddings([embeddings], labels)
+    partner = (torch.arange(12) + 6) % 12
+    loss = triplet(embeddings, embeddings, partner, labels[:, None] != labels[None, :], margin)
+    torch.testing.assert_close(loss, expected)
+
+
+# -- InfoNCE -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_zeros_cost_the_logarithm_of_the_batch(count):
+    zeros = torch.zeros(count, 8)
+    mask = others(count)
+    assert infonce(zeros, zeros, ROWS(count), mask, ~mask).item() == pytest.approx(math.log(count))
+
+
+def test_infonce_by_hand():
+    queries, documents, mask = at_angles(0, 90), at_angles(0, 60), others(2)
+    scores = np.array([[1, 0.5], [0, math.sqrt(3) / 2]])
+    for margin, temperature in ((0.0, 0.05), (0.2, 0.5)):
+        logits = (scores - margin * np.eye(2)) / temperature
+        rows, columns = (np.log(np.exp(logits).sum(axis=axis)) - np.diag(logits) for axis in (1, 0))
+        loss = infonce(queries, documents, ROWS(2), mask, ~mask, temperature, margin)
+        assert loss.item() == pytest.approx((rows.mean() + columns.mean()) / 2)
+
+
+def test_swapped_documents_and_wider_margins_cost_more():
+    queries, documents, mask = at_angles(0, 90), at_angles(5, 85), others(2)
+    right = infonce(queries, documents, ROWS(2), mask, ~mask)
+    assert right < infonce(queries, documents.flip(0), ROWS(2), mask, ~mask)
+    costs = [infonce(queries, documents, ROWS(2), mask, ~mask, margin=margin).item() for margin in (0, 0.3, 0.9)]
+    assert costs == sorted(costs) and costs[0] < costs[2]
+
+
+def test_infonce_equals_multiple_negatives_ranking_of_sentence_transformers():
+    anchor, positive = unit(10, 8), unit(10, 8, seed=1)
+    peer = peers.MultipleNegativesRankingLoss(None, scale=1 / 0.07)
+    both = [peer.compute_loss_from_embeddings(pair, None) for pair in ([anchor, positive], [positive, anchor])]
+    mask = others(10)
+    torch.testing.assert_close(infonce(anchor, positive, ROWS(10), mask, ~mask, 0.07), sum(both) / 2)
+
+
+def test_infonce_with_given_negatives_equals_that_of_sentence_transformers():
+    anchor, positive, negative = unit(6, 8), unit(6, 8, seed=1), unit(6, 8, seed=2)
+    peer = peers.MultipleNegativesRankingLoss(None, scale=20.0)
+    forward = peer.compute_loss_from_embeddings([anchor, positive, negative], None)
+    backward = peer.compute_loss_from_embeddings([positive, anchor], None)
+    mask = torch.cat([others(6), torch.ones(6, 6, dtype=torch.bool)], dim=1)
+    loss = infonce(anchor, torch.cat([positive, negative]), ROWS(6), mask, torch.eye(6).bool(), 0.05)
+    torch.testing.assert_close(loss, (forward + backward) / 2)
+
+
+def test_the_group_is_left_out_of_both_directions():
+    queries, documents = unit(3, 4), unit(3, 4, seed=1)
+    mask = others(3)
+    mask[0, 1] = mask[1, 0] = False
+    loss = infonce(queries, documents, ROWS(3), mask, ~mask, 0.5).item()
+    scores = (queries @ documents.T / 0.5).numpy()
+    kept = np.where(mask.numpy() | np.eye(3, dtype=bool), np.exp(scores), 0)
+    rows, columns = (np.log(kept.sum(axis=axis)) - np.diag(scores) for axis in (1, 0))
+    assert loss == pytest.approx((rows.mean() + columns.mean()) / 2)
+
+
+def test_relevance_is_read_as_document_by_query():
+    # The document of row 0 fits query 1, the document of row 1 does not fit query 0.
+    queries, documents = unit(2, 4).requires_grad_(), unit(2, 4, seed=1)
+    fits = torch.tensor([[True, True], [False, True]])
+    nothing = torch.zeros(2, 2, dtype=torch.bool)
+    loss = infonce(queries, documents, ROWS(2), nothing, fits, 0.5)
+    scores = (documents @ queries.T / 0.5).detach()
+    expected = (torch.logsumexp(scores[1], 0) - scores[1, 1]) / 2 / 2  # row 0 has only its own query left
+    torch.testing.assert_close(loss, expected)
+
+
+def test_duplicates_of_a_document_count_once():
+    # Two rows share document 0; M = 2 distinct documents, B = 3 rows.
+    queries, documents = torch.zeros(3, 4), torch.zeros(2, 4)
+    positive = torch.tensor([0, 0, 1])
+    wrong = torch.tensor([[False, True], [False, True], [True, False]])
+    same = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
+    loss = infonce(queries, documents, positive, wrong, same)
+    forward, backward = math.log(2), (math.log(2) + math.log(2) + math.log(3)) / 3
+    assert loss.item() == pytest.approx((forward + backward) / 2)
+
+
+# -- gradients -----------------------------------------------------------------------------------
+
+MASK = others(5)
+MASK[0, 1] = MASK[1, 0] = MASK[4] = False
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda q, d: triplet(q, d, ROWS(5), MASK, 0.7),
+        lambda q, d: infonce(q, d, ROWS(5), MASK, ~MASK, 0.3),
+        lambda q, d: infonce(q, d, ROWS(5), MASK, ~MASK, 0.3, 0.2),
+        lambda q, d: gap(q, d, ROWS(5), MASK)[:4],
+        lambda q, d: spread(torch.cat([q, d])),
+    ],
+    ids=["triplet", "infonce", "margin-ce", "gap", "spread"],
+)
+def test_gradients(loss):
+    def normalised(q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        return loss(normalize(q, dim=-1), normalize(d, dim=-1))
+
+    inputs = unit(5, 3).requires_grad_(), unit(5, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(normalised, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_losses_are_finite_in_every_precision(dtype):
+    queries, documents = unit(4, 8, dtype=torch.float32), unit(4, 8, seed=1, dtype=torch.float32)
+    queries, documents = queries.to(dtype).requires_grad_(), documents.to(dtype)
+    nothing = torch.zeros(4, 4, dtype=torch.bool)
+    for mask in (others(4), nothing):
+        loss = triplet(queries, documents, ROWS(4), mask) + infonce(
+            queries, documents, ROWS(4), mask, ~nothing, 0.01, 0.3
+        )
+        (gradient,) = torch.autograd.grad(loss, queries)
+        assert loss.isfinite() and gradient.isfinite().all()
+
+
+# -- spread --------------------------------------------------------------------------------------
+
+
+def test_spread_by_hand():
+    assert spread(at_angles(40, 40, 40)).item() == pytest.approx(0, abs=1e-12)
+    assert spread(at_angles(0, 90)).item() == pytest.approx(1)
+    assert spread(at_angles(0, 180)).item() == pytest.approx(2)
+    assert spread(at_angles(0, 120, 240)).item() == pytest.approx(1.5)
+
+
+def test_spread_is_one_minus_the_mean_pairwise_cosine():
+    points = unit(20, 6)
+    cosines = (points @ points.T).numpy()
+    assert spread(points).item() == pytest.approx(1 - cosines[np.triu_indices(20, 1)].mean())

@@ -1,0 +1,388 @@
+"""Plots by what the renderer is handed: labels, bars, intervals, titles; and by every table they must refuse."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.quiver import Quiver
+from nbconvert import HTMLExporter
+
+from hr_search import plots
+from hr_search.drift import Layout
+from hr_search.errors import InputError
+
+matplotlib.use("Agg")
+
+AWKWARD = r"$\oops_ <b>$ & 100 %"  # as mathematics it cannot be drawn
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def title(ax: Axes) -> str:
+    return ax.get_title(loc="left")
+
+
+def legend(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def drawn(ax: Axes) -> Axes:
+    """The axis after a full rendering without any warning, for errors in texts show only then."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax.figure.canvas.draw()
+    return ax
+
+
+def metrics_table() -> pd.DataFrame:
+    rows = [
+        (system, direction, metric, value, value - 0.02, value + 0.03, 100)
+        for direction in ("q2d", "d2q")
+        for system, value in (("trained", 0.66), ("base", 0.48), ("bm25", 0.39), ("tfidf", 0.37))
+        for metric in ("map", "ndcg@10", "recall@10", "pass@1", "mrr")
+    ]
+    return pd.DataFrame(rows, columns=["system", "direction", "metric", "value", "low", "high", "queries"])
+
+
+def history_table() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "step": [0, 600, 1200, 1800],
+            "loss": [np.nan, 0.3, 0.2, 0.1],
+            "mrr": [0.5, 0.6, 0.7, 0.65],
+            "active": [np.nan, 0.9, 0.4, 0.25],
+            "spread": [0.1, 0.4, 0.5, 0.6],
+        }
+    )
+
+
+def queries_table() -> pd.DataFrame:
+    base, trained = [1, 0.5, 0.25, 0, 1], [1, 1, 0.5, 0.5, 0.5]
+    parts = [
+        pd.DataFrame({"system": system, "direction": "q2d", "query": list("abcde"), "mrr": values})
+        for system, values in (("base", base), ("trained", trained))
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def drift_rows(sides: tuple[str, ...] = ("all", "query", "document"), k: int = 10) -> pd.DataFrame:
+    measures = ["displacement", "displacement_p10", "displacement_p50", "displacement_p90"]
+    measures += ["cka", "procrustes", f"jaccard@{k}", "uniformity", "anisotropy"]
+    rows = [
+        (step, side, measure, 0.1 * step / 100 + 0.01 * number)
+        for step in (200, 0, 100)
+        for side in sides
+        for number, measure in enumerate(measures)
+    ]
+    rows += [(step, "all", "alignment", 0.5) for step in (0, 100, 200)]
+    return pd.DataFrame(rows, columns=["step", "side", "measure", "value"])
+
+
+def small_map(count: int = 40) -> tuple[Layout, pd.DataFrame]:
+    random = np.random.default_rng(0)
+    start = random.normal(size=(count, 2))
+    places = {0: start, 50: start + 0.1, 90: start + random.normal(size=(count, 2))}
+    layout = Layout(rows=np.arange(count) * 2, places=places, trustworthiness=dict.fromkeys(places, 0.9), missing=0)
+    sides = np.where(np.arange(2 * count) % 4 == 0, "query", "document")
+    return layout, pd.DataFrame({"side": sides, "text": [f"text {row}" for row in range(2 * count)], "group": "g"})
+
+
+# Data
+
+
+def test_lengths_shows_shares_of_both_sides():
+    ax = drawn(plots.lengths(["a b c", "a", "a"], (text for text in ["a b", "a b"])))
+    queries, documents = ([patch.get_height() for patch in bars] for bars in ax.containers)
+    assert queries == pytest.approx([2 / 3, 1 / 3]) or queries == pytest.approx([2 / 3, 0, 1 / 3])
+    assert sum(documents) == pytest.approx(1)
+    assert title(ax) == "Median length in words: queries 1, documents 2"
+    assert legend(ax) == ["queries", "documents"]
+    assert ax.get_ylabel() == "Share of texts"
+    assert "Words" in ax.get_xlabel()
+
+
+def test_lengths_of_long_texts_has_few_bars_that_hold_every_text_on_a_log_axis():
+    texts = ["w " * count for count in range(1, 2001)]
+    ax = drawn(plots.lengths(["w"], texts))
+    heights = [patch.get_height() for patch in ax.containers[1]]
+    assert len(heights) <= 30
+    assert sum(heights) == pytest.approx(1)
+    assert heights[0] == pytest.approx(1 / 2000)  # a bar of its own for one word
+    assert ax.get_xscale() == "log"
+    assert "last bar: 1,980 or more" in ax.get_xlabel()
+    assert heights[-1] >= 20 / 2000  # which the longest 1 % share
+
+
+def test_group_sizes_counts_groups_and_clips_the_tail():
+    ax = drawn(plots.group_sizes(["a", "b", "b", *["c"] * 50, *["d"] * 20]))
+    bars = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in ax.patches}
+    assert bars == {1: 1, 2: 1, 20: 2}
+    assert title(ax) == "4 groups: 25% have a single row, the largest has 50"
+    assert ax.get_yscale() == "log"
+
+
+# Training
+
+
+def test_history_marks_the_best_step_on_both_axes():
+    axes = plots.history(history_table())
+    assert [ax.get_ylabel() for ax in axes] == ["Loss", "Validation mrr"]
+    assert title(axes[0]) == "Best validation mrr 0.700 at step 1,200 of 1,800"
+    assert axes[0].lines[0].get_xdata().tolist() == [600, 1200, 1800]  # the loss before training is unknown
+    for ax in axes:
+        assert list(ax.lines[1].get_xdata()) == [1200, 1200]
+    star = axes[1].lines[2]
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (1200, 0.7)
+    assert axes[1].get_xlabel() == "Step (optimiser updates)"
+    drawn(axes[0])
+
+
+def test_history_takes_the_goal_and_given_axes_and_refuses_an_empty_goal():
+    given = plt.subplots(1, 2)[1]
+    table = history_table().assign(**{"ndcg@10": [0.1, 0.4, 0.2, np.nan]})
+    axes = plots.history(table, "ndcg@10", given)
+    assert axes[0] is given[0]
+    assert "0.400 at step 600" in title(axes[0])
+    with pytest.raises(InputError, match="no value of mrr"):
+        plots.history(table.assign(mrr=np.nan))
+
+
+def test_active_and_spread_draws_both_and_says_where_they_end():
+    ax = drawn(plots.active_and_spread(history_table()))
+    assert title(ax) == "At the end 25% of the triplets still cost; the documents' spread is 0.60"
+    assert [len(line.get_xdata()) for line in ax.lines] == [3, 4]
+    assert legend(ax)[0].startswith("active") and legend(ax)[1].startswith("spread")
+
+
+# Quality
+
+
+def test_metric_bars_has_a_bar_and_an_interval_for_every_system_and_metric():
+    ax = drawn(plots.metric_bars(metrics_table()))
+    assert len(ax.patches) == 16
+    assert legend(ax) == ["bm25", "tfidf", "base", "trained"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["mrr", "pass@1", "recall@10", "ndcg@10"]
+    assert title(ax) == "q2d: trained leads with mrr 0.66; training changed it by +0.18"
+    trained = ax.containers[-2]
+    assert [bar.get_height() for bar in trained] == [0.66] * 4
+    assert to_hex(trained[0].get_facecolor()) == plots.BLUE.lower()
+    low, high = ax.collections[-1].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((0.64, 0.69))
+    assert len(ax.collections) == 4
+    assert [text.get_text() for text in ax.texts].count("0.66") == 4
+
+
+def test_metric_bars_draws_other_systems_directions_and_gaps():
+    table = metrics_table()
+    table = table[~((table["system"] == "base") & (table["metric"] == "mrr"))].replace({"system": {"bm25": AWKWARD}})
+    ax = drawn(plots.metric_bars(table, "d2q", names=("mrr", "map", "absent")))
+    assert legend(ax) == ["tfidf", "base", "trained", AWKWARD]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["mrr", "map"]
+    assert len(ax.texts) == 7
+    assert title(ax).startswith("d2q: trained leads with mrr 0.66")
+
+
+def test_gains_counts_won_lost_and_unchanged():
+    ax = drawn(plots.gains(queries_table()))
+    assert title(ax) == "trained against base, q2d: 3 won, 1 lost, 1 unchanged"
+    assert sum(patch.get_height() for patch in ax.containers[0]) == 1
+    assert sum(patch.get_height() for patch in ax.containers[1]) == 3
+    assert legend(ax) == ["lost by trained", "won by trained"]
+
+
+def test_gains_refuses_systems_with_other_queries():
+    table = queries_table()
+    with pytest.raises(InputError, match="no q2d queries of bm25"):
+        plots.gains(table, before="bm25")
+    table.loc[7, "query"] = "another"
+    with pytest.raises(InputError, match="queries of base and trained differ"):
+        plots.gains(table)
+
+
+@pytest.mark.parametrize(
+    ("negatives", "overlap"), [([0.1] * 100, "0%"), ([0.9] * 100, "100%"), ([0.1] * 75 + [0.9] * 25, "25%")]
+)
+def test_scores_state_their_overlap(negatives: list[float], overlap: str):
+    ax = drawn(plots.score_distributions([0.9] * 40, negatives))
+    assert title(ax) == f"Scores of right and wrong documents overlap by {overlap}"
+    assert legend(ax) == ["wrong documents", "right documents"]
+    assert ax.get_xlabel() == "Score (cosine)"
+
+
+# Drift
+
+
+def test_displacement_histogram_names_the_median_of_each_side():
+    ax = drawn(plots.displacement_histogram([0.1, 0.3, 0.5, 0.0], ["query", "query", "query", AWKWARD]))
+    assert title(ax) == f"Median displacement: query 0.30, {AWKWARD} 0.00"
+    assert legend(ax) == ["query", AWKWARD]
+    assert ax.patches[0].get_data().values.sum() == pytest.approx(1)
+    drawn(plots.displacement_histogram(np.zeros(5), ["query"] * 5))
+
+
+def test_drift_over_steps_has_a_panel_a_measure_with_ordered_steps():
+    axes = plots.drift_over_steps(drift_rows())
+    drawn(axes[0])
+    assert len(axes) == 7
+    assert title(axes[1]) == "Same neighbours (Jaccard@10)"
+    assert [line.get_xdata().tolist() for line in axes[0].lines] == [[0, 100, 200]] * 2
+    assert axes[0].lines[0].get_ydata() == pytest.approx([0, 0.1, 0.2])
+    assert len(axes[0].collections) == 2  # the bands
+    assert not axes[2].collections
+    alignment = next(ax for ax in axes if title(ax).startswith("Pairs"))
+    assert len(alignment.lines) == 1
+    figure = axes[0].figure
+    assert figure.get_suptitle() == "At step 200: mean displacement 0.20, neighbours kept 0.26, CKA 0.24"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["query", "document", "all"]
+    assert not figure.axes[-1].axison  # the eighth place is empty
+
+
+def test_drift_over_steps_of_one_side_another_k_and_fewer_measures():
+    table = drift_rows(sides=("all",), k=3)
+    axes = plots.drift_over_steps(table)
+    assert title(axes[1]) == "Same neighbours (Jaccard@3)"
+    assert all(len(ax.lines) == 1 for ax in axes)
+    few = plots.drift_over_steps(table[table["measure"].isin(["displacement", "cka"])])
+    assert len(few) == 2 and not few[0].collections
+    assert few[0].figure.get_suptitle() == "At step 200: mean displacement 0.20, CKA 0.24"
+    drawn(few[0])
+
+
+def test_drift_arrows_go_from_the_first_place_to_the_last():
+    layout, texts = small_map()
+    ax = drawn(plots.drift_arrows(layout, texts))
+    arrows = [item for item in ax.collections if isinstance(item, Quiver)]
+    assert sum(len(item.U) for item in arrows) == 40
+    ends = np.concatenate([item.XY + np.stack([item.U, item.V], axis=1) for item in arrows])
+    assert sorted(map(tuple, ends.round(9))) == sorted(map(tuple, layout.places[90].round(9)))
+    assert title(ax).startswith("Paths of 40 of 40 texts, step 0 to 90")
+    assert legend(ax) == ["query", "document"]
+    assert 1 <= len(ax.texts) <= 8
+    longest = np.linalg.norm(layout.places[90] - layout.places[0], axis=1).argmax()
+    assert ax.texts[0].get_text() == f"text {2 * longest}"  # row i of the map is text layout.rows[i]
+    assert ax.texts[0].xy == pytest.approx(layout.places[90][longest])
+
+
+def test_drift_arrows_draws_other_steps_fewer_arrows_and_labels_that_keep_apart():
+    layout, texts = small_map(500)
+    ax = plots.drift_arrows(layout, texts, steps=(0, 50), arrows=30)
+    assert sum(len(item.U) for item in ax.collections if isinstance(item, Quiver)) == 30
+    assert "Paths of 30 of 500 texts, step 0 to 50" in title(ax)
+    spots = np.array([text.xy for text in ax.texts]) / np.ptp(layout.places[50], axis=0)
+    gaps = np.abs(spots[:, None] - spots[None]) + 9 * np.eye(len(spots))[:, :, None]
+    assert ((gaps[..., 0] > 0.4) | (gaps[..., 1] > 0.05)).all()
+    everyone_named = plots.drift_arrows(layout, texts, arrows=1)
+    assert len(drawn(everyone_named).texts) == 1
+
+
+def test_texts_of_users_are_drawn_as_they_are():
+    layout, texts = small_map()
+    awkward = [AWKWARD, "_hidden_\n\tline  two", "x" * 60, "Бухгалтер <главный>"]
+    texts["text"] = [awkward[row // 2 % 4] for row in range(len(texts))]
+    ax = drawn(plots.drift_arrows(layout, texts))
+    shown = {text.get_text() for text in ax.texts}
+    assert shown == {AWKWARD, "_hidden_ line two", "x" * 27 + "…", "Бухгалтер <главный>"}
+    drawn(plots.drift_over_steps(drift_rows(sides=("all", AWKWARD)))[0])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: plots.lengths([], ["a"]), "no queries to draw"),
+        (lambda: plots.lengths(["a"], iter([])), "no documents to draw"),
+        (lambda: plots.group_sizes([]), "no groups to draw"),
+        (lambda: plots.history(history_table()[:0]), "no rows in the history"),
+        (lambda: plots.history(history_table(), "map"), "the history has no column map; columns: step, loss"),
+        (lambda: plots.active_and_spread(pd.DataFrame({"step": [1]})), "no column active"),
+        (lambda: plots.metric_bars(metrics_table(), "sideways"), "no metrics of sideways"),
+        (lambda: plots.metric_bars(metrics_table().drop(columns="low")), "no column low"),
+        (lambda: plots.gains(queries_table(), "d2q"), "no d2q queries of base"),
+        (lambda: plots.score_distributions([0.1], []), "no finite values of wrong documents"),
+        (lambda: plots.score_distributions([np.nan], [0.1]), "no finite values of right documents"),
+        (lambda: plots.displacement_histogram([], []), "no displacements"),
+        (lambda: plots.displacement_histogram([0.1, 0.2], ["query"]), "1 sides for 2 displacements"),
+        (lambda: plots.drift_over_steps(drift_rows().query("side != 'all'")), 'no rows of side "all"'),
+        (lambda: plots.drift_over_steps(drift_rows().assign(measure="mood")[:1]), "no measures of drift"),
+        (lambda: plots.drift_arrows(*small_map(), steps=(0, 7)), "the map has the steps 0, 50, 90, not 0 and 7"),
+        (lambda: plots.drift_arrows(small_map()[0], small_map()[1][:50]), "text 79 of only 50"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(call, words: str):
+    with pytest.raises(InputError, match=re.escape(words)):
+        call()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.lengths(["a"], ["b"], ax),
+        lambda ax: plots.group_sizes(["a"], ax),
+        lambda ax: plots.active_and_spread(history_table(), ax),
+        lambda ax: plots.metric_bars(metrics_table(), ax=ax),
+        lambda ax: plots.gains(queries_table(), ax=ax),
+        lambda ax: plots.score_distributions([0.1], [0.2], ax),
+        lambda ax: plots.displacement_histogram([0.1], ["query"], ax),
+        lambda ax: plots.drift_arrows(*small_map(), ax=ax),
+    ],
+)
+def test_a_given_axis_is_used_and_no_figure_is_opened(draw):
+    given = plt.subplots()[1]
+    assert draw(given) is given
+    assert plt.get_fignums() == [given.figure.number]
+    assert given.get_xlabel() or given.get_ylabel()
+
+
+# Showing
+
+
+def displayed(drawn: object, alt: str) -> dict:
+    """What a kernel would send to the notebook."""
+    InteractiveShell.instance()
+    with capture_output() as captured:
+        plots.show(drawn, alt)
+    (output,) = captured.outputs
+    return output.data
+
+
+def test_show_carries_the_alt_text_into_the_exported_page_and_closes_the_figure():
+    alt = 'Two bars: "base" < "trained" & more'
+    data = displayed(plots.metric_bars(metrics_table()), alt)
+    assert plt.get_fignums() == []
+    assert data["text/plain"] == alt
+    output = nbformat.v4.new_output("display_data", data)
+    page, _ = HTMLExporter(template_name="lab").from_notebook_node(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("show()", outputs=[output])])
+    )
+    (image,) = re.findall(r"<img [^>]*>", page)
+    assert 'alt="Two bars: &quot;base&quot; &lt; &quot;trained&quot; &amp; more"' in image or (
+        'alt=\'Two bars: "base" &lt; "trained" &amp; more\'' in image
+    )
+    assert 'src="data:image/png;base64,iVBOR' in image
+    assert 'width="800"' in image
+
+
+def test_show_takes_figures_and_arrays_of_axes_and_scripts_the_font_lacks():
+    axes = plots.history(history_table())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "image/png" in displayed(axes, "curves")["text/html"]
+        figure, ax = plt.subplots()
+        ax.set_title("会计师")
+        assert "image/png" in displayed(figure, "an empty figure")["text/html"]
+    assert plt.get_fignums() == []
