@@ -48,9 +48,13 @@ def whole_file(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        # torch.save turns a full disk into a RuntimeError of its own; the system's reason is its context.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
         raise InputError(
-            f"{path} cannot be written ({one_line(error)}); choose a place with room and permission."
+            f"{path} cannot be written ({one_line(reason)}); choose a place with room and permission."
         ) from error
     finally:
         if temporary is not None:

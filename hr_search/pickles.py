@@ -213,7 +213,8 @@ def _named(module: str, name: str, path: Path | str) -> _Made | None:
     """The inert record of a global name of the allow-list; None for `pandas.NA`."""
     if name not in ALLOWED.get(module.split(".")[0], ()):
         asked = ascii(f"{module}.{name}")[1:-1][:200]
-        raise InputError(f"{path} is not read and nothing was run: it asks for {asked}, not a plain table; {_AGAIN}")
+        what = f"it asks for {asked}, which no plain table of texts needs"
+        raise InputError(f"{path} is not read and nothing was run: {what}; {_AGAIN}")
     return None if name == "NA" else _Made(name)
 
 

@@ -1,7 +1,6 @@
-"""Figures that say in their title what is seen; each function takes data and an optional axis and returns it.
+"""Figures whose titles say what is seen; each function takes data and an optional axis and returns it.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart too. Texts of users are
-drawn as they are: `$`, `_` and `<` are no markup.
+Colours: Okabe and Ito (2008), which colour-blind readers tell apart too. `$`, `_` and `<` are no markup.
 """
 
 from __future__ import annotations
@@ -54,9 +53,11 @@ def lengths(queries: Iterable[str], documents: Iterable[str], ax: Axes | None = 
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     if long:
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter("{x:,.0f}")
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     title = f"Median length in words: queries {np.median(words[0]):g}, documents {np.median(words[1]):g}"
-    return _finish(ax, title, f"Words (last bar: {end:,} or more)", "Share of texts", legend=True)
+    return _finish(ax, title, f"Words{long * ', log scale'} (last bar: {end:,} or more)", "Share of texts", legend=True)
 
 
 def group_sizes(groups: Sequence[str], ax: Axes | None = None) -> Axes:
@@ -239,13 +240,12 @@ def drift_arrows(
         text = " ".join(str(shown["text"].iloc[index]).split())
         text = text if len(text) <= 28 else text[:27] + "…"
         ax.annotate(text, b[index], textcoords="offset points", fontsize=8, bbox=box, parse_math=False, **place)
-    ax.set_aspect("equal", "datalim")
-    ax.set(xticks=[], yticks=[])
+    ax.set(aspect="equal", adjustable="datalim", xticks=[], yticks=[])
     title = f"Paths of {len(drawn):,} of {len(a):,} texts, step {first:,} to {last:,} (the map understates movement)"
     return _finish(ax, title, "Map x (no unit)", "Map y (no unit)", legend=True)
 
 
-def show(drawn: Any, alt: str, dpi: int = 200) -> None:
+def show(drawn: Any, alt: str) -> None:
     """Displays a figure in a notebook with a text for those who cannot see it, then closes the figure.
 
     The lab template of nbconvert drops the alt text of an image's metadata (the classic one keeps it), so
@@ -254,7 +254,6 @@ def show(drawn: Any, alt: str, dpi: int = 200) -> None:
     Args:
         drawn: a figure, an axis or an array of axes, as the functions here return them.
         alt: what is seen, in one or two sentences.
-        dpi: of the picture; it is shown at 100 pixels an inch, so that 200 stays sharp on fine screens.
     """
     from IPython.display import display
 
@@ -262,7 +261,7 @@ def show(drawn: Any, alt: str, dpi: int = 200) -> None:
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # scripts that the font lacks become boxes
-        figure.savefig(picture, format="png", dpi=dpi)
+        figure.savefig(picture, format="png", dpi=200)  # shown at 100 an inch: sharp on fine screens
     source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
     image = f'<img src="{source}" width="{figure.get_figwidth() * 100:.0f}" alt="{html.escape(alt)}">'
     display({"text/html": image, "text/plain": alt}, raw=True)

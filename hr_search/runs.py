@@ -120,7 +120,7 @@ def checked_run_id(text: str) -> str:
         InputError: it is empty, longer than 120 characters, or holds more than letters, digits, `-`, `_` and
             single dots inside.
     """
-    if not text or len(text) > 120 or len(text.encode()) > 240:
+    if not text or len(text) > 120 or len(text.encode("utf-8", "surrogatepass")) > 240:
         raise InputError(f"the run id has {len(text)} characters; give 1 to 120.")
     if not re.fullmatch(r"[\w-][\w.-]*", text) or ".." in text or text.startswith("-"):
         raise InputError(f"the run id {text!r} cannot name a folder; use letters, digits, -, _ and single dots only.")

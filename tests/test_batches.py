@@ -139,7 +139,8 @@ def test_what_is_wrong_for_one_row_may_be_right_for_another():
     pairs = table(("welder", "a", ["b2"], "A"), ("baker", "b1", [], "B"), ("baker", "b2", [], "B"))
     batch, relevant, given_ones = masks(pairs, [0, 1])
     assert relevant == [{"a"}, {"b1", "b2"}] and given_ones == [{"b2"}, set()]
-    assert not candidates(batch, "batch", np.random.default_rng(0))[1].tolist() == [True, False, True]
+    repelled = candidates(batch, "batch", np.random.default_rng(0))
+    assert repelled.sum(axis=1).tolist() == [2, 1] and repelled[1, batch.positive[0]]
 
 
 WORDS = st.sampled_from("abcdef")

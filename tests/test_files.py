@@ -47,7 +47,7 @@ def test_a_file_appears_at_the_end_of_the_block(tmp_path):
     assert content(tmp_path) == {"deep/er/file.txt": b"\xff"}
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), InputError("y")])
+@pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("z"), KeyboardInterrupt(), InputError("y")])
 def test_an_error_inside_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "file.txt"
     path.write_text("old")
