@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hr_search.batches import candidates, epoch_batches, index_rows, make_batch
@@ -65,6 +65,7 @@ def test_rows_without_negatives():
 
 
 @given(st.integers(0, 200), st.integers(1, 70), st.integers(0, 2**31 - 1), st.integers(0, 5))
+@settings(deadline=None, derandomize=True)
 def test_every_row_comes_once(count, batchsize, seed, epoch):
     batches = epoch_batches(count, batchsize, seed, epoch)
     assert sorted(np.concatenate([*batches, np.array([], int)]).tolist()) == list(range(count))
@@ -151,6 +152,7 @@ ROWS = st.lists(
 
 
 @given(ROWS, st.data())
+@settings(deadline=None, derandomize=True)
 def test_masks_agree_with_the_tasks_of_the_evaluation(rows, data):
     pairs = table(*rows)
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, unique=True))
@@ -174,6 +176,7 @@ def test_masks_agree_with_the_tasks_of_the_evaluation(rows, data):
 
 
 @given(ROWS, st.integers(0, 100))
+@settings(deadline=None, derandomize=True)
 def test_candidates_are_never_relevant(rows, seed):
     batch = make_batch(index_rows(table(*rows)), np.arange(len(rows)))
     every, given_ones, one = (

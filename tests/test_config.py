@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hr_search import config
@@ -151,6 +151,7 @@ VALUES = st.recursive(
 @given(st.dictionaries(SPELLINGS | st.text() | st.none() | st.integers(), VALUES, max_size=4))
 @example({"maxrows": 10**400})
 @example({"margin": -0.0})
+@settings(deadline=None, derandomize=True)
 def test_any_mapping_gives_settings_or_an_input_error(values):
     try:
         settings = Settings.from_mapping(values)

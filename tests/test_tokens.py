@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -192,6 +192,7 @@ def test_fingerprint_of_a_slow_tokenizer():
 @given(
     st.lists(st.lists(st.sampled_from([*WORDS, "zebra"]), max_size=8).map(" ".join), max_size=12), st.integers(3, 12)
 )
+@settings(deadline=None, derandomize=True)
 def test_any_texts(texts, maxlength):
     tokenizer = make_tokenizer()
     table = tokenise(tokenizer, texts, maxlength=maxlength)
@@ -203,6 +204,7 @@ def test_any_texts(texts, maxlength):
 
 
 @given(st.lists(st.integers(0, 600), max_size=80), st.integers(1, 2000))
+@settings(deadline=None, derandomize=True)
 def test_groups_hold_every_text_once_within_the_budget(lengths, budget):
     lengths = np.array(lengths, dtype=np.int64)
     groups = batches_by_length(lengths, budget)
