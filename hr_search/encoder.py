@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 from hr_search import embedded
 from hr_search.errors import InputError, nearest, one_line
 from hr_search.files import whole_folder
-from hr_search.progress import bar
+from hr_search.progress import bar, quiet
 from hr_search.tokens import TokenTable, batches_by_length, tokenise
 
 log = logging.getLogger(__name__)
@@ -279,23 +279,6 @@ def use_bf16(precision: str, device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # Where a CPU has no instruction for it, bfloat16 is slower than float32, at worst by a hundred times.
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences the loading bars and notes of transformers for a while."""
-    from transformers.utils import logging as chatter
-
-    level = chatter.get_verbosity()
-    bars = chatter.is_progress_bar_enabled()
-    chatter.set_verbosity_error()
-    chatter.disable_progress_bar()
-    try:
-        yield
-    finally:
-        chatter.set_verbosity(level)
-        if bars:
-            chatter.enable_progress_bar()
 
 
 def hardware(device: torch.device) -> str:

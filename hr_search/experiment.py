@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import shutil
 import tempfile
@@ -46,6 +47,8 @@ def run_experiment(settings: Settings, runid: str) -> Run:
     """
     started = time.perf_counter()
     begun = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+    places = {name: os.path.expanduser(getattr(settings, name)) for name in ("outputpath", "checkpointpath")}
+    settings = settings.replace(**places)
     check(settings)
     data = datasets.load(settings)
     rows = index_rows(data.train)
@@ -91,6 +94,9 @@ def run_experiment(settings: Settings, runid: str) -> Run:
             tracker.log(figures, step)
             return figures
 
+        if settings.resume and validation:
+            # Drift is measured against the base model, and a resumed run does not pass step 0 again.
+            probes.keep(0, evaluation.embed_sides(encoder, held_out[0]))
         progress = train.fit(encoder, rows, tables, settings, validate, data.fingerprint, accelerator)
     run.write("history", pd.DataFrame(progress.history))
     if test:

@@ -24,6 +24,7 @@ from bs4 import BeautifulSoup, Tag
 from markupsafe import Markup
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from traitlets.config import Config
 
 from hr_search import config, files, paths
@@ -93,6 +94,7 @@ def export_html(
     page |= {"title": title or first_heading or notebook_path.stem, "self": quote(html_path.name)}
     shown = Config({"NbConvertBase": {"display_data_priority": SHOWN_TYPES}})
     exporter = HTMLExporter(config=shown, template_file="report.html.j2", extra_template_paths=[str(ASSETS)])
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # lines of one log in one box
     exporter.register_filter("as_text", MarkdownWithMath(renderer=IPythonRenderer(escape=True)).render)
     html, _ = exporter.from_notebook_node(notebook, resources={"page": page})
     files.write_text(html_path, _finished(html, notebook_path.parent.resolve()))
@@ -100,7 +102,7 @@ def export_html(
 
 
 def _prepare(notebook: nbformat.NotebookNode, name: str) -> str:
-    """Labels cells, describes images and cuts what is too long, in place; returns the first heading."""
+    """Labels cells, describes images and cuts what is too long, in place; gives the first heading."""
     headings = [""]
     described: Counter[str] = Counter()
     for cell in notebook.cells:
@@ -222,7 +224,9 @@ def write_index() -> Path:
     """
     runs, skipped = read_runs()
     names = dict.fromkeys([*config.FIELDS, *(name for run in runs for name in run["config"])])
-    varied = [name for name in names if len({json.dumps(run["config"].get(name)) for run in runs}) > 1]
+    # With a single run nothing varies yet, and what it changed is of interest.
+    kinds = {name: len({json.dumps(run["config"].get(name)) for run in runs}) for name in names}
+    varied = [name for name, count in kinds.items() if count > 1 or len(runs) == 1]
     for run in runs:
         chosen = {name: run["config"].get(name) for name in varied if name in config.FIELDS and name not in NOT_CHIPS}
         changed = {name: value for name, value in chosen.items() if value not in (None, config.FIELDS[name].default)}

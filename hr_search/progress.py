@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from tqdm.auto import tqdm
@@ -37,3 +38,20 @@ def show_log(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences the loading bars and notes of transformers for a while."""
+    from transformers.utils import logging as chatter
+
+    level = chatter.get_verbosity()
+    bars = chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        chatter.set_verbosity(level)
+        if bars:
+            chatter.enable_progress_bar()

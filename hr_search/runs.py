@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import platform
 import re
+import shutil
 import subprocess
 import unicodedata
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search import files, paths
-from hr_search.errors import InputError, nearest
+from hr_search.errors import InputError, nearest, one_line
 
 SHOWN = 300  # characters of a text that result tables carry
 TABLES = ("history", "metrics", "queries", "documents", "comparison", "timing")
@@ -128,15 +129,20 @@ def checked_run_id(text: str) -> str:
 
 
 def create_run(runid: str) -> Run:
-    """An empty run folder.
+    """An empty run folder; what an unfinished run of that name left there goes.
 
     Raises:
-        InputError: a finished run has that name.
+        InputError: a finished run has that name, or the folder cannot be made.
     """
     folder = paths.runs() / runid
     if (folder / "summary.json").exists():
         raise InputError(f"the run {runid} exists already; choose another --runid or delete {folder}.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({one_line(error)}); choose another place or --runid.") from error
     return Run(folder)
 
 
