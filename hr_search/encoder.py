@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hr_search import embedded
+from hr_search import embedded, hub
 from hr_search.errors import InputError, nearest, one_line
 from hr_search.files import whole_folder
 from hr_search.progress import bar, quiet
@@ -223,7 +223,7 @@ def load_encoder(
     elif source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise InputError(f"the model folder {name} does not exist; give a folder, a Hub name, or embedded.")
     else:
-        reachable(source)
+        hub.require_model(source)
     settings = {} if dropout < 0 else dict.fromkeys(_DROPOUTS, dropout)
     try:
         with quiet():
@@ -245,30 +245,6 @@ def load_encoder(
 
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
-
-
-def reachable(name: str) -> None:
-    """Returns if the Hub model `name` is in the local cache or the Hub answers for it.
-
-    Raises:
-        InputError: within seconds, where neither is so.
-    """
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    names = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
-    if any(isinstance(try_to_load_from_cache(candidate, "config.json"), str) for candidate in names):
-        return
-    errors = []
-    for candidate in names:
-        try:
-            HfApi().model_info(candidate, timeout=4)
-            return
-        except Exception as error:
-            errors.append(error)
-    raise InputError(
-        f"the model {name} is neither a local folder nor in the cache, and the Hub gave no answer for it "
-        f"({one_line(errors[-1], 120)}); use --modelname embedded (no download) or the path of a local folder."
-    ) from errors[-1]
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:

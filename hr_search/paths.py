@@ -90,3 +90,8 @@ def resolve(path: str | Path) -> Path:
         return inside if inside.exists() else path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{str(path)[:80]!r} cannot be a path ({one_line(error)}); give one that can.") from error
+
+
+def extension(path: Path | str) -> str:
+    """The extension that tells a file's format, in lower case and without a final `.gz`."""
+    return Path(str(path).lower().removesuffix(".gz")).suffix

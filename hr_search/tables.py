@@ -14,22 +14,19 @@ import json
 import logging
 import os
 import re
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from hr_search import hub
 from hr_search.errors import InputError, nearest, one_line
+from hr_search.paths import extension
 from hr_search.pickles import Unread, content, read_pickle_frame, shown
 
 logger = logging.getLogger(__name__)
-
-HUB_TIMEOUT = 8.0
-"""Seconds until the Hub counts as out of reach."""
 
 # The explicit roles come first, so that a title beside a query is not taken for the query.
 KNOWN: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
@@ -125,9 +122,9 @@ def read_table(path: Path | str) -> pd.DataFrame:
                ".json": _read_lines, ".parquet": _read_parquet}  # fmt: skip
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder; give the path of a file.")
-    if _kind(path) not in readers:
+    if extension(path) not in readers:
         raise InputError(f"{path} is of a kind that is not read; use one of {', '.join(readers)} (.gz too).")
-    table = readers[_kind(path)](path)
+    table = readers[extension(path)](path)
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
         raise InputError(f'{path} has two columns named "{shown(twice)}"; rename one of them.')
@@ -202,13 +199,8 @@ def _listed(columns: Sequence[str]) -> str:
 def _tables(path: Path | str) -> Iterable[tuple[str, pd.DataFrame]]:
     """Name and raw table of a file, or of each file of a data set on the Hub."""
     if str(path).startswith("hf:"):
-        return ((f"{path} ({name})", read_table(file)) for name, file in _hub_files(str(path)))
+        return ((f"{path} ({name})", read_table(file)) for name, file in hub.files_of(str(path)))
     return [(str(path), read_table(path))]
-
-
-def _kind(path: Path | str) -> str:
-    """The extension that tells the reader, without a final `.gz`."""
-    return Path(str(path).lower().removesuffix(".gz")).suffix
 
 
 def _decoded(path: Path | str) -> str:
@@ -310,53 +302,6 @@ def _frame(names: Sequence[str], columns: Iterable[list[Any]]) -> pd.DataFrame:
     """A table of objects from its columns, whose cells nothing may convert."""
     cells = {place: pd.Series(column, dtype=object) for place, column in enumerate(columns)}
     return pd.DataFrame(cells).set_axis([_clean(name) for name in names], axis="columns")
-
-
-def _hub_files(place: str) -> list[tuple[str, Path]]:
-    """Name and local copy of the files of a data set on the Hub: its train split, in one format."""
-    name = place.removeprefix("hf:")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise InputError(f"{place} is not the name of a data set; write hf:OWNER/NAME.")
-    import huggingface_hub as hub
-
-    try:
-        info = _within(HUB_TIMEOUT, lambda: hub.HfApi().dataset_info(name, timeout=HUB_TIMEOUT))
-        fixed = {"repo_id": name, "repo_type": "dataset", "revision": info.sha, "etag_timeout": HUB_TIMEOUT}
-        wanted = _train_files([file.rfilename for file in info.siblings or []])
-        files = [(file, Path(hub.hf_hub_download(filename=file, **fixed))) for file in wanted]
-    except Exception as error:  # the client raises its own errors, those of its transport and of the system
-        advice = "download its files where there is a network and give the path of one."
-        raise InputError(f"{place} cannot be fetched ({one_line(error, 120)}); {advice}") from error
-    if not files:
-        raise InputError(f"{place} has no .parquet, .jsonl, .csv, .tsv, .json or .pkl file; convert and download it.")
-    return files
-
-
-def _within(seconds: float, work: Callable[[], Any]) -> Any:
-    """The result of `work`, or TimeoutError; the timeout of a socket does not cover silent name servers."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future.result(timeout=seconds)
-
-
-def _train_files(names: Sequence[str]) -> list[str]:
-    """The files of the train split (else all but test and validation) in the best format present."""
-    for kind in (".parquet", ".jsonl", ".csv", ".tsv", ".json", ".pkl"):
-        own = sorted(
-            name for name in names if _kind(name) == kind and not re.search(r"(infos?|state|config)\.json$", name)
-        )
-        train = [name for name in own if re.search(r"(?<![a-z])train", name.lower())]
-        rest = [name for name in own if not re.search(r"(?<![a-z])(test|valid|dev|eval)", name.lower())]
-        if own:
-            return train or rest or own
-    return []
 
 
 def _pairs(table: pd.DataFrame, source: str, *columns: str) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hr_search import tables
+from hr_search import hub, tables
 from hr_search.errors import InputError
 from hr_search.tables import read_pairs, read_table, read_texts
 
@@ -492,7 +492,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def on_the_hub(tmp_path, endpoint: str, *names: str) -> list[str]:
     """What `read_pairs` gives or says for data sets of a Hub at `endpoint`, in a process of its own."""
     script = (
-        "import sys; from hr_search import tables, errors\ntables.HUB_TIMEOUT = 2.0\n"
+        "import sys; from hr_search import tables, hub, errors\nhub.TIMEOUT = 2.0\n"
         "for name in sys.argv[1:]:\n    try:\n        table, counts = tables.read_pairs(name)\n"
         "        print(table['query'].tolist(), counts)\n    except errors.InputError as error:\n        print(error)\n"
     )
@@ -529,19 +529,19 @@ def test_a_hub_out_of_reach(tmp_path):
         for place in (silent, closed):
             (said,) = on_the_hub(tmp_path, f"http://127.0.0.1:{place.getsockname()[1]}", "hf:owner/name")
             assert "hf:owner/name cannot be fetched" in said and "give the path of one" in said
-    assert tables.HUB_TIMEOUT < 10
+    assert hub.TIMEOUT < 10
 
 
 def test_waiting_ends():
     with pytest.raises(TimeoutError):
-        tables._within(0.05, threading.Event().wait)
-    assert tables._within(5, lambda: 7) == 7
+        hub.within(0.05, threading.Event().wait)
+    assert hub.within(5, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        tables._within(5, lambda: 1 / 0)
+        hub.within(5, lambda: 1 / 0)
 
 
 def test_the_train_split_comes_first():
-    choose = tables._train_files
+    choose = hub.train_files
     assert choose(["data/validation.parquet", "data/train-1.parquet", "data/train-0.parquet", "train.csv"]) == [
         "data/train-0.parquet", "data/train-1.parquet"]  # fmt: skip
     assert choose(["test.csv", "jobs.csv", "valid.csv", "dev_set.csv"]) == ["jobs.csv"]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hr_search import data, evaluation, train
+from hr_search import data, evaluation, schedule, train
 from hr_search.batches import index_rows
 from hr_search.config import Settings
 from hr_search.encoder import load_encoder
@@ -159,10 +159,10 @@ def test_collapse_is_said_aloud(tiny_model, jobs, caplog, home):
 
 
 def test_schedule_and_plan():
-    factor = train.warmup_then_linear(100, 0.1)
+    factor = schedule.warmup_then_linear(100, 0.1)
     assert [factor(0), factor(9), factor(10), factor(100)] == pytest.approx([0.1, 1.0, 1.0, 0.0])
-    assert train.warmup_then_linear(10, 0.0)(0) == 1.0
-    plan = train.step_plan(10, 4, Settings(epochs=3, maxsteps=7))
+    assert schedule.warmup_then_linear(10, 0.0)(0) == 1.0
+    plan = schedule.step_plan(10, 4, Settings(epochs=3, maxsteps=7))
     assert (plan.per_epoch, plan.total) == (3, 7)
     steps = list(plan.batches())
     assert [end for _, end in steps] == [False, False, True, False, False, True, False]
@@ -172,7 +172,7 @@ def test_schedule_and_plan():
 
 def test_weight_decay_spares_embeddings_biases_and_norms(tiny_model):
     encoder = load_encoder(str(tiny_model))
-    decayed, rest = train.parameter_groups(encoder, 0.1)
+    decayed, rest = schedule.parameter_groups(encoder, 0.1)
     assert all(parameter.ndim == 2 for parameter in decayed["params"]) and rest["weight_decay"] == 0.0
     names = {id(parameter): name for name, parameter in encoder.named_parameters()}
     assert not any("embeddings" in names[id(parameter)] for parameter in decayed["params"])
