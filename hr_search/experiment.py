@@ -16,12 +16,13 @@ import torch
 from accelerate import Accelerator
 
 from hr_search import data as datasets
-from hr_search import evaluation, files, runs, train
+from hr_search import evaluation, files, paths, runs, train
 from hr_search.batches import Rows, index_rows
 from hr_search.config import FIELDS, Settings
 from hr_search.data import Data, Task
 from hr_search.encoder import Encoder, hardware, load_encoder
 from hr_search.errors import InputError
+from hr_search.ledgers import append_rows
 from hr_search.metrics import METRICS
 from hr_search.runs import Probes, Run
 from hr_search.statistics import verdict
@@ -112,6 +113,8 @@ def run_experiment(settings: Settings, runid: str) -> Run:
         save_model(encoder, settings.outputpath, model_card(settings, summary))
     summary["seconds"] = time.perf_counter() - started
     files.write_json(run.folder / "summary.json", summary)
+    if test and accelerator.is_main_process:
+        append_rows(paths.metrics() / "results.csv", ledger_rows(run, settings, summary))
     log.info("%s", summary["verdict"])
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
@@ -188,6 +191,20 @@ def write_tables(run: Run, tasks: dict[str, Task], results: evaluation.Results, 
     run.write("queries", evaluation.queries_table(results))
     run.write("documents", evaluation.documents_table(tasks))
     run.write("comparison", evaluation.comparison_table(results, seed))
+
+
+def ledger_rows(run: Run, settings: Settings, summary: dict) -> pd.DataFrame:
+    """The run's metrics for `metrics/results.csv`, the table of all runs that outlives their folders."""
+    known = {
+        "run": run.id,
+        "started": summary["started"],
+        "data": summary["data"]["name"],
+        "fingerprint": summary["data"]["fingerprint"],
+        "model": settings.modelname,
+        "steps": summary["steps"],
+        "seed": settings.seed,
+    }
+    return run.table("metrics").assign(**known, command=summary["command"])
 
 
 def summarise(run: Run, settings: Settings, data: Data, progress: train.Progress, begun: str, seconds: float) -> dict:

@@ -30,6 +30,7 @@ from hr_search.tokens import TokenTable
 log = logging.getLogger(__name__)
 
 COLLAPSED = 0.02  # a spread below this means that the embeddings have fallen together
+ESTIMATED = 10  # steps after which the time to go is told
 _NOTHING = (math.nan,) * 3
 
 
@@ -90,7 +91,7 @@ def fit(
     started = time.perf_counter() - progress.seconds
     pause = 0.0  # seconds spent in validation, kept out of rows per second
     ticker = bar(what="training", unit="step", total=plan.total, start=progress.step)
-    window = time.perf_counter()
+    window, first = time.perf_counter(), progress.step
     for chosen, epoch_ends in plan.batches(progress.step):
         if finished(progress, settings):
             break
@@ -109,6 +110,9 @@ def fit(
         progress.sums = progress.sums.to(figures.device) + figures
         progress.counts = [old + new for old, new in zip(progress.counts, (len(chosen), tokens, 1), strict=True)]
         ticker.update()
+        if progress.step - first == ESTIMATED and accelerator.device.type == "cpu":  # a GPU's clock needs a wait
+            left = (time.perf_counter() - window) / ESTIMATED * (plan.total - progress.step)
+            log.info("about %.0f min of training to go, by the first %d steps", max(1, left / 60), ESTIMATED)
         due = settings.evalsteps and progress.step % settings.evalsteps == 0
         if epoch_ends or due or progress.step == plan.total:
             refuse_nan(float(progress.sums[0]), progress.step, chosen, settings)

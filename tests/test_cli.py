@@ -6,6 +6,7 @@ import json
 import shlex
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -58,6 +59,9 @@ def test_the_saved_command_repeats_the_run(home, tmp_path, monkeypatch, tiny_mod
     first, second = (runs.open_run(name) for name in ("one", "two"))
     assert first.config == second.config
     assert first.table("queries").equals(second.table("queries"))
+    ledger = pd.read_csv(home / "metrics" / "results.csv")
+    assert ledger["run"].unique().tolist() == ["one", "two"] and ledger["command"].nunique() == 1
+    assert len(ledger) == 2 * len(first.table("metrics"))
     capsys.readouterr()
     assert cli.main(["compare", "one", "two"]) == 0
     assert "no difference could be shown" in capsys.readouterr().out
