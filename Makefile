@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TEST_HOME := $(CURDIR)/build/test-home
+TEST_HOME := build/test-home
 RECIPE ?= data/recipes/esco.yaml
 # Threads that wait by spinning halve the speed as soon as another program wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -34,8 +34,8 @@ lab: setup ## open the notebooks in JupyterLab
 
 test: setup ## unit tests, every notebook as it stands, every notebook with other parameters
 	@rm -rf $(TEST_HOME)
-	HR_SEARCH_HOME=$(TEST_HOME) $(BIN)/python -m pytest tests -q --durations=8
-	HR_SEARCH_HOME=$(TEST_HOME) HR_SEARCH_HEADLESS=1 $(BIN)/python -m pytest notebooks -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval_sanitize.cfg
+	HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" $(BIN)/python -m pytest tests -q --durations=8
+	HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" HR_SEARCH_HEADLESS=1 $(BIN)/python -m pytest notebooks -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 lint: setup ## style, as the commit hook checks it
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

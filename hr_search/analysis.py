@@ -120,7 +120,7 @@ def changes(run: Run, direction: str = "q2d", a: str = "base", b: str = "trained
     """Every test query with its rank under two systems and what became of it.
 
     Returns:
-        query, group, rank_a, rank_b, gain (difference of reciprocal ranks), outcome ("won", "lost" or
+        query, group, a rank for each system, gain (difference of reciprocal ranks), outcome ("won", "lost" or
         "unchanged"), and under b the first document found and the first expected one.
     """
     before, after = per_query(run, a, direction), per_query(run, b, direction)
@@ -148,7 +148,8 @@ def with_intervals(metrics: pd.DataFrame, direction: str) -> pd.DataFrame:
     part = metrics[metrics["direction"] == direction]
     part = part.assign(cell=[f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in part.itertuples()])
     wide = part.pivot(index="system", columns="metric", values="cell")
-    order = [name for name in ("bm25", "tfidf", "base", "trained") if name in wide.index]
+    known = ("bm25", "tfidf", "base", "trained")
+    order = [name for name in known if name in wide.index] + [name for name in wide.index if name not in known]
     return wide.loc[order, [name for name in METRICS if name in wide.columns]]
 
 
@@ -160,8 +161,10 @@ def find_other(run: Run, otherid: str = "") -> Run | None:
     """
     if otherid:
         return open_run(otherid)
+    tested = {name: run.summary["data"][name] for name in ("name", "test")}
     for other in list_runs():
-        if other.id != run.id and not _difference(run, other):
+        data = other.summary["data"]
+        if other.id != run.id and tested.items() <= data.items() and not _difference(run, other):
             return other
     return None
 

@@ -74,7 +74,8 @@ def load_checkpoint(path: Path | str, settings: dict[str, Any], fingerprint: str
         )
     if state["fingerprint"] != fingerprint:
         raise InputError(
-            f"{file} was made on other data; resume with the same tables or give another --checkpointpath."
+            f"{file} was made on other data or by another number of processes; resume as it began or give another "
+            "--checkpointpath."
         )
     return state
 

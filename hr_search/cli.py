@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from hr_search import __version__, config, paths
 from hr_search.config import FIELDS, Settings
 from hr_search.errors import InputError, guarded, nearest
@@ -86,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("compare", help="say whether the difference between finished runs is real")
     verb.add_argument("runs", nargs="+", metavar="RUN", help="run ids; each is compared with the first")
     verb.add_argument("--direction", default="q2d", choices=config.DIRECTIONS, help="q2d = query to document")
-    verb.add_argument("--metric", default="mrr", choices=config.GOALS, help="metric compared (default mrr)")
+    verb.add_argument("--metric", default="mrr", choices=config.METRICS, help="metric compared (default mrr)")
     verb.set_defaults(run=compare)
 
     verb = verbs.add_parser("report", help="run the four notebooks and write reports/index.html")
@@ -108,34 +106,36 @@ def train(arguments: argparse.Namespace) -> int:
     """`train`: one experiment, with its summary printed at the end."""
     settings = settings_from(arguments.recipe, _given(arguments, FIELDS))
     from hr_search.experiment import run_experiment
-    from hr_search.runs import checked_run_id, new_run_id
+    from hr_search.runs import checked_run_id
 
-    run = run_experiment(
-        settings, checked_run_id(arguments.runid) if arguments.runid else new_run_id(settings.projectname)
-    )
-    if (run.folder / "metrics.csv").is_file():
-        print(_shown(run.table("metrics")))
-    print(f"\ntables: {run.folder}")
+    run = run_experiment(settings, checked_run_id(arguments.runid) if arguments.runid else "")
+    if run.has("metrics"):
+        _print_metrics(run.table("metrics"))
+    if run.folder.exists():  # only the first of several processes keeps its folder
+        print(f"\ntables: {run.folder}")
     return 0
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """`evaluate`: metrics of a model, and of the lexical floors, on a table."""
     given = _given(arguments, _EVALUATED)
-    if arguments.split == "all":
-        given |= {"validationshare": 0.0, "testshare": 0.0}
     settings = settings_from(None, given)
     from hr_search import data, evaluation
     from hr_search.encoder import load_encoder
 
-    pairs = getattr(data.load(settings), "train" if arguments.split == "all" else arguments.split)
+    pairs = data.load_all(settings) if arguments.split == "all" else getattr(data.load(settings), arguments.split)
+    if pairs.empty:
+        raise InputError(f"{settings.datapath} has no {arguments.split} rows under these shares; take --split all.")
     tasks = data.tasks(pairs)
     encoder = load_encoder(arguments.model, settings.maxlength, settings.precision)
     results = {} if arguments.nofloors else evaluation.evaluate_floors(tasks)
     scored = evaluation.evaluate_encoder(encoder, tasks, progress=True)
     results |= {(arguments.model, direction): table for direction, table in scored.items()}
     table = evaluation.metrics_table(results, settings.seed)
-    print(json.dumps(evaluation.nested(table), ensure_ascii=False) if arguments.json else _shown(table))
+    if arguments.json:
+        print(json.dumps(evaluation.nested(table), ensure_ascii=False))
+    else:
+        _print_metrics(table)
     return 0
 
 
@@ -149,12 +149,14 @@ def search(arguments: argparse.Namespace) -> int:
     from hr_search.encoder import load_encoder
     from hr_search.tables import read_texts
 
-    texts = read_texts(paths.resolve(arguments.corpus), arguments.column)
+    place = arguments.corpus if arguments.corpus.startswith("hf:") else paths.resolve(arguments.corpus)
+    rows = [(row, text) for row, text in enumerate(read_texts(place, arguments.column), 1) if text]
+    texts = [text for _, text in rows]
     encoder = load_encoder(arguments.model, settings.maxlength, settings.precision)
     documents = encoder.embed(encoder.tokens(texts, "document"), progress=True)
     scores = documents @ encoder.encode([arguments.query], "query")[0]
     best = scores.argsort(kind="stable")[::-1][: arguments.top]
-    found = [{"score": round(float(scores[i]), 4), "row": int(i) + 1, "text": texts[i]} for i in best]
+    found = [{"score": round(float(scores[i]), 4), "row": rows[i][0], "text": texts[i]} for i in best]
     if arguments.json:
         print(json.dumps(found, ensure_ascii=False))
     else:
@@ -256,16 +258,11 @@ def _plain_flag(word: str) -> str:
     return "--" + name.replace("-", "").replace("_", "").lower() + mark + value
 
 
-def _assignment(word: str) -> tuple[str, Any]:
+def _assignment(word: str) -> tuple[str, str]:
     name, mark, value = word.partition("=")
     if not mark or not name.strip():
         raise InputError(f"-p {word} must have the form name=value, such as -p learningrate=3e-5.")
-    try:
-        parsed = yaml.safe_load(value) if value else ""
-    except yaml.YAMLError:
-        parsed = value
-    # YAML 1.1 takes 3e-5 for a text; settings convert it, notebook parameters check the type.
-    return name.strip(), parsed if isinstance(parsed, bool | int | float | str) else value
+    return name.strip(), value
 
 
 def _is_setting(name: str) -> bool:
@@ -276,13 +273,8 @@ def _is_setting(name: str) -> bool:
     return True
 
 
-def _shown(metrics: Any) -> str:
-    """A metrics table with intervals, one line a system and direction."""
-    table = metrics.assign(cell=[f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in metrics.itertuples()])
-    order = {name: at for at, name in enumerate(dict.fromkeys(table["metric"]))}
-    wide = table.pivot(index=["direction", "system"], columns="metric", values="cell")
-    return wide[sorted(wide.columns, key=order.__getitem__)].to_string()
+def _print_metrics(metrics: Any) -> None:
+    from hr_search.analysis import with_intervals
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    for direction, words in {"q2d": "query to document", "d2q": "document to query"}.items():
+        print(f"\n{direction}: {words}\n{with_intervals(metrics, direction).to_string()}")

@@ -20,7 +20,7 @@ NEGATIVES = ("given", "random", "batch")
 PRECISIONS = ("auto", "fp32", "bf16")
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 DIRECTIONS = ("q2d", "d2q")
-GOALS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
+METRICS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
 
 
 def _setting(
@@ -93,7 +93,7 @@ class Settings:
 
     # Evaluation and stopping
     evalsteps: int = _setting(0, "also validate every this many steps; 0 = after each epoch only", 0)
-    goal: str = _setting("mrr", "validation metric that picks the best model", choices=GOALS)
+    goal: str = _setting("mrr", "validation metric that picks the best model", choices=METRICS)
     direction: str = _setting(
         "q2d", "direction the goal is measured in: q2d = query to document, d2q = document to query", choices=DIRECTIONS
     )
@@ -106,7 +106,7 @@ class Settings:
     # Output
     projectname: str = _setting("hr-search", "name of the run and of the tracked project")
     outputpath: str = _setting("", "where the model goes: a folder, or FILE.pt for weights and a folder beside it")
-    checkpointpath: str = _setting("", "file to resume from; empty = no checkpoints")
+    checkpointpath: str = _setting("", "file the checkpoint is written to, and resumed from; empty = none")
     checkpointsteps: int = _setting(1000, "write the checkpoint every this many steps", 1)
     resume: bool = _setting(False, "go on from checkpointpath where it exists")
     tracker: str = _setting("none", "also log to an experiment tracker (extra: track)", choices=TRACKERS)

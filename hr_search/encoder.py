@@ -35,12 +35,25 @@ class Encoder(nn.Module):
         bf16: whether matrix products run in bfloat16 (autocast; the weights stay float32).
     """
 
-    def __init__(self, model: Any, name: str, maxlength: int = 128, precision: str = "auto") -> None:
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        maxlength: int = 128,
+        precision: str = "auto",
+        dropouts: dict[str, float] | None = None,
+    ) -> None:
+        from sentence_transformers.sentence_transformer.modules import Normalize
+
         super().__init__()
         self.model = model
         self.name = name
+        self._dropouts = dropouts or {}  # those of the model's own configuration, for `save`
         limit = model.max_seq_length or maxlength
         self.maxlength = min(maxlength, limit)
+        if not isinstance(model[-1], Normalize):
+            # Training and search go by cosine; whoever loads the saved folder gets the same vectors.
+            model.append(Normalize())
         model.max_seq_length = self.maxlength  # so that a saved model cuts texts where training and tests did
         if maxlength > limit:
             log.warning("%s takes at most %d tokens; maxlength %d is lowered", name, limit, maxlength)
@@ -188,6 +201,7 @@ class Encoder(nn.Module):
         """
         if self._kept is not None:
             raise RuntimeError("expand() the vocabulary before saving")
+        self.transformer.config.update(self._dropouts)
         with whole_folder(folder) as target, quiet():
             self.model.save(str(target), create_model_card=False)
             (target / "README.md").write_text(card, encoding="utf-8")
@@ -212,8 +226,6 @@ def load_encoder(
     Raises:
         InputError: nothing can be loaded under that name.
     """
-    from sentence_transformers import SentenceTransformer
-
     source = embedded.ensure_embedded() if name == embedded.NAME else name
     local = Path(source).expanduser()
     if local.exists():
@@ -224,16 +236,27 @@ def load_encoder(
         raise InputError(f"the model folder {name} does not exist; give a folder, a Hub name, or embedded.")
     else:
         hub.require_model(source)
-    settings = {} if dropout < 0 else dict.fromkeys(_DROPOUTS, dropout)
+    # Imported only now: a name that leads nowhere is refused in seconds.
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoConfig
+
+    # e5 is nothing without its prompts, and the Hub's copy does not store them.
+    prompts = embedded.PROMPTS if source == embedded.HUB_NAME else None
     try:
         with quiet():
+            config = AutoConfig.from_pretrained(source)
+            own = {name: getattr(config, name) for name in _DROPOUTS if hasattr(config, name)}
+            settings = {} if dropout < 0 else dict.fromkeys(own, dropout)
             model = SentenceTransformer(
                 source,
                 device=str(device) if device else None,
-                model_kwargs={"attn_implementation": "eager"},
+                prompts=prompts,
+                # On a CPU the fused attention is twice as slow backwards; a GPU wants it.
+                model_kwargs={"attn_implementation": "sdpa" if torch.cuda.is_available() else "eager"},
                 config_kwargs=settings,
             )
-            encoder = Encoder(model, name, maxlength, precision)
+            own = own if settings else {}
+            encoder = Encoder(model, name, maxlength, precision, own)
             encoder.encode(["a"], "query")
     except InputError:
         raise

@@ -181,7 +181,22 @@ def _entry(text: str, subjects: list[_Subject], words: list[str], verbs: set[str
     title, start, end = spans[found.length - 1][1], spans[found.start][0], spans[found.end][0]
     if text[end - 1] == "/":  # "Head waiters/waitresses" opens two subjects, the label names both in full
         return None
-    return Entry(text[:title], text[title:start].strip(" /"), text[start:], text[end:])
+    duties = _without_title(text[end:], [_stem(word) for word in words[: found.length]])
+    return Entry(text[:title], text[title:start].strip(" /"), text[start:], duties)
+
+
+def _without_title(duties: str, title: list[str]) -> str:
+    """The duties with "they" wherever the title, given by the stems of its words, comes up again."""
+    spans = [match.span() for match in _WORD.finditer(duties)]
+    stems = [_stem(duties[start:end]) for start, end in spans]
+    parts, done = [], 0
+    for at in range(len(stems) - len(title) + 1):
+        start, end = spans[at][0], spans[at + len(title) - 1][1]
+        if stems[at : at + len(title)] == title and start >= done:
+            end = start + len(duties[start:end].rstrip(".,;:)"))
+            parts += [duties[done:start], "they"]
+            done = end
+    return "".join(parts) + duties[done:]
 
 
 def _may_be_verb(word: str) -> bool:

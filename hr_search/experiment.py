@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import shlex
 import shutil
-import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,27 +17,28 @@ from accelerate import Accelerator
 from hr_search import data as datasets
 from hr_search import evaluation, files, paths, runs, train
 from hr_search.batches import Rows, index_rows
-from hr_search.config import FIELDS, Settings
+from hr_search.config import Settings
 from hr_search.data import Data, Task
 from hr_search.encoder import Encoder, hardware, load_encoder
 from hr_search.errors import InputError
 from hr_search.ledgers import append_rows
 from hr_search.metrics import METRICS
+from hr_search.release import command, model_card, require_output, require_place, save_model
 from hr_search.runs import Probes, Run
 from hr_search.statistics import verdict
-from hr_search.tracking import Tracker
+from hr_search.tracking import Tracker, require_tracker
 
 log = logging.getLogger(__name__)
 
-_DEFAULTS = Settings()
+_TEXTS = {"query": "queries", "document": "documents"}  # side -> attribute of Rows
 
 
-def run_experiment(settings: Settings, runid: str) -> Run:
+def run_experiment(settings: Settings, runid: str = "") -> Run:
     """Trains and tests as `settings` say and writes the run folder, its summary last.
 
     Args:
         settings: the run's settings.
-        runid: the folder's name under `metrics/runs/`.
+        runid: the folder's name under `metrics/runs/`; empty = a fresh one of project name and time.
 
     Returns:
         The finished run.
@@ -62,7 +62,8 @@ def run_experiment(settings: Settings, runid: str) -> Run:
             settings.modelname, settings.maxlength, settings.precision, settings.dropout, accelerator.device
         )
     # Every process of a launch computes the same numbers; the others' copies are thrown away.
-    run = runs.create_run(runid) if accelerator.is_main_process else Run(Path(tempfile.mkdtemp()) / runid)
+    create = runs.create_run if accelerator.is_main_process else runs.scratch_run
+    run = create(runid, settings.projectname)
     files.write_json(run.folder / "config.json", settings.to_dict())
     files.write_json(run.folder / "environment.json", environment(settings, data, encoder, accelerator))
     log.info(
@@ -70,8 +71,9 @@ def run_experiment(settings: Settings, runid: str) -> Run:
     )
 
     validation, test = (datasets.tasks(part) if len(part) else {} for part in (data.validation, data.test))
-    tables = {"query": encoder.tokens(rows.queries, "query"), "document": encoder.tokens(rows.documents, "document")}
-    held_out = [evaluation.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
+    with accelerator.main_process_first():
+        tables = {side: encoder.tokens(getattr(rows, texts), side) for side, texts in _TEXTS.items()}
+        held_out = [evaluation.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
     kept = encoder.compact([table for group in (tables, *held_out) for table in group.values()])
     log.info("vocabulary: %d of %d embedding rows occur and are trained", kept, len(encoder.model.tokenizer))
 
@@ -87,18 +89,16 @@ def run_experiment(settings: Settings, runid: str) -> Run:
 
         def validate(step: int) -> dict[str, float]:
             if not validation:
-                return dict.fromkeys(METRICS, 0.0)
+                return dict.fromkeys(METRICS, math.nan)
             sides = evaluation.embed_sides(encoder, held_out[0])
             probes.keep(step, sides)
             scores = evaluation.evaluate_embeddings({settings.direction: validation[settings.direction]}, sides)
-            figures = {name: float(scores[settings.direction][name].mean()) for name in METRICS}
-            tracker.log(figures, step)
-            return figures
+            return {name: float(scores[settings.direction][name].mean()) for name in METRICS}
 
         if settings.resume and validation:
             # Drift is measured against the base model, and a resumed run does not pass step 0 again.
             probes.keep(0, evaluation.embed_sides(encoder, held_out[0]))
-        progress = train.fit(encoder, rows, tables, settings, validate, data.fingerprint, accelerator)
+        progress = train.fit(encoder, rows, tables, settings, validate, data.fingerprint, accelerator, tracker.log)
     run.write("history", pd.DataFrame(progress.history))
     if test:
         log.info("test, after training")
@@ -109,17 +109,28 @@ def run_experiment(settings: Settings, runid: str) -> Run:
         run.write("timing", evaluation.timing_table(encoder, test["q2d"].documents, 500, settings.seed))
     encoder.expand()
     summary = summarise(run, settings, data, progress, begun, time.perf_counter() - started)
-    if settings.outputpath and accelerator.is_main_process:
-        save_model(encoder, settings.outputpath, model_card(settings, summary))
-    summary["seconds"] = time.perf_counter() - started
+    # Before the model: a disk that is full must not cost the results.
     files.write_json(run.folder / "summary.json", summary)
-    if test and accelerator.is_main_process:
-        append_rows(paths.metrics() / "results.csv", ledger_rows(run, settings, summary))
-    log.info("%s", summary["verdict"])
+    if accelerator.is_main_process:
+        deliver(run, settings, summary, encoder)
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         shutil.rmtree(run.folder.parent)
     return run
+
+
+def deliver(run: Run, settings: Settings, summary: dict, encoder: Encoder) -> None:
+    """Adds the run to the ledger of all runs and saves the model where it was asked for."""
+    if summary["metrics"]:
+        try:
+            append_rows(paths.metrics() / "results.csv", ledger_rows(run, settings, summary))
+        except InputError as error:  # a ledger from elsewhere must not cost a finished run
+            log.warning("%s", error)
+    log.info("%s", summary["verdict"])
+    if settings.outputpath:
+        save_model(encoder, settings.outputpath, model_card(settings, summary))
+    else:
+        log.info("the model is not kept: no --outputpath was given")
 
 
 def open_or_smoke(runid: str = "") -> Run:
@@ -132,7 +143,7 @@ def open_or_smoke(runid: str = "") -> Run:
         return runs.open_run(runid)
     log.info("no finished run yet: a smoke run on the Russian sample makes one")
     smoke = Settings(datapath="sample_ru", testshare=0.2, maxlength=48, batchsize=16, maxsteps=4, projectname="smoke")
-    return run_experiment(smoke, runs.new_run_id(smoke.projectname))
+    return run_experiment(smoke)
 
 
 def check(settings: Settings) -> None:
@@ -143,12 +154,13 @@ def check(settings: Settings) -> None:
     """
     if settings.resume and not settings.checkpointpath:
         raise InputError("--resume needs --checkpointpath, the file to go on from.")
-    if settings.outputpath and not settings.outputpath.endswith(".pt") and Path(settings.outputpath).is_file():
-        raise InputError(f"outputpath {settings.outputpath} is a file; give a folder or a name that ends in .pt.")
-    for name in ("outputpath", "checkpointpath"):
-        value = Path(getattr(settings, name))
-        if str(value).endswith(".pt") and value.is_dir():
-            raise InputError(f"{name} {value} is a folder; give the path of a file.")
+    if settings.outputpath:
+        require_output(settings.outputpath)
+    if settings.checkpointpath:
+        if Path(settings.checkpointpath).is_dir():
+            raise InputError(f"checkpointpath {settings.checkpointpath} is a folder; give the path of a file.")
+        require_place(Path(settings.checkpointpath).absolute())
+    require_tracker(settings.tracker)
 
 
 def check_rows(settings: Settings, data: Data, rows: Rows) -> None:
@@ -166,8 +178,10 @@ def check_rows(settings: Settings, data: Data, rows: Rows) -> None:
         raise InputError(
             "a batch of one row without given negatives has nothing to compare with; raise --batchsize to 2 or more."
         )
-    if not len(data.validation) and settings.patience and not settings.maxsteps:
+    if not len(data.validation):
         log.warning("no validation rows: the last weights are kept and nothing stops the run early")
+    if settings.mixing != "none" and (rows.document_groups.sum(axis=0) < 2).all():
+        log.warning("no group has two documents, so mixing finds no positives, only negatives")
 
 
 def environment(settings: Settings, data: Data, encoder: Encoder, accelerator: Accelerator) -> dict:
@@ -222,84 +236,9 @@ def summarise(run: Run, settings: Settings, data: Data, progress: train.Progress
         "training_seconds": progress.seconds, "steps": progress.step, "best_step": progress.best_step,
         "data": {"name": data.name, "fingerprint": data.fingerprint}
         | {part: len(getattr(data, part)) for part in ("train", "validation", "test")},
-        "model": settings.modelname, "command": command(settings),
+        "model": settings.modelname, "command": command(settings, train.make_accelerator().num_processes),
         "metrics": evaluation.nested(run.table("metrics")) if tested else {}, "verdict": sentence,
     }  # fmt: skip
-
-
-def command(settings: Settings) -> str:
-    """The shell line that repeats a run: every setting that is not the default."""
-    words = ["python3", "train.py"]
-    for name, value in settings.to_dict().items():
-        if value == getattr(_DEFAULTS, name) or name == "resume":
-            continue
-        words += (
-            [f"--{name}"] if value is True else [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-        )
-    return shlex.join(words)
-
-
-def save_model(encoder: Encoder, outputpath: str, card: str) -> Path:
-    """Writes the model: a sentence-transformers folder, and for FILE.pt also the weights as a state dict.
-
-    Returns:
-        The folder.
-    """
-    target = Path(outputpath)
-    folder = target.with_suffix("") if target.suffix == ".pt" else target
-    encoder.save(folder, card)
-    if target.suffix == ".pt":
-        with files.whole_file(target, "wb") as file:
-            torch.save(encoder.model.state_dict(), file)
-    log.info("model saved: %s%s", folder, f" and its weights {target}" if folder != target else "")
-    return folder
-
-
-def model_card(settings: Settings, summary: dict) -> str:
-    """The README of a saved model: what it is, how to use it, its figures and how it was made."""
-    rows = [
-        f"| {system} | {direction} | " + " | ".join(f"{values[name][0]:.3f}" for name in METRICS) + " |"
-        for system, directions in summary["metrics"].items() for direction, values in directions.items()
-    ]  # fmt: skip
-    table = "\n".join([f"| system | direction | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 2) + "|", *rows])
-    lines = "\n".join(
-        f"- {name}: {value}" for name, value in settings.to_dict().items() if value != "" and name in FIELDS
-    )
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, feature-extraction, hr, job-search]
----
-# {settings.projectname}
-
-A search encoder for vacancies and job titles, trained with hr_search from `{settings.modelname}`.
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/to/this/folder")
-queries = model.encode_query(["welder"])
-documents = model.encode_document(["joins metal parts with an electric arc ..."])
-scores = model.similarity(queries, documents)
-```
-
-## Test results
-
-{summary["data"]["test"]} test rows of `{summary["data"]["name"]}` ({summary["data"]["fingerprint"]}); q2d = query to
-document, d2q = document to query; ties count against the model. {summary["verdict"]}
-
-{table if rows else "No test rows."}
-
-## Training
-
-{summary["data"]["train"]} rows, {summary["steps"]} steps, best at step {summary["best_step"]}. To repeat:
-
-```
-{summary["command"]}
-```
-
-{lines}
-"""
 
 
 def _probes(run: Run, validation: dict[str, Task], settings: Settings) -> Probes:

@@ -23,6 +23,7 @@ _WORDS = {
 _LEAKS = {
     "exact_leaks": "held-out rows whose document also stands in train",
     "near_leaks": "held-out rows whose document is nearly one of train",
+    "negative_leaks": "given negatives dropped from train: they are held-out documents",
     "seen_queries": "held-out rows whose query also stands in train (no leak by itself)",
 }
 
@@ -40,6 +41,12 @@ def leak_table(data: Data) -> pd.DataFrame:
 def _table(counts: dict[str, int], words: dict[str, str]) -> pd.DataFrame:
     rows = {text: counts[name] for name, text in words.items() if name in counts}
     return pd.DataFrame({"count": rows}).rename_axis("what")
+
+
+def frequent_titles(pairs: pd.DataFrame, count: int = 10) -> pd.DataFrame:
+    """The queries with the most rows, and how many different documents each has."""
+    table = pairs.groupby("query")["positive"].agg(rows="size", documents="nunique")
+    return table.sort_values("rows", ascending=False, kind="stable").head(count).reset_index()
 
 
 def language_table(data: Data) -> pd.DataFrame:

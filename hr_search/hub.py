@@ -12,6 +12,7 @@ from typing import Any
 from hr_search.errors import InputError, one_line
 from hr_search.paths import extension
 
+MODEL_TIMEOUT = 4.0
 TIMEOUT = 8.0
 """Seconds until the Hub counts as out of reach."""
 
@@ -23,21 +24,26 @@ def require_model(name: str) -> None:
         InputError: within seconds, where neither is so.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     names = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
     if any(isinstance(try_to_load_from_cache(candidate, "config.json"), str) for candidate in names):
         return
-    errors = []
-    for candidate in names:
+
+    def ask() -> None:
         try:
-            within(TIMEOUT / 2, lambda name=candidate: HfApi().model_info(name, timeout=TIMEOUT / 2))
-            return
-        except Exception as error:
-            errors.append(error)
-    raise InputError(
-        f"the model {name} is neither a local folder nor in the cache, and the Hub gave no answer for it "
-        f"({one_line(errors[-1], 120)}); use --modelname embedded (no download) or the path of a local folder."
-    ) from errors[-1]
+            HfApi().model_info(names[0], timeout=MODEL_TIMEOUT)
+        except RepositoryNotFoundError:
+            HfApi().model_info(names[-1], timeout=MODEL_TIMEOUT)
+
+    try:
+        within(MODEL_TIMEOUT, ask)
+    except Exception as error:
+        why = one_line(error, 120) if str(error) else f"silent for {MODEL_TIMEOUT:.0f} s"
+        raise InputError(
+            f"the model {name} is neither a local folder nor in the cache, and the Hub gave no answer for it ({why}); "
+            "use --modelname embedded (no download) or the path of a local folder."
+        ) from error
 
 
 def files_of(place: str) -> list[tuple[str, Path]]:

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from hr_search.config import METRICS
 from hr_search.errors import InputError, one_line
 from hr_search.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from hr_search.data import Task
-
-METRICS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
 
 Scores = Callable[[int, int], np.ndarray]
 """Rows start..stop of the (Q, N) score matrix; higher is better."""

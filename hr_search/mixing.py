@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 def neighbours(queries: Tensor, documents: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The mean embedding of each query's k nearest allowed documents.
+    """The embeddings of each query's k nearest allowed documents, summed up.
 
     Args:
         queries: (B, D), L2-normalised.

@@ -25,7 +25,7 @@ from hr_search import config, files, pages, paths
 from hr_search.config import Settings
 from hr_search.errors import InputError, nearest, one_line
 from hr_search.progress import HEADLESS_VARIABLE
-from hr_search.runs import checked_run_id, new_run_id
+from hr_search.runs import checked_run_id, new_run_id, open_run
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ STEPS: dict[str, tuple[str, float]] = {
     "03_embedding_drift": ("measures and draws how the embeddings moved", 60),
     "04_analyse_metrics": ("analyses the metrics: intervals, tests, the hardest queries", 20),
 }
+# Bounds of notebook parameters that would else be found wrong only after the training.
+BOUNDS = {"points": (10, 5000), "neighbours": (2, 200), "checkpoints": (2, 20), "examples": (1, 200)}
 RESERVED = ("more", "runid")
 PROGRESS_BAR = re.compile(r"\d+%\||\d+it \[")
 
@@ -239,6 +241,10 @@ def plan(
             given["runid"] = runid
         wanted = [name for name in extra if name in parameters]
         given |= {name: _typed(name, extra[name], parameters[name][0], notebook) for name in wanted}
+        for name in set(wanted) & set(BOUNDS):
+            low, high = BOUNDS[name]
+            if not low <= given[name] <= high:
+                raise InputError(f"{notebook}: {name} is {given[name]}; it must be between {low} and {high}.")
         planned[notebook] = given
     return planned
 
@@ -278,6 +284,8 @@ def run_report(
         raise InputError(f"the run {runid} exists already; choose another run id or delete {paths.runs() / runid}.")
     folder = paths.notebooks() if folder is None else Path(folder)
     sources = [folder / f"{name}.ipynb" for name in STEPS]
+    if otherid := (extra or {}).get("otherid"):
+        open_run(str(otherid))
     planned = plan({source.stem: parameters_of(source) for source in sources}, settings, extra or {}, runid)
     place, timings = paths.reports() / runid, _timings()
     for name in STEPS:  # pages of an earlier report of this name would pass for new ones
@@ -287,6 +295,9 @@ def run_report(
     try:
         for number, source in enumerate(sources, 1):
             what, rough = STEPS[source.stem]
+            if missing := _nothing_to_read(source.stem, settings):
+                log.info("%d/%d %s is left out: %s", number, len(STEPS), source.stem, missing)
+                continue
             seconds = timings.get(source.stem, rough)
             log.info("%d/%d %s %s (about %s)", number, len(STEPS), source.stem, what, pages.duration(seconds))
             begin = time.monotonic()
@@ -301,6 +312,17 @@ def run_report(
     finally:
         index = pages.write_index()
     return index
+
+
+def _nothing_to_read(name: str, settings: Settings) -> str:
+    """Why a notebook of the report would find no tables under these settings; empty if it will."""
+    if name == "03_embedding_drift" and not settings.probes:
+        return "no probes are kept (--probes 0)"
+    if name == "03_embedding_drift" and not (settings.validationpath or settings.validationshare):
+        return "there are no validation rows (--validationshare 0)"
+    if name == "04_analyse_metrics" and not (settings.testpath or settings.testshare):
+        return "there are no test rows (--testshare 0)"
+    return ""
 
 
 def _export(done: list[Path], runid: str) -> None:

@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,10 @@ class Run:
         # Texts such as "NA" or "null" are real queries, not gaps, and "007" is no number.
         types = dict.fromkeys(_TEXTS, str)
         return pd.read_csv(path, keep_default_na=name not in ("queries", "documents"), dtype=types)
+
+    def has(self, name: str) -> bool:
+        """Whether the run wrote that table; without test rows, say, there are no metrics."""
+        return (self.folder / f"{name}.csv").is_file()
 
     def write(self, name: str, table: pd.DataFrame) -> None:
         """Writes one of the run's tables."""
@@ -128,22 +133,33 @@ def checked_run_id(text: str) -> str:
     return text
 
 
-def create_run(runid: str) -> Run:
-    """An empty run folder; what an unfinished run of that name left there goes.
+def create_run(runid: str = "", projectname: str = "") -> Run:
+    """An empty run folder, this process's alone.
+
+    Args:
+        runid: its name; what an unfinished run of that name left there goes. Empty = a fresh one.
+        projectname: what a fresh name begins with.
 
     Raises:
         InputError: a finished run has that name, or the folder cannot be made.
     """
-    folder = paths.runs() / runid
-    if (folder / "summary.json").exists():
+    folder = paths.runs() / (runid or new_run_id(projectname))
+    if runid and (folder / "summary.json").exists():
         raise InputError(f"the run {runid} exists already; choose another --runid or delete {folder}.")
     try:
-        if folder.exists():
+        if runid and folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
+    except FileExistsError:  # another process took the fresh name in the same second
+        return create_run(runid, projectname)
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({one_line(error)}); choose another place or --runid.") from error
     return Run(folder)
+
+
+def scratch_run(runid: str = "", projectname: str = "") -> Run:
+    """A run folder among the temporary files, for processes whose copy of the results is thrown away."""
+    return Run(Path(tempfile.mkdtemp()) / (runid or projectname))
 
 
 def list_runs() -> list[Run]:

@@ -45,6 +45,8 @@ NEGATIVE = re.compile(
 )
 """Names of columns with wrong documents, likewise reduced."""
 
+# "NA", "None" and "null" are words that people write; NaN is what programs write for nothing.
+_EMPTY = {"keep_default_na": False, "na_values": ["", "NaN", "nan"]}
 _DIRT = re.compile("[\0\ud800-\udfff]")
 _NEEDED = "it needs a query and a matching document in each row."
 
@@ -248,7 +250,7 @@ def _read_separated(path: Path | str) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            table = pd.read_csv(io.StringIO(text, newline=""), sep=_separator(text), dtype=str)
+            table = pd.read_csv(io.StringIO(text, newline=""), sep=_separator(text), dtype=str, **_EMPTY)
     except (ValueError, OverflowError) as error:
         wrong = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
         what = (

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hr_search import paths
+from hr_search.errors import InputError
 from hr_search.files import digest, whole_folder
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,12 @@ def tokenise(
         paths.cache() / "tokens" / digest(fingerprint(tokenizer), prompt, maxlength, len(texts), _texts_digest(texts))
     )
     if not (folder / "offsets.npy").is_file():
-        with whole_folder(folder) as target:
-            _write(target, _slices(tokenizer, texts, prompt, maxlength))
+        try:
+            with whole_folder(folder) as target:
+                _write(target, _slices(tokenizer, texts, prompt, maxlength))
+        except InputError:
+            if not (folder / "offsets.npy").is_file():  # else another process was faster
+                raise
     return TokenTable(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "offsets.npy"))
 
 

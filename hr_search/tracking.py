@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from types import TracebackType
 
 from accelerate import Accelerator
@@ -13,6 +14,18 @@ from hr_search.config import Settings
 from hr_search.errors import InputError, one_line
 
 
+def require_tracker(name: str) -> None:
+    """Returns if the tracker's package is installed, or none is wanted.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise InputError(
+            f'the tracker {name} is not installed; `pip install "hr_search[track]"` or take --tracker none.'
+        )
+
+
 class Tracker:
     """A context that sends figures to the tracker the settings name, or to nobody.
 
@@ -21,7 +34,7 @@ class Tracker:
         accelerator: the run's; its trackers are accelerate's own classes.
 
     Raises:
-        InputError: the tracker's package is not installed, or it refuses to start.
+        InputError: the tracker refuses to start.
     """
 
     def __init__(self, settings: Settings, accelerator: Accelerator) -> None:
@@ -30,10 +43,6 @@ class Tracker:
     def __enter__(self) -> Tracker:
         if self.name == "none":
             return self
-        if importlib.util.find_spec(self.name) is None:
-            raise InputError(
-                f'the tracker {self.name} is not installed; `pip install "hr_search[track]"` or take --tracker none.'
-            )
         try:
             self.accelerator.log_with = filter_trackers([self.name], str(paths.root() / "metrics" / "tracking"))
             config = self.settings.to_dict()
@@ -45,10 +54,11 @@ class Tracker:
             ) from error
         return self
 
-    def log(self, figures: dict[str, float], step: int) -> None:
-        """Sends `figures` of a step."""
+    def log(self, row: dict[str, float]) -> None:
+        """Sends a row of the history; what is no number yet is left out."""
         if self.name != "none":
-            self.accelerator.log(figures, step=step)
+            figures = {name: value for name, value in row.items() if name != "step" and math.isfinite(value)}
+            self.accelerator.log(figures, step=int(row["step"]))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

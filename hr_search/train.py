@@ -58,6 +58,7 @@ def fit(
     validate: Callable[[int], dict[str, float]],
     fingerprint: str = "",
     accelerator: Accelerator | None = None,
+    report: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Progress:
     """Trains `encoder` in place and leaves the weights of the best validation in it.
 
@@ -66,9 +67,11 @@ def fit(
         rows: the training rows.
         tables: token tables of `rows.queries` ("query") and `rows.documents` ("document").
         settings: loss, optimiser, stopping, checkpoints.
-        validate: step -> metrics, the settings' goal among them; called at step 0 too.
+        validate: step -> metrics, the settings' goal among them; called at step 0 too. Where the goal is
+            NaN (no validation rows) there is no best: the last weights stay and nothing stops the run early.
         fingerprint: of the data; a checkpoint of other data is refused.
         accelerator: device and processes; None = what is there.
+        report: gets each row of the history as it comes.
 
     Returns:
         The history and the best step.
@@ -85,13 +88,15 @@ def fit(
     model, optimiser = accelerator.prepare(encoder, optimiser)
     progress = Progress()
     if settings.resume and settings.checkpointpath:
-        progress = restore(settings, fingerprint, encoder, optimiser, schedule) or progress
+        progress = restore(settings, f"{fingerprint} in steps of {per_step}", encoder, optimiser, schedule) or progress
     if not progress.history:
         record(progress, plan, encoder, settings, validate, 0.0)
+        report(progress.history[-1])
     started = time.perf_counter() - progress.seconds
     pause = 0.0  # seconds spent in validation, kept out of rows per second
     ticker = bar(what="training", unit="step", total=plan.total, start=progress.step)
-    window, first = time.perf_counter(), progress.step
+    begun, first = time.perf_counter(), progress.step
+    window = begun
     for chosen, epoch_ends in plan.batches(progress.step):
         if finished(progress, settings):
             break
@@ -103,6 +108,7 @@ def fit(
         accelerator.backward(loss * accelerator.num_processes)
         if settings.clip:
             accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+        learningrate = schedule.get_last_lr()[0]
         optimiser.step()
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
@@ -111,19 +117,21 @@ def fit(
         progress.counts = [old + new for old, new in zip(progress.counts, (len(chosen), tokens, 1), strict=True)]
         ticker.update()
         if progress.step - first == ESTIMATED and accelerator.device.type == "cpu":  # a GPU's clock needs a wait
-            left = (time.perf_counter() - window) / ESTIMATED * (plan.total - progress.step)
+            left = (time.perf_counter() - begun) / ESTIMATED * (plan.total - progress.step)
             log.info("about %.0f min of training to go, by the first %d steps", max(1, left / 60), ESTIMATED)
         due = settings.evalsteps and progress.step % settings.evalsteps == 0
         if epoch_ends or due or progress.step == plan.total:
             refuse_nan(float(progress.sums[0]), progress.step, chosen, settings)
             now = time.perf_counter()
             progress.seconds = now - started
-            record(progress, plan, encoder, settings, validate, schedule.get_last_lr()[0], now - window)
+            record(progress, plan, encoder, settings, validate, learningrate, now - window)
+            report(progress.history[-1])
             window = time.perf_counter()
             pause += window - now
         if settings.checkpointpath and progress.step % settings.checkpointsteps == 0 and accelerator.is_main_process:
+            refuse_nan(float(progress.sums[0]), progress.step, chosen, settings)
             progress.seconds = time.perf_counter() - started
-            store(settings, fingerprint, encoder, optimiser, schedule, progress)
+            store(settings, f"{fingerprint} in steps of {per_step}", encoder, optimiser, schedule, progress)
     ticker.close()
     progress.seconds = time.perf_counter() - started
     log.info("training took %.0f s, %.0f s of them validation", progress.seconds, pause)
@@ -257,7 +265,9 @@ def record(
             "the embeddings have collapsed (spread %.4f): lower --learningrate, raise --batchsize or change --loss",
             spread,
         )
-    if value > progress.best:
+    if math.isnan(value):
+        progress.best_step = progress.step
+    elif value > progress.best:
         progress.best, progress.best_step, progress.stale = value, progress.step, 0
         progress.best_weights = {
             name: tensor.detach().to("cpu", copy=True) for name, tensor in encoder.state_dict().items()

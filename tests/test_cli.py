@@ -45,7 +45,7 @@ def test_the_documented_command_to_the_letter(home, tmp_path, monkeypatch, tiny_
     run = runs.open_run()
     assert run.id.startswith("paraphrase-training-")
     assert run.config["margin"] == 0.3 and run.config["seed"] == 42
-    assert "--learningrate 1e-05" in run.summary["command"]
+    assert "--learningrate=1e-05" in run.summary["command"]
     card = (tmp_path / "paraphrasemodel" / "README.md").read_text()
     assert run.summary["verdict"] in card and run.summary["command"] in card
 
@@ -164,6 +164,57 @@ def test_saved_folder_equals_the_run(home, tmp_path, tiny_model):
     encoder = load_encoder(str(tiny_model), precision="fp32")
     folder = save_model(encoder, str(tmp_path / "out.pt"), "card")
     assert folder == tmp_path / "out"
-    same = SentenceTransformer(str(folder), device="cpu").encode(["welder"], normalize_embeddings=True)
+    same = SentenceTransformer(str(folder), device="cpu").encode(["welder"])
     assert np.abs(encoder.encode(["welder"]) - same).max() <= 1e-5
     assert command(Settings(allowleaks=True)) == "python3 train.py --allowleaks"
+
+
+def test_a_folder_with_other_things_is_never_replaced_by_the_model(home, tmp_path, tiny_model, jobs_file, capsys):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "thesis.txt").write_text("years of it")
+    words = ["train", "--datapath", str(jobs_file), "--modelname", str(tiny_model), "--maxsteps", "1", "--outputpath"]
+    assert cli.main([*words, str(work)]) == 2 and cli.main([*words, str(tmp_path / "work.pt")]) == 2
+    assert "holds something else than a model" in capsys.readouterr().err
+    assert (work / "thesis.txt").read_text() == "years of it"
+    assert cli.main([*words, str(tmp_path / "model")]) == 0 and cli.main([*words, str(tmp_path / "model")]) == 0
+
+
+def test_without_validation_rows_the_training_is_kept(home, tmp_path, tiny_model, jobs_file):
+    words = [
+        "train",
+        "--datapath",
+        str(jobs_file),
+        "--modelname",
+        str(tiny_model),
+        "--validationshare",
+        "0",
+        "--epochs",
+    ]
+    model = tmp_path / "model"
+    assert cli.main([*words, "4", "--learningrate", "1e-3", "--batchsize", "8", "--outputpath", str(model)]) == 0
+    run = runs.open_run()
+    assert run.summary["best_step"] == run.summary["steps"] and run.table("history")["mrr"].isna().all()
+    before, after = (
+        SentenceTransformer(str(folder), device="cpu").encode(["welder"]) for folder in (tiny_model, model)
+    )
+    assert np.abs(before / np.linalg.norm(before) - after).max() > 1e-3
+
+
+def test_train_evaluates_and_searches_without_test_rows(home, tiny_model, jobs_file, capsys):
+    words = [
+        "train",
+        "--datapath",
+        str(jobs_file),
+        "--modelname",
+        str(tiny_model),
+        "--testshare",
+        "0",
+        "--maxsteps",
+        "2",
+    ]
+    assert cli.main(words) == 0
+    assert "no test rows, so no verdict" in runs.open_run().summary["verdict"]
+    assert cli.main(["evaluate", "--model", str(tiny_model), "--datapath", str(jobs_file), "--split", "test",
+                     "--testshare", "0"]) == 2  # fmt: skip
+    assert "take --split all" in capsys.readouterr().err

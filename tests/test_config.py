@@ -119,7 +119,7 @@ def test_choices(name):
 
 
 def test_goals_are_the_metrics():
-    assert config.GOALS == METRICS
+    assert config.METRICS == METRICS
 
 
 def test_settings_are_frozen_checked_copies():

@@ -87,6 +87,7 @@ def test_each_group_is_in_exactly_one_part(table: str) -> None:
     assert parts.counts == {
         "rows": 120, "empty": 0, "duplicates": 0, "groups": 40, "train": 96, "validation": 12, "test": 12,
         "exact_leaks": 0, "near_leaks": 0, "seen_queries": 0, "near_exact": 1,
+        "negative_leaks": 0,
     }  # fmt: skip
 
 

@@ -21,7 +21,9 @@ TEXTS = [*JOBS, *JOBS.values()]
 def test_every_architecture_embeds_as_sentence_transformers_does(tmp_path, architecture):
     folder = make_model(tmp_path / architecture, architecture)
     ours = load_encoder(str(folder), precision="fp32")
-    reference = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, normalize_embeddings=True)
+    reference = SentenceTransformer(str(folder), device="cpu").encode(
+        TEXTS, normalize_embeddings=True
+    )  # a base may not normalise
     assert np.abs(ours.encode(TEXTS) - reference).max() < 1e-5
     # Compaction must not disturb the position numbers that some architectures derive from the padding id.
     table = ours.tokens(TEXTS, "document")
@@ -40,7 +42,7 @@ def test_a_saved_model_loads_in_sentence_transformers_with_the_same_embeddings(t
     ours.save(tmp_path / "saved", "# card")
     loaded = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     for side, encode in (("query", loaded.encode_query), ("document", loaded.encode_document)):
-        assert np.abs(ours.encode(TEXTS, side) - encode(TEXTS, normalize_embeddings=True)).max() <= 1e-5
+        assert np.abs(ours.encode(TEXTS, side) - encode(TEXTS)).max() <= 1e-5
     assert np.abs(ours.encode(TEXTS, "query") - ours.encode(TEXTS, "document")).max() > 1e-3
     assert (tmp_path / "saved" / "README.md").read_text() == "# card"
 

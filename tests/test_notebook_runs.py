@@ -54,7 +54,7 @@ def test_01_explore_data_counts(workshop, jobs_file):
     execute(
         "01_explore_data", root, {"datapath": str(jobs_file), "testshare": 0.25, "validationshare": 0.25, "seed": 3}
     )
-    counts = pd.read_csv(root / "metrics" / "data" / "jobs.csv.csv").set_index("what")["count"]
+    counts = pd.read_csv(root / "metrics" / "data" / "jobs.csv").set_index("what")["count"]
     assert counts["rows read"] == 24 and counts["groups"] == 12
     assert counts["train rows"] + counts["validation rows"] + counts["test rows"] == 24
     assert counts["test rows"] == 6
@@ -73,7 +73,7 @@ def test_03_embedding_drift_starts_at_zero_and_moves(workshop):
 
 def test_04_analyse_metrics_lists_changes(workshop):
     root, run = workshop
-    execute("04_analyse_metrics", root, {"runid": run.id, "direction": "d2q", "metric": "recall@10", "examples": 3})
+    execute("04_analyse_metrics", root, {"runid": run.id, "direction": "d2q", "goal": "recall@10", "examples": 3})
     changes = pd.read_csv(run.folder / "changes.csv")
     queries = run.table("queries").query("system == 'trained' and direction == 'd2q'")
     assert len(changes) == len(queries)

@@ -295,20 +295,20 @@ def test_a_report_runs_all_notebooks_and_says_how_long_it_will_take(tmp_path, ho
     (home / "reports").mkdir(parents=True)
     (home / "reports" / "timings.json").write_text('{"01_explore_data": 200, "02_train": "x"}')
     with caplog.at_level(logging.INFO):
-        index = run_report(Settings(learningrate=1e-4, loss="infonce"), {"points": 9}, "мой-1", folder=folder)
+        index = run_report(Settings(learningrate=1e-4, loss="infonce"), {"points": 19}, "мой-1", folder=folder)
     assert index == home / "reports" / "index.html" and index.exists()
     place = home / "reports" / "мой-1"
     assert sorted(each.name for each in place.iterdir()) == sorted(
         f"{name}.{kind}" for name in notebooks.STEPS for kind in ("html", "ipynb")
     )
     assert printed(place / "02_train.ipynb") == "0.0001 {'loss': 'infonce'} мой-1\n"
-    assert printed(place / "03_embedding_drift.ipynb") == "мой-1 9\n"
+    assert printed(place / "03_embedding_drift.ipynb") == "мой-1 19\n"
     first = (place / "01_explore_data.html").read_text()
     assert 'href="../index.html"' in first and 'href="04_analyse_metrics.html"' in first
     assert "<title>01 explore data · мой-1</title>" in first
     said = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("1/4 01_explore_data") and "about 3 min 20 s" in line for line in said)
-    assert any(line.startswith("2/4 02_train") and "about 2 min 00 s" in line for line in said)
+    assert any(line.startswith("2/4 02_train") and "about 7 min 00 s" in line for line in said)
     kept = json.loads((home / "reports" / "timings.json").read_text())
     assert set(kept) == set(notebooks.STEPS) and all(0 < seconds < 60 for seconds in kept.values())
 
@@ -342,3 +342,19 @@ def test_a_report_checks_everything_before_it_starts(tmp_path, home):
     with pytest.raises(InputError, match="04_analyse_metrics"):
         run_report(Settings(), folder=folder)
     assert not paths.reports().exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"), [({"points": 3}, "points is 3; it must be between"), ({"otherid": "x"}, "finished run")]
+)
+def test_values_that_would_fail_after_the_training_are_refused_before(home, extra, message):
+    with pytest.raises(InputError, match=message):
+        run_report(Settings(), extra)
+    assert not list(home.rglob("*.ipynb"))
+
+
+def test_notebooks_without_anything_to_read_are_left_out(tmp_path, home, caplog):
+    with caplog.at_level(logging.INFO):
+        run_report(Settings(probes=0, testshare=0.0), runid="r", folder=four(tmp_path / "notebooks"))
+    assert sorted(path.stem for path in (home / "reports" / "r").glob("*.html")) == ["01_explore_data", "02_train"]
+    assert "no probes are kept" in caplog.text and "no test rows" in caplog.text

@@ -152,13 +152,16 @@ def test_a_sample_cut_within_quotes_still_finds_the_separator(tmp_path):
 
 
 def test_texts_in_csv_stay_texts(tmp_path):
-    table, counts = read_pairs(stored(tmp_path, "query,positive\n007,+7 999\n1С,true\n2024-01-01,1e5\n-,NaN\n"))
-    assert table["query"].tolist() == ["007", "1С", "2024-01-01"] and table["positive"].tolist() == [
+    table, counts = read_pairs(
+        stored(tmp_path, "query,positive\n007,+7 999\n1С,true\n2024-01-01,1e5\nNA,None\n-,NaN\n")
+    )
+    assert table["query"].tolist() == ["007", "1С", "2024-01-01", "NA"] and table["positive"].tolist() == [
         "+7 999",
         "true",
         "1e5",
+        "None",
     ]
-    assert counts == {"rows": 4, "empty": 1}
+    assert counts == {"rows": 5, "empty": 1}
 
 
 NAMES = [

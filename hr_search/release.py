@@ -1,0 +1,133 @@
+"""What leaves a run: the model's folder and weights, its card, and the command that makes it again."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import tempfile
+from pathlib import Path
+
+import torch
+
+from hr_search import files
+from hr_search.config import FIELDS, METRICS, Settings
+from hr_search.encoder import Encoder
+from hr_search.errors import InputError, one_line
+
+log = logging.getLogger(__name__)
+
+_DEFAULTS = Settings()
+
+
+def model_folder(outputpath: str) -> Path:
+    """The model's folder for an `outputpath`: itself, or for FILE.pt the folder beside it."""
+    target = Path(outputpath)
+    return target.with_suffix("") if target.suffix == ".pt" else target
+
+
+def require_place(path: Path) -> None:
+    """Returns if a file or folder can be made at `path`, so that no training is done in vain.
+
+    Raises:
+        InputError: its folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({one_line(error)}); choose a place with room and permission."
+        ) from error
+
+
+def require_output(outputpath: str) -> None:
+    """Returns if the model may be written to `outputpath`: a new place, an empty folder or an older model.
+
+    Raises:
+        InputError: something else lies there, or the place cannot be written to.
+    """
+    target, folder = Path(outputpath), model_folder(outputpath)
+    if target != folder and target.is_dir():
+        raise InputError(f"outputpath {target} is a folder; give a folder without .pt, or the name of a file.")
+    if folder.is_file():
+        raise InputError(f"outputpath {folder} is a file; give a folder or a name that ends in .pt.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "modules.json").is_file():
+        raise InputError(
+            f"the folder {folder} holds something else than a model, which would be lost; give another outputpath."
+        )
+    require_place(folder.absolute())
+
+
+def command(settings: Settings, processes: int = 1) -> str:
+    """The shell line that repeats a run: every setting that is not the default, to the last digit."""
+    words = ["python3", "train.py"] if processes == 1 else ["accelerate", "launch", "--num_processes", str(processes)]
+    words += ["train.py"] * (processes > 1)
+    for name, value in settings.to_dict().items():
+        if value == getattr(_DEFAULTS, name) or name == "resume":
+            continue
+        # With =, a negative value is not taken for a flag.
+        words.append(f"--{name}" if value is True else f"--{name}={value}")
+    return shlex.join(words)
+
+
+def save_model(encoder: Encoder, outputpath: str, card: str) -> Path:
+    """Writes the model: a sentence-transformers folder, and for FILE.pt also the weights as a state dict.
+
+    Returns:
+        The folder.
+    """
+    target, folder = Path(outputpath), model_folder(outputpath)
+    encoder.save(folder, card)
+    if target.suffix == ".pt":
+        with files.whole_file(target, "wb") as file:
+            torch.save(encoder.model.state_dict(), file)
+    log.info("model saved: %s%s", folder, f" and its weights {target}" if folder != target else "")
+    return folder
+
+
+def model_card(settings: Settings, summary: dict) -> str:
+    """The README of a saved model: what it is, how to use it, its figures and how it was made."""
+    rows = [
+        f"| {system} | {direction} | " + " | ".join(f"{values[name][0]:.3f}" for name in METRICS) + " |"
+        for system, directions in summary["metrics"].items() for direction, values in directions.items()
+    ]  # fmt: skip
+    table = "\n".join([f"| system | direction | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 2) + "|", *rows])
+    lines = "\n".join(
+        f"- {name}: {value}" for name, value in settings.to_dict().items() if value != "" and name in FIELDS
+    )
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, feature-extraction, hr, job-search]
+---
+# {settings.projectname}
+
+A search encoder for vacancies and job titles, trained with hr_search from `{settings.modelname}`.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+queries = model.encode_query(["welder"])
+documents = model.encode_document(["joins metal parts with an electric arc ..."])
+scores = model.similarity(queries, documents)
+```
+
+## Test results
+
+{summary["data"]["test"]} test rows of `{summary["data"]["name"]}` ({summary["data"]["fingerprint"]}); q2d = query to
+document, d2q = document to query; ties count against the model. {summary["verdict"]}
+
+{table if rows else "No test rows."}
+
+## Training
+
+{summary["data"]["train"]} rows, {summary["steps"]} steps, best at step {summary["best_step"]}. To repeat:
+
+```
+{summary["command"]}
+```
+
+{lines}
+"""
