@@ -75,10 +75,16 @@ def group_sizes(groups: Sequence[str], ax: Axes | None = None) -> Axes:
 
 
 def history(table: pd.DataFrame, goal: str = "mrr", axes: Sequence[Axes] | None = None) -> np.ndarray:
-    """Loss above, validation metric `goal` below, the best step marked in both, from `history.csv` of a run."""
+    """Loss above, validation metric `goal` below, the best step marked in both, from `history.csv` of a run.
+
+    A run without validation rows has the loss only.
+    """
     _columns(table, ("step", "loss", goal), "the history")
     if table[goal].isna().all():
-        raise InputError(f"the history has no value of {goal} to draw; the run ended before its first validation.")
+        axes = _axes(axes, 1, 1, (7, 3))
+        _line(axes[0], table, "loss", RED)
+        _finish(axes[0], "Loss; no validation rows, so no best step", STEP, "Loss")
+        return axes
     best = table.iloc[table[goal].argmax()]
     axes = _axes(axes, 2, 1, (7, 5), sharex=True)
     for ax, name, colour in zip(axes, ("loss", goal), (RED, BLUE), strict=True):
