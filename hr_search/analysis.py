@@ -161,10 +161,9 @@ def find_other(run: Run, otherid: str = "") -> Run | None:
     """
     if otherid:
         return open_run(otherid)
-    tested = {name: run.summary["data"][name] for name in ("name", "test")}
+    name = run.summary["data"]["name"]
     for other in list_runs():
-        data = other.summary["data"]
-        if other.id != run.id and tested.items() <= data.items() and not _difference(run, other):
+        if other.id != run.id and other.summary["data"]["name"] == name and not _difference(run, other):
             return other
     return None
 

@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         self.bf16 = use_bf16(precision, self.device)
         self._kept: np.ndarray | None = None  # token ids whose embedding rows are present, when compacted
         self._full: torch.Tensor | None = None  # the whole embedding table, aside, when compacted
-        self.register_buffer("_row_of", None, persistent=False)
+        self._row_of: np.ndarray | None = None  # token id -> row of the compacted table, -1 where absent
 
     @property
     def device(self) -> torch.device:
@@ -117,10 +117,12 @@ class Encoder(nn.Module):
         for at, row in enumerate(rows):
             ids[at, : len(row)] = row
             mask[at, : len(row)] = 1
+        if self._row_of is not None:
+            ids = self._row_of[ids]
+            if ids.min() < 0:
+                raise RuntimeError("expand() the vocabulary before encoding texts it was not compacted for")
         features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         features = {name: value.to(self.device, non_blocking=True) for name, value in features.items()}
-        if self._row_of is not None:
-            features["input_ids"] = self._row_of[features["input_ids"]]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             for module in self.model:
                 features = module(features)
@@ -176,8 +178,7 @@ class Encoder(nn.Module):
         kept = np.unique(np.concatenate([first, *(table.used() for table in tables)])).astype(np.int64)
         row_of = np.full(embedding.num_embeddings, -1, np.int64)
         row_of[kept] = np.arange(len(kept))
-        self._full, self._kept = embedding.weight.data, kept
-        self._row_of = torch.from_numpy(row_of).to(self.device)
+        self._full, self._kept, self._row_of = embedding.weight.data, kept, row_of
         embedding.weight = nn.Parameter(self._full[torch.from_numpy(kept).to(self.device)].clone())
         embedding.num_embeddings = len(kept)
         return len(kept)

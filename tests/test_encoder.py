@@ -71,9 +71,11 @@ def test_expand_writes_trained_rows_back_and_leaves_the_others(tiny_model):
     assert torch.equal(after[sorted(moved)], before[sorted(moved)] + 1.0)
 
 
-def test_a_compacted_model_is_not_saved_by_mistake(tiny_model, tmp_path):
+def test_a_compacted_model_is_not_saved_or_used_for_other_texts_by_mistake(tiny_model, tmp_path):
     ours = load_encoder(str(tiny_model))
     ours.compact([ours.tokens(["welder"], "query")])
+    with pytest.raises(RuntimeError, match="expand"):
+        ours.encode(["baker"])
     with pytest.raises(RuntimeError, match="expand"):
         ours.save(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
