@@ -252,14 +252,10 @@ def record(
     })  # fmt: skip
     progress.sums, progress.counts = torch.zeros(3, dtype=torch.float64), [0, 0, 0]
     value = metrics[settings.goal]
-    log.info(
-        "step %d of %d: %s %.4f%s",
-        progress.step,
-        plan.total,
-        settings.goal,
-        value,
-        f", loss {loss:.4f}, active {active:.0%}, {rows / seconds:.1f} rows/s" if seconds and steps else "",
-    )
+    said = ["no validation rows" if math.isnan(value) else f"{settings.goal} {value:.4f}"]
+    if seconds and steps:
+        said += [f"loss {loss:.4f}", f"active {active:.0%}", f"{rows / seconds:.1f} rows/s"]
+    log.info("step %d of %d: %s", progress.step, plan.total, ", ".join(said))
     if spread < COLLAPSED:
         log.warning(
             "the embeddings have collapsed (spread %.4f): lower --learningrate, raise --batchsize or change --loss",
