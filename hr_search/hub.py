@@ -12,7 +12,8 @@ from typing import Any
 from hr_search.errors import InputError, one_line
 from hr_search.paths import extension
 
-MODEL_TIMEOUT = 4.0
+MODEL_TIMEOUT = 3.0
+"""Seconds a model's name may take: with the start of Python and torch the answer comes within ten."""
 TIMEOUT = 8.0
 """Seconds until the Hub counts as out of reach."""
 

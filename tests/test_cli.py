@@ -22,6 +22,11 @@ DOCUMENTED = (
 )
 
 
+def train_words(table, model, *flags):
+    """A `train` command line on a table and a model."""
+    return ["train", "--datapath", str(table), "--modelname", str(model), *flags]
+
+
 @pytest.fixture
 def job_pickle(tmp_path, jobs):
     path = tmp_path / "data" / "train.pkl"
@@ -173,7 +178,7 @@ def test_a_folder_with_other_things_is_never_replaced_by_the_model(home, tmp_pat
     work = tmp_path / "work"
     work.mkdir()
     (work / "thesis.txt").write_text("years of it")
-    words = ["train", "--datapath", str(jobs_file), "--modelname", str(tiny_model), "--maxsteps", "1", "--outputpath"]
+    words = train_words(jobs_file, tiny_model, "--maxsteps", "1", "--outputpath")
     assert cli.main([*words, str(work)]) == 2 and cli.main([*words, str(tmp_path / "work.pt")]) == 2
     assert "holds something else than a model" in capsys.readouterr().err
     assert (work / "thesis.txt").read_text() == "years of it"
@@ -181,16 +186,7 @@ def test_a_folder_with_other_things_is_never_replaced_by_the_model(home, tmp_pat
 
 
 def test_without_validation_rows_the_training_is_kept(home, tmp_path, tiny_model, jobs_file):
-    words = [
-        "train",
-        "--datapath",
-        str(jobs_file),
-        "--modelname",
-        str(tiny_model),
-        "--validationshare",
-        "0",
-        "--epochs",
-    ]
+    words = train_words(jobs_file, tiny_model, "--validationshare", "0", "--epochs")
     model = tmp_path / "model"
     assert cli.main([*words, "4", "--learningrate", "1e-3", "--batchsize", "8", "--outputpath", str(model)]) == 0
     run = runs.open_run()
@@ -201,19 +197,8 @@ def test_without_validation_rows_the_training_is_kept(home, tmp_path, tiny_model
     assert np.abs(before / np.linalg.norm(before) - after).max() > 1e-3
 
 
-def test_train_evaluates_and_searches_without_test_rows(home, tiny_model, jobs_file, capsys):
-    words = [
-        "train",
-        "--datapath",
-        str(jobs_file),
-        "--modelname",
-        str(tiny_model),
-        "--testshare",
-        "0",
-        "--maxsteps",
-        "2",
-    ]
-    assert cli.main(words) == 0
+def test_without_test_rows_there_is_no_verdict(home, tiny_model, jobs_file, capsys):
+    assert cli.main(train_words(jobs_file, tiny_model, "--testshare", "0", "--maxsteps", "2")) == 0
     assert "no test rows, so no verdict" in runs.open_run().summary["verdict"]
     assert cli.main(["evaluate", "--model", str(tiny_model), "--datapath", str(jobs_file), "--split", "test",
                      "--testshare", "0"]) == 2  # fmt: skip

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,7 +14,7 @@ import torch
 from conftest import ARCHITECTURES, JOBS, make_model
 from sentence_transformers import SentenceTransformer
 
-from hr_search import embedded, encoder
+from hr_search import embedded, encoder, paths
 from hr_search.encoder import load_encoder
 from hr_search.errors import InputError
 
@@ -120,6 +124,19 @@ def test_unknown_models_fail_fast_in_one_sentence(name, words, monkeypatch):
         load_encoder(name)
     assert time.monotonic() - started < 10
     assert "\n" not in str(caught.value)
+
+
+def test_a_silent_hub_is_given_up_in_seconds():
+    with socket.socket() as silent:  # accepts, and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        environment |= {"PYTHONPATH": str(paths.checkout())}
+        code = "from hr_search import hub; hub.require_model('paraphrase-multilingual-mpnet-base-v2')"
+        started = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert time.monotonic() - started < 10
+    assert "silent for 3 s" in done.stderr and "--modelname embedded" in done.stderr
 
 
 def test_folders_that_hold_no_model(tmp_path, tiny_model):
