@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -102,6 +105,20 @@ def make_batch(rows: Rows, chosen: np.ndarray) -> Batch:
     for at, indices in enumerate(wrong):
         given[at, np.searchsorted(documents, indices)] = True
     return Batch(queries, documents, query, positive, relevant, given & ~relevant, relevant[:, positive].T)
+
+
+def ahead(rows: Rows, steps: Iterable[tuple[np.ndarray, bool]]) -> Iterator[tuple[np.ndarray, bool, Batch]]:
+    """Every step's row numbers, whether it ends an epoch, and its batch, made while the step before runs."""
+    steps = iter(steps)
+    with ThreadPoolExecutor(1) as worker:
+        pending: deque = deque()
+        for chosen, ends in steps:
+            pending.append((chosen, ends, worker.submit(make_batch, rows, chosen)))
+            if len(pending) > 1:
+                chosen, ends, batch = pending.popleft()
+                yield chosen, ends, batch.result()
+        for chosen, ends, batch in pending:
+            yield chosen, ends, batch.result()
 
 
 def candidates(batch: Batch, policy: str, generator: np.random.Generator) -> np.ndarray:

@@ -89,6 +89,9 @@ class Settings:
     weightdecay: float = _setting(0.0, "AdamW weight decay (never on embeddings, biases and norms)", 0.0, 1.0)
     clip: float = _setting(1.0, "largest gradient norm; 0 = no clipping", 0.0)
     chunktokens: int = _setting(0, "padded tokens encoded at a time; 0 = what suits the device", 0)
+    gradcache: bool = _setting(
+        False, "encode each batch twice, chunktokens at a time: memory of one part, a third more time, the same loss"
+    )
     seed: int = _setting(42, "seed of splits, order, dropout and sampling", 0, 2**31 - 1)
 
     # Evaluation and stopping

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hr_search import embedded, hub
+from hr_search import embedded, hub, packing
+from hr_search.dropout import pool_dropout
 from hr_search.errors import InputError, nearest, one_line
 from hr_search.files import whole_folder
 from hr_search.progress import bar, quiet
@@ -58,6 +59,11 @@ class Encoder(nn.Module):
         if maxlength > limit:
             log.warning("%s takes at most %d tokens; maxlength %d is lowered", name, limit, maxlength)
         self.bf16 = use_bf16(precision, self.device)
+        self.packs = packing.packs(self.transformer)
+        self.dropout = max(
+            (module.p for module in self.transformer.modules() if isinstance(module, nn.Dropout)), default=0
+        )
+        pool_dropout(self.transformer)
         self._kept: np.ndarray | None = None  # token ids whose embedding rows are present, when compacted
         self._full: torch.Tensor | None = None  # the whole embedding table, aside, when compacted
         self._row_of: np.ndarray | None = None  # token id -> row of the compacted table, -1 where absent
@@ -104,12 +110,37 @@ class Encoder(nn.Module):
             (N, D) float32, L2-normalised.
         """
         lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
-        groups = batches_by_length(lengths, budget or self.budget)
+        groups = self._groups(lengths, budget)
         parts = [self._embed([rows[i] for i in group]) for group in groups]
         back = torch.from_numpy(np.argsort(np.concatenate(groups), kind="stable"))
         return torch.cat(parts)[back.to(parts[0].device)]
 
+    @property
+    def packed(self) -> bool:
+        """Whether texts are encoded without padding where the model is now, in its present mode."""
+        return self.packs and packing.works(self.transformer, self.bf16, self.training and self.dropout > 0)
+
+    def _groups(self, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+        split = packing.chunks if self.packed else batches_by_length
+        return split(lengths, budget or self.budget)
+
     def _embed(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            features = self._packed(rows) if self.packed else self._padded(rows)
+            for module in list(self.model)[1:] if self.packed else self.model:
+                features = module(features)
+        return nn.functional.normalize(features["sentence_embedding"].float(), dim=-1)
+
+    def _packed(self, rows: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Token embeddings of the rows, computed without padding and padded for the pooling only."""
+        packed = packing.pack([len(row) for row in rows])
+        ids = self._rows_of(np.concatenate([rows[i] for i in packed.order]))
+        hidden = packing.run_packed(self.transformer, torch.from_numpy(ids).to(self.device, non_blocking=True), packed)
+        padded, mask = packing.unpack(hidden, packed)
+        return {"token_embeddings": padded, "attention_mask": mask}
+
+    def _padded(self, rows: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """The transformer's input for the rows, padded to the longest."""
         pad = self.model.tokenizer.pad_token_id or 0
         width = max(len(row) for row in rows)
         ids = np.full((len(rows), width), pad, np.int64)
@@ -117,16 +148,17 @@ class Encoder(nn.Module):
         for at, row in enumerate(rows):
             ids[at, : len(row)] = row
             mask[at, : len(row)] = 1
-        if self._row_of is not None:
-            ids = self._row_of[ids]
-            if ids.min() < 0:
-                raise RuntimeError("expand() the vocabulary before encoding texts it was not compacted for")
-        features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        features = {name: value.to(self.device, non_blocking=True) for name, value in features.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            for module in self.model:
-                features = module(features)
-        return nn.functional.normalize(features["sentence_embedding"].float(), dim=-1)
+        features = {"input_ids": torch.from_numpy(self._rows_of(ids)), "attention_mask": torch.from_numpy(mask)}
+        return {name: value.to(self.device, non_blocking=True) for name, value in features.items()}
+
+    def _rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Rows of the embedding table for token ids, int64."""
+        if self._row_of is None:
+            return ids.astype(np.int64, copy=False)
+        ids = self._row_of[ids]
+        if ids.min() < 0:
+            raise RuntimeError("expand() the vocabulary before encoding texts it was not compacted for")
+        return ids
 
     @torch.inference_mode()
     def embed(self, table: Sequence[np.ndarray], budget: int = 0, progress: bool = False) -> np.ndarray:
@@ -141,7 +173,7 @@ class Encoder(nn.Module):
         self.eval()
         out = np.empty((len(table), self.dimension), np.float32)
         lengths = table.lengths if isinstance(table, TokenTable) else np.array([len(row) for row in table], np.int64)
-        groups = batches_by_length(lengths, budget or self.budget)
+        groups = self._groups(lengths, budget)
         for group in bar(groups, "encoding", "batch") if progress else groups:
             out[group] = self._embed([table[i] for i in group]).cpu().numpy()
         self.train(training)

@@ -17,14 +17,14 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
 
-from hr_search import losses, mixing
-from hr_search.batches import Batch, Rows, candidates, make_batch
+from hr_search.batches import Rows, ahead
 from hr_search.checkpoint import load_checkpoint, save_checkpoint
 from hr_search.config import Settings
 from hr_search.encoder import Encoder
 from hr_search.errors import InputError
 from hr_search.progress import bar
 from hr_search.schedule import StepPlan, parameter_groups, step_plan, warmup_then_linear
+from hr_search.step import Memory, run_step
 from hr_search.tokens import TokenTable
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def fit(
     set_seed(settings.seed)
     per_step = settings.batchsize * accelerator.num_processes
     plan = step_plan(len(rows), per_step, settings)
-    optimiser = torch.optim.AdamW(parameter_groups(encoder, settings.weightdecay), lr=settings.learningrate)
+    optimiser = torch.optim.AdamW(parameter_groups(encoder, settings.weightdecay), lr=settings.learningrate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_then_linear(plan.total, settings.warmup))
     model, optimiser = accelerator.prepare(encoder, optimiser)
     progress = Progress()
@@ -97,15 +97,14 @@ def fit(
     ticker = bar(what="training", unit="step", total=plan.total, start=progress.step)
     begun, first = time.perf_counter(), progress.step
     window = begun
-    for chosen, epoch_ends in plan.batches(progress.step):
+    memory = Memory(settings.chunktokens, settings.gradcache)
+    for chosen, epoch_ends, batch in ahead(rows, plan.batches(progress.step)):
         if finished(progress, settings):
             break
         encoder.train()
-        batch = make_batch(rows, chosen)
-        loss, figures, tokens = step_loss(model, accelerator, batch, tables, settings, progress.step)
+        figures, tokens = run_step(model, accelerator, batch, tables, settings, progress.step, memory)
         if accelerator.device.type == "cpu":  # elsewhere the test would wait for the device at every step
-            refuse_nan(loss.item(), progress.step + 1, chosen, settings)
-        accelerator.backward(loss * accelerator.num_processes)
+            refuse_nan(float(figures[0]), progress.step + 1, chosen, settings)
         if settings.clip:
             accelerator.clip_grad_norm_(model.parameters(), settings.clip)
         learningrate = schedule.get_last_lr()[0]
@@ -146,72 +145,6 @@ def make_accelerator() -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     # Precision is the encoder's own affair, in evaluation too.
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[unused])
-
-
-# -- one step ------------------------------------------------------------------------------------
-
-
-def step_loss(
-    model: Any, accelerator: Accelerator, batch: Batch, tables: dict[str, TokenTable], settings: Settings, step: int
-) -> tuple[Tensor, Tensor, int]:
-    """The loss of a batch, with (loss, active share, spread) as a (3,) float64 tensor, and its tokens.
-
-    Each distinct text is encoded once, queries and documents in one forward.
-    """
-    texts = [tables["query"][i] for i in batch.queries] + [tables["document"][i] for i in batch.documents]
-    embeddings = embed_together(model, accelerator, texts, settings.chunktokens)
-    documents = embeddings[len(batch.queries) :]
-    place = {
-        name: torch.from_numpy(getattr(batch, name)).to(embeddings.device, non_blocking=True)
-        for name in ("query", "positive", "relevant", "same")
-    }
-    # The same draw whether a run was interrupted or not: it depends on seed and step alone.
-    draw = np.random.default_rng([settings.seed, 1, step])
-    wrong = torch.from_numpy(candidates(batch, settings.negatives, draw)).to(embeddings.device, non_blocking=True)
-    queries = embeddings[: len(batch.queries)][place["query"]]
-    own = torch.nn.functional.one_hot(place["positive"], len(documents)).bool()
-    mixed = mixing.mix(
-        queries,
-        documents,
-        place["relevant"] & ~own,
-        ~place["relevant"],
-        settings.mixing,
-        settings.mixk,
-        settings.mixquery,
-        settings.mixpositive,
-        settings.mixnegative,
-    )
-    if settings.loss == "triplet":
-        loss = losses.triplet(mixed, documents, place["positive"], wrong, settings.margin)
-    else:
-        margin = settings.margin if settings.loss == "margin-ce" else 0.0
-        loss = losses.infonce(mixed, documents, place["positive"], wrong, place["same"], settings.temperature, margin)
-    with torch.no_grad():
-        active = (losses.gap(queries, documents, place["positive"], wrong) > -settings.margin).double().mean()
-        figures = torch.stack([loss.detach().double(), active, losses.spread(documents).double()])
-    return loss, figures, sum(len(row) for row in texts)
-
-
-def embed_together(model: Any, accelerator: Accelerator, texts: list[np.ndarray], budget: int) -> Tensor:
-    """Embeddings of token rows (N, D), each process encoding its share; gradients flow into the own share only.
-
-    Every process then holds all embeddings and computes the same loss over the whole batch, so
-    in-batch negatives are shared and the result is that of one process with the larger batch.
-    """
-    world = accelerator.num_processes
-    if world == 1:
-        return model(texts, budget)
-    # Dealing out by length gives each process the same work.
-    order = np.argsort([-len(row) for row in texts], kind="stable")
-    size = -(-len(texts) // world)
-    mine = order[accelerator.process_index :: world]
-    local = model([texts[i] for i in mine], budget)
-    padded = torch.nn.functional.pad(local, (0, 0, 0, size - len(local)))
-    shares = list(accelerator.gather(padded.detach()).view(world, size, -1))
-    shares[accelerator.process_index] = padded
-    # Text number order[i] stands in share i % world at row i // world.
-    dealt = torch.stack(shares, dim=1).flatten(0, 1)[: len(texts)]
-    return dealt[torch.from_numpy(np.argsort(order)).to(dealt.device)]
 
 
 def refuse_nan(loss: float, step: int, chosen: np.ndarray, settings: Settings) -> None:

@@ -35,12 +35,14 @@ def test_two_processes_train_as_one_with_the_doubled_batch(home, tmp_path, tiny_
     common = ["--datapath", str(jobs_file), "--modelname", str(tiny_model), "--loss", "infonce", "--learningrate", "1e-3",
               "--precision", "fp32", "--epochs", "4", "--mixing", "weighted", "--validationshare", "0.2", "--testshare",
               "0.2"]  # fmt: skip
-    for processes, batch in ((1, 8), (2, 4)):
-        name = f"with{processes}"
+    # The second pair of processes encodes its share in parts of 40 tokens, twice.
+    for name, processes, batch, more in (("one", 1, 8, []), ("two", 2, 4, []),
+                                         ("parts", 2, 4, ["--gradcache", "--chunktokens", "40"])):  # fmt: skip
         launch(
             processes,
             home,
             *common,
+            *more,
             "--batchsize",
             str(batch),
             "--runid",
@@ -48,10 +50,13 @@ def test_two_processes_train_as_one_with_the_doubled_batch(home, tmp_path, tiny_
             "--outputpath",
             str(tmp_path / f"{name}.pt"),
         )
-    one, two = (runs.open_run(name) for name in ("with1", "with2"))
-    for column in ("loss", "active", "spread", "mrr"):
-        np.testing.assert_allclose(one.table("history")[column], two.table("history")[column], rtol=1e-4, atol=1e-5)
-    assert two.environment["processes"] == 2
-    first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("with1", "with2"))
-    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
-    assert len(runs.list_runs()) == 2
+    one, *others = (runs.open_run(name) for name in ("one", "two", "parts"))
+    first, *models = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two", "parts"))
+    for other, model in zip(others, models, strict=True):
+        for column in ("loss", "active", "spread", "mrr"):
+            np.testing.assert_allclose(
+                one.table("history")[column], other.table("history")[column], rtol=1e-4, atol=1e-5
+            )
+        assert other.environment["processes"] == 2
+        assert all(torch.allclose(first[name], model[name], atol=1e-5) for name in first)
+    assert len(runs.list_runs()) == 3

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hr_search import data, evaluation, schedule, train
+from hr_search import data, evaluation, schedule, step, train
 from hr_search.batches import index_rows
 from hr_search.config import Settings
 from hr_search.encoder import load_encoder
@@ -29,7 +29,7 @@ def run(model, pairs, compact=True, validate=None, **changes):
     if compact:
         encoder.compact([*tables.values(), *held.values()])
 
-    def mrr(step):
+    def mrr(_):
         scores = evaluation.evaluate_embeddings(tasks, evaluation.embed_sides(encoder, held))
         return {"mrr": float(scores["q2d"]["mrr"].mean())}
 
@@ -90,7 +90,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny_model, jobs, tmp_path,
     changes = {"epochs": 3, "dropout": 0.1, "checkpointsteps": 1, "mixing": "weighted", "evalsteps": 2}
     whole, reference = run(tiny_model, jobs, **changes)
     path = str(tmp_path / "checkpoint.pt")
-    original, seen = train.step_loss, []
+    original, seen = train.run_step, []
 
     def dies(*arguments):
         if len(seen) == stop:
@@ -98,12 +98,12 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny_model, jobs, tmp_path,
         seen.append(1)
         return original(*arguments)
 
-    train.step_loss = dies
+    train.run_step = dies
     try:
         with pytest.raises(KeyboardInterrupt):
             run(tiny_model, jobs, checkpointpath=path, **changes)
     finally:
-        train.step_loss = original
+        train.run_step = original
     torch.manual_seed(99)
     resumed, progress = run(tiny_model, jobs, checkpointpath=path, resume=True, **changes)
     assert torch.equal(weights(whole), weights(resumed))
@@ -131,30 +131,30 @@ def test_early_stopping_and_the_best_weights(tiny_model, jobs):
 
 
 def test_a_target_that_is_reached_ends_the_run(tiny_model, jobs):
-    _, progress = run(tiny_model, jobs, target=0.5, validate=lambda step: {"mrr": 0.2 if step < 6 else 0.6})
+    _, progress = run(tiny_model, jobs, target=0.5, validate=lambda at: {"mrr": 0.2 if at < 6 else 0.6})
     assert progress.step == 6
 
 
 def test_a_loss_that_is_no_number_stops_with_the_knob(tiny_model, jobs, monkeypatch):
-    original = train.losses.triplet
+    original = step.losses.triplet
     calls = []
 
     def broken(*arguments):
         calls.append(1)
         return original(*arguments) * (math.nan if len(calls) == 3 else 1.0)
 
-    monkeypatch.setattr(train.losses, "triplet", broken)
+    monkeypatch.setattr(step.losses, "triplet", broken)
     with pytest.raises(InputError, match=r"the loss is nan at step 3 .*--learningrate"):
         run(tiny_model, jobs)
 
 
 def test_collapse_is_said_aloud(tiny_model, jobs, caplog, home):
-    monkey = train.losses.spread
-    train.losses.spread = lambda documents: torch.tensor(0.001)
+    monkey = step.losses.spread
+    step.losses.spread = lambda documents: torch.tensor(0.001)
     try:
         run(tiny_model, jobs, epochs=1)
     finally:
-        train.losses.spread = monkey
+        step.losses.spread = monkey
     assert "the embeddings have collapsed" in caplog.text
 
 

@@ -1,0 +1,198 @@
+"""Packing: texts of any length in one row of tokens, so that nothing is computed for padding.
+
+Linear layers and norms see the tokens of all texts as one long text, (1, T); only attention has to
+know where each text begins, and it comes from here. Texts of 20 to 120 tokens, padded to the
+longest, would cost half as much again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import AttentionInterface
+
+from hr_search.dropout import drop, noise
+
+try:  # FlashAttention for texts of different lengths, part of torch since 2.10; GPUs only
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # pragma: no cover
+    varlen_attn = None
+
+# Absolute positions and plain attention; others (relative positions, sliding windows) are padded.
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
+_NAME = "hr_search_packed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Where N texts lie in a row of T tokens.
+
+    Attributes:
+        order: (N,) the texts, longest first.
+        lengths: (N,) their tokens, in that order.
+        runs: (first token, texts, tokens of each) for every run of texts of one length.
+    """
+
+    order: np.ndarray
+    lengths: np.ndarray
+    runs: list[tuple[int, int, int]]
+
+    @functools.cached_property
+    def positions(self) -> np.ndarray:
+        """Each token's place within its text, (T,), from 0."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        return np.arange(self.lengths.sum()) - np.repeat(starts, self.lengths)
+
+    @functools.cached_property
+    def places(self) -> np.ndarray:
+        """Each token's place in the padded (N, longest) matrix laid out flat, texts in their first order, (T,)."""
+        return np.repeat(self.order * self.lengths[0], self.lengths) + self.positions
+
+
+def pack(lengths: Sequence[int] | np.ndarray) -> Packing:
+    """The packing of texts with these many tokens each, (N,)."""
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable")
+    ordered = lengths[order]
+    first = np.flatnonzero(np.diff(ordered, prepend=-1))  # where a new length begins
+    counts = np.diff(first, append=len(ordered))
+    starts = (np.cumsum(ordered) - ordered)[first]
+    runs = [(int(s), int(n), int(length)) for s, n, length in zip(starts, counts, ordered[first], strict=True)]
+    return Packing(order, ordered, runs)
+
+
+def chunks(lengths: Sequence[int] | np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Groups of texts with about `tokens` tokens each, longest texts first; together 0..N-1 once.
+
+    Args:
+        lengths: tokens per text, (N,).
+        tokens: a group begins anew behind every so many; a longer text stands alone.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    number = (np.cumsum(np.asarray(lengths)[order]) - 1) // tokens
+    return np.split(order, np.flatnonzero(np.diff(number)) + 1)
+
+
+def packs(transformer: nn.Module) -> bool:
+    """Whether a transformers model can be fed packed texts."""
+    return transformer.config.model_type in FAMILIES and not getattr(transformer.config, "is_decoder", False)
+
+
+def works(transformer: nn.Module, bf16: bool, dropout: bool) -> bool:
+    """Whether packing works where `transformer` is now: on a CPU always, on a GPU where its attention kernel does."""
+    if transformer.device.type == "cpu":
+        return True
+    # The kernel has no dropout and takes half precision only.
+    return transformer.device.type == "cuda" and bf16 and not dropout and varlen_attn is not None
+
+
+def run_packed(transformer: nn.Module, ids: Tensor, packing: Packing) -> Tensor:
+    """The last hidden states of packed texts, (T, D).
+
+    Args:
+        transformer: a model for which `packs` holds.
+        ids: (T,) token ids of the texts in the packing's order.
+        packing: where the texts lie.
+    """
+    positions = torch.from_numpy(packing.positions).to(ids.device, non_blocking=True)
+    if hasattr(transformer.embeddings, "create_position_ids_from_input_ids"):  # RoBERTa counts from behind the padding
+        positions = positions + transformer.embeddings.padding_idx + 1
+    config, extra = transformer.config, {}
+    if ids.is_cuda:
+        ends = np.concatenate([[0], np.cumsum(packing.lengths)]).astype(np.int32)
+        extra = {"ends": torch.from_numpy(ends).to(ids.device, non_blocking=True)}
+    before = config._attn_implementation
+    config._attn_implementation = _NAME
+    try:
+        out = transformer(input_ids=ids[None], position_ids=positions[None], packing=packing, **extra)
+    finally:
+        config._attn_implementation = before
+    return out.last_hidden_state[0]
+
+
+def unpack(hidden: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+    """Packed hidden states as a padded (N, longest, D) array in the texts' first order, and its (N, longest) mask."""
+    shape = (len(packing.order), int(packing.lengths[0]))
+    places = torch.from_numpy(packing.places).to(hidden.device, non_blocking=True)
+    padded = hidden.new_zeros(shape[0] * shape[1], hidden.shape[1]).index_copy(0, places, hidden)
+    mask = torch.zeros(shape[0] * shape[1], dtype=torch.int64, device=hidden.device).index_fill(0, places, 1)
+    return padded.view(*shape, -1), mask.view(shape)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    packing: Packing,
+    dropout: float = 0.0,
+    ends: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each packed text, in the form transformers calls it: (1, heads, T, d) to (1, T, heads, d)."""
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, d)
+    if query.is_cuda:
+        longest = int(packing.lengths[0])
+        out = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling)
+    else:
+        out = _Attention.apply(query, key, value, packing.runs, scaling, dropout)
+    return out[None], None
+
+
+class _Attention(torch.autograd.Function):
+    """Softmax attention run by run, with its own backward, so that no run is cut out, padded or joined again."""
+
+    # Products of such small matrices are slower in bfloat16 than in float32, and the softmax wants float32 anyway.
+
+    @staticmethod
+    @torch.autocast("cpu", enabled=False)
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, runs: list, scale: float, dropout: float
+    ) -> Tensor:
+        out = torch.empty_like(value, memory_format=torch.contiguous_format)
+        kept = []
+        for run in runs:
+            q, k, v = (_cut(x, run) for x in (query, key, value))
+            weights = torch.matmul(q.mul_(scale), k.transpose(2, 3)).softmax(-1)
+            mask = noise(weights.shape, weights.dtype, dropout) if dropout else None
+            _paste(out, run, torch.matmul(drop(weights, mask), v))
+            kept.append((weights, mask))
+        ctx.save_for_backward(query, key, value)
+        ctx.runs, ctx.scale, ctx.kept = runs, scale, kept
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        out = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
+        for run, (weights, mask) in zip(ctx.runs, ctx.kept, strict=True):
+            q, k, v, g = (_cut(x, run) for x in (query, key, value, gradient))
+            _paste(out[2], run, torch.matmul(drop(weights, mask).transpose(2, 3), g))
+            slope = drop(torch.matmul(g, v.transpose(2, 3)), mask)
+            slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype).mul_(ctx.scale)
+            _paste(out[0], run, torch.matmul(slope, k))
+            _paste(out[1], run, torch.matmul(slope.transpose(2, 3), q))
+        return (*out, None, None, None)
+
+
+def _cut(x: Tensor, run: tuple[int, int, int]) -> Tensor:
+    """One run of (T, heads, d) as a float32 copy (texts, heads, tokens, d)."""
+    start, texts, tokens = run
+    part = x[start : start + texts * tokens].view(texts, tokens, *x.shape[1:]).transpose(1, 2)
+    return part.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+
+
+def _paste(x: Tensor, run: tuple[int, int, int], part: Tensor) -> None:
+    start, texts, tokens = run
+    x[start : start + texts * tokens].view(texts, tokens, *x.shape[1:]).copy_(part.transpose(1, 2))
+
+
+AttentionInterface.register(_NAME, attend)

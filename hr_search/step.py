@@ -1,0 +1,222 @@
+"""One training step: a batch's texts to embeddings, embeddings to a loss, the loss back to gradients."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from hr_search import losses, mixing
+from hr_search.batches import Batch, candidates
+from hr_search.config import Settings
+from hr_search.errors import InputError
+from hr_search.packing import chunks
+from hr_search.tokens import TokenTable
+
+log = logging.getLogger(__name__)
+
+_WHOLE = 2**62  # a budget no part exceeds
+
+
+@dataclasses.dataclass
+class Memory:
+    """How a batch is fitted into memory: tokens encoded at a time (0 = what suits the device), and whether twice."""
+
+    budget: int = 0
+    cached: bool = False
+
+
+def run_step(
+    model: Any,
+    accelerator: Accelerator,
+    batch: Batch,
+    tables: dict[str, TokenTable],
+    settings: Settings,
+    step: int,
+    memory: Memory,
+) -> tuple[Tensor, int]:
+    """Adds the gradients of a batch to the model's parameters.
+
+    Each distinct text is encoded once, queries and documents together. Where a GPU has too little
+    memory for that, `memory` is changed for this step and all later ones: gradient caching (Gao et
+    al. 2021, arXiv:2101.06983) encodes the same batch in ever smaller parts, so that the loss stays
+    that of the whole batch.
+
+    Returns:
+        (loss, active share, spread) as a (3,) float64 tensor, and the batch's tokens.
+
+    Raises:
+        InputError: a GPU has no memory even for the smallest part.
+    """
+    texts = [tables["query"][i] for i in batch.queries] + [tables["document"][i] for i in batch.documents]
+    tokens = sum(len(row) for row in texts)
+
+    def objective(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        return batch_loss(embeddings, batch, settings, step)
+
+    while True:
+        try:
+            backward = cached_backward if memory.cached else plain_backward
+            return backward(model, accelerator, texts, memory.budget, objective), tokens
+        except torch.OutOfMemoryError as error:
+            # Processes that split differently would wait for one another for ever.
+            smaller = max(memory.budget or tokens, 2) // 2
+            if accelerator.num_processes > 1 or smaller < max(len(row) for row in texts):
+                raise InputError(
+                    f"the GPU's memory is too small for a batch of {tokens} tokens at step {step + 1}; lower "
+                    "--maxlength or --batchsize, or take --gradcache true with a smaller --chunktokens."
+                ) from error
+        # Outside the handler: the exception holds the step's activations as long as it lives.
+        model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        memory.budget, memory.cached = smaller, True
+        log.warning("out of GPU memory: batches are now encoded %d tokens at a time, and twice (--gradcache)", smaller)
+
+
+def batch_loss(embeddings: Tensor, batch: Batch, settings: Settings, step: int) -> tuple[Tensor, Tensor]:
+    """The loss of a batch, with (loss, active share, spread) as a (3,) float64 tensor without gradient.
+
+    Args:
+        embeddings: (Q + M, D) of the batch's queries, then of its documents.
+        batch: who belongs to whom.
+        settings: loss, negatives, mixing.
+        step: decides the draws, whether a run was interrupted or not.
+    """
+    documents = embeddings[len(batch.queries) :]
+    place = {
+        name: torch.from_numpy(getattr(batch, name)).to(embeddings.device, non_blocking=True)
+        for name in ("query", "positive", "relevant", "same")
+    }
+    draw = np.random.default_rng([settings.seed, 1, step])
+    wrong = torch.from_numpy(candidates(batch, settings.negatives, draw)).to(embeddings.device, non_blocking=True)
+    queries = embeddings[: len(batch.queries)][place["query"]]
+    own = torch.nn.functional.one_hot(place["positive"], len(documents)).bool()
+    mixed = mixing.mix(
+        queries,
+        documents,
+        place["relevant"] & ~own,
+        ~place["relevant"],
+        settings.mixing,
+        settings.mixk,
+        settings.mixquery,
+        settings.mixpositive,
+        settings.mixnegative,
+    )
+    if settings.loss == "triplet":
+        loss = losses.triplet(mixed, documents, place["positive"], wrong, settings.margin)
+    else:
+        margin = settings.margin if settings.loss == "margin-ce" else 0.0
+        loss = losses.infonce(mixed, documents, place["positive"], wrong, place["same"], settings.temperature, margin)
+    with torch.no_grad():
+        active = (losses.gap(queries, documents, place["positive"], wrong) > -settings.margin).double().mean()
+        figures = torch.stack([loss.detach().double(), active, losses.spread(documents).double()])
+    return loss, figures
+
+
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def plain_backward(
+    model: Any, accelerator: Accelerator, texts: list[np.ndarray], budget: int, objective: Objective
+) -> Tensor:
+    """Encodes all texts, then goes back through all of them: fastest, and needs memory for every text at once."""
+    loss, figures = objective(embed_together(model, accelerator, texts, budget))
+    # Each process holds the gradient of its own share, and DistributedDataParallel takes their mean.
+    accelerator.backward(loss * accelerator.num_processes)
+    return figures
+
+
+def cached_backward(
+    model: Any, accelerator: Accelerator, texts: list[np.ndarray], budget: int, objective: Objective
+) -> Tensor:
+    """The gradients of `plain_backward` with the memory of one part: texts are encoded twice, a third more time.
+
+    First without gradient, for the loss and its gradient on the embeddings; then part by part, each
+    with the same dropout as before, for the gradient on the parameters.
+    """
+    mine = share_of(texts, accelerator)
+    encoder = accelerator.unwrap_model(model)
+    parts = [mine[part] for part in chunks([len(texts[i]) for i in mine], budget or encoder.budget)]
+    states = []
+    with torch.no_grad():
+        local = None
+        for part in parts:
+            states.append(_random_state(accelerator.device))
+            embeddings = model([texts[i] for i in part], _WHOLE)
+            local = embeddings.new_empty(len(texts), embeddings.shape[1]) if local is None else local
+            local[torch.from_numpy(part).to(local.device)] = embeddings
+        leaf = join(local, mine, texts, accelerator).requires_grad_()
+    loss, figures = objective(leaf)
+    (slope,) = torch.autograd.grad(loss * accelerator.num_processes, leaf)
+    after = _random_state(accelerator.device)
+    for number, part in enumerate(parts, 1):
+        _set_random_state(states[number - 1], accelerator.device)
+        # Gradients are exchanged once, with the last part.
+        wait = accelerator.no_sync(model) if number < len(parts) else contextlib.nullcontext()
+        with wait:
+            embeddings = model([texts[i] for i in part], _WHOLE)
+            accelerator.backward((embeddings * slope[torch.from_numpy(part).to(slope.device)]).sum())
+    _set_random_state(after, accelerator.device)
+    return figures
+
+
+# -- several processes ---------------------------------------------------------------------------
+
+
+def embed_together(model: Any, accelerator: Accelerator, texts: list[np.ndarray], budget: int) -> Tensor:
+    """Embeddings of token rows (N, D), each process encoding its share; gradients flow into the own share only.
+
+    Every process then holds all embeddings and computes the same loss over the whole batch, so
+    in-batch negatives are shared and the result is that of one process with the larger batch.
+    """
+    if accelerator.num_processes == 1:
+        return model(texts, budget)
+    mine = share_of(texts, accelerator)
+    local = model([texts[i] for i in mine], budget)
+    every = local.new_zeros(len(texts), local.shape[1])
+    return join(every.index_copy(0, torch.from_numpy(mine).to(local.device), local), mine, texts, accelerator)
+
+
+def share_of(texts: list[np.ndarray], accelerator: Accelerator) -> np.ndarray:
+    """The numbers of the texts this process encodes; dealing out by length gives each the same work."""
+    order = np.argsort([-len(row) for row in texts], kind="stable")
+    return order[accelerator.process_index :: accelerator.num_processes]
+
+
+def join(local: Tensor, mine: np.ndarray, texts: list[np.ndarray], accelerator: Accelerator) -> Tensor:
+    """All processes' embeddings (N, D), the own ones with their gradient.
+
+    Args:
+        local: (N, D), right in the rows `mine`.
+        mine: the rows this process has encoded.
+        texts: all N.
+        accelerator: the processes.
+    """
+    if accelerator.num_processes == 1:
+        return local
+    rows = torch.from_numpy(mine).to(local.device)
+    size = -(-len(texts) // accelerator.num_processes)
+    padded = torch.nn.functional.pad(local.detach()[rows], (0, 0, 0, size - len(mine)))
+    shares = accelerator.gather(padded).view(accelerator.num_processes, size, -1)
+    # Text number order[i] stands in share i % processes at row i // processes.
+    dealt = shares.transpose(0, 1).flatten(0, 1)[: len(texts)]
+    order = np.argsort([-len(row) for row in texts], kind="stable")
+    every = dealt[torch.from_numpy(np.argsort(order)).to(dealt.device)]
+    return every.index_copy(0, rows, local[rows])
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
