@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -91,11 +91,19 @@ def epoch_batches(count: int, batchsize: int, seed: int, epoch: int) -> list[np.
     return batches
 
 
-def make_batch(rows: Rows, chosen: np.ndarray) -> Batch:
-    """The batch of the `chosen` rows, each distinct text once, with its relevance masks."""
+def make_batch(rows: Rows, chosen: np.ndarray, mined: Sequence[np.ndarray] | None = None) -> Batch:
+    """The batch of the `chosen` rows, each distinct text once, with its relevance masks.
+
+    Args:
+        rows: all rows.
+        chosen: numbers of those that meet.
+        mined: for each chosen row, further documents that count as given negatives.
+    """
     queries, query = np.unique(rows.query[chosen], return_inverse=True)
     own = rows.positive[chosen]
     wrong = [rows.negatives[row] for row in chosen]
+    if mined is not None:
+        wrong = [np.concatenate(pair) for pair in zip(wrong, mined, strict=True)]
     documents = np.unique(np.concatenate([own, *wrong]))
     positive = np.searchsorted(documents, own)
     # By text and over all rows, as tasks judge: a negative given for one row may be right for another.
@@ -126,14 +134,14 @@ def candidates(batch: Batch, policy: str, generator: np.random.Generator) -> np.
 
     Args:
         batch: the rows of the step.
-        policy: "given" (the table's own), "random" (one document of another group) or "batch" (all
-            documents of other groups, given ones included).
+        policy: "given" (the table's own), "random" (one document of another group), "batch" or "mined"
+            (all documents of other groups, given and mined ones included).
         generator: draws the random ones.
     """
     if policy == "given":
         return batch.given
     others = ~batch.relevant
-    if policy == "batch":
+    if policy in ("batch", "mined"):
         return others
     draws = np.where(others, generator.random(others.shape), -1.0)
     chosen = np.zeros_like(others)

@@ -18,7 +18,7 @@ from hr_search.files import whole_file
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 # Settings that may differ between the interrupted run and the one that goes on.
 _FREE = {"resume", "checkpointpath", "checkpointsteps", "outputpath", "projectname", "tracker"}
 

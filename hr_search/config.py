@@ -15,8 +15,10 @@ import yaml
 from hr_search.errors import InputError, nearest, one_line
 
 LOSSES = ("triplet", "margin-ce", "infonce")
-MIXINGS = ("none", "mean", "weighted")
-NEGATIVES = ("given", "random", "batch")
+MIXINGS = ("none", "mean", "weighted", "rocchio", "slerp", "mochi", "synco")
+NEGATIVES = ("given", "random", "batch", "mined")
+HARDNESS = ("hardest", "semi-hard", "all")
+SAMPLINGS = ("top", "random")
 PRECISIONS = ("auto", "fp32", "bf16")
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 DIRECTIONS = ("q2d", "d2q")
@@ -47,6 +49,8 @@ class Settings:
     groupcolumn: str = _setting(
         "", "column whose equal values are relevant to each other; empty = the normalised query"
     )
+    template: str = _setting("", 'makes the query of several columns, such as "{title}. Skills: {skills}"')
+    documenttemplate: str = _setting("", 'makes the matching document likewise, such as "{text} {requirements}"')
     validationshare: float = _setting(0.1, "share of the groups held out for validation", 0.0, 0.8)
     testshare: float = _setting(0.1, "share of the groups held out for the test", 0.0, 0.8)
     maxrows: int = _setting(0, "train on at most this many rows; 0 = all", 0)
@@ -55,6 +59,8 @@ class Settings:
     # Model
     modelname: str = _setting("embedded", "embedded (multilingual-e5-small, no download), a Hub name or a local folder")
     maxlength: int = _setting(128, "tokens a text is cut to, special tokens included", 8, 8192)
+    queryprompt: str = _setting("", "text put before every query; empty = the model's own")
+    documentprompt: str = _setting("", "text put before every document; empty = the model's own")
     dropout: float = _setting(0.0, "dropout while training; -1 = the model's own", -1.0, 0.9)
     precision: str = _setting(
         "auto", "auto = bf16 where the hardware multiplies it fast, else fp32", choices=PRECISIONS
@@ -64,21 +70,50 @@ class Settings:
     loss: str = _setting("triplet", "training loss", choices=LOSSES)
     margin: float = _setting(0.3, "cosine margin of triplet and margin-ce", 0.0, 2.0)
     temperature: float = _setting(0.05, "temperature of margin-ce and infonce", 0.001, 10.0)
+    symmetric: bool = _setting(True, "margin-ce and infonce also rank the queries for each document")
     negatives: str = _setting(
         "batch",
         "given = the table's wrong documents; random = a random document of the batch; "
-        "batch = the nearest wrong document of the batch (and the given ones)",
+        "batch = all wrong documents of the batch (and the given ones); mined = batch and hard ones mined from train",
         choices=NEGATIVES,
     )
+    hardness: str = _setting(
+        "hardest",
+        "which wrong documents a triplet loss looks at: hardest = the nearest; semi-hard = the nearest that is "
+        "further away than the positive; all = the mean over all that violate the margin",
+        choices=HARDNESS,
+    )
+
+    # Mining: with negatives = mined
+    minepool: int = _setting(10, "hard negatives mined for each query", 1, 1000)
+    minecount: int = _setting(1, "of them join the batch with each row, drawn anew at every step", 1, 100)
+    mineevery: int = _setting(0, "mine anew every this many steps; 0 = at the start of each epoch", 0)
+    minestart: int = _setting(0, "first rank taken; skipping the nearest avoids right documents nobody marked", 0)
+    minestop: int = _setting(0, "rank behind the last one taken; 0 = 100, or the end of the band", 0)
+    minebandlow: float = _setting(0.0, "ranks from this share of the corpus on (ConFit v2: 0.03)", 0.0, 1.0)
+    minebandhigh: float = _setting(0.0, "ranks up to this share of the corpus (ConFit v2: 0.04); 0 = no band", 0.0, 1.0)
+    mineshare: float = _setting(
+        0.95, "a negative scores at most this share of the positive's score (NV-Retriever); 0 = off", 0.0, 1.0
+    )
+    minesampling: str = _setting("top", "top = the nearest that are left; random = any of them", choices=SAMPLINGS)
 
     # Mixing: training only
     mixing: str = _setting(
-        "none", "how the query embedding is mixed with its nearest positives and negatives", choices=MIXINGS
+        "none",
+        "the query embedding is mixed with its nearest positives and negatives (mean, weighted, rocchio, slerp), or "
+        "further negatives are mixed (mochi, synco)",
+        choices=MIXINGS,
     )
     mixk: int = _setting(1, "neighbours of each kind that are mixed in", 1, 64)
     mixquery: float = _setting(0.8, "weight of the query itself", 0.0, 1.0)
-    mixpositive: float = _setting(0.2, "weight of its nearest positives (weighted)", -1.0, 1.0)
-    mixnegative: float = _setting(-0.1, "weight of its nearest negatives (weighted)", -1.0, 1.0)
+    mixpositive: float = _setting(0.2, "weight of its nearest positives; of slerp: share of the way", -1.0, 1.0)
+    mixnegative: float = _setting(-0.1, "weight of its nearest negatives", -1.0, 1.0)
+    mixcount: int = _setting(4, "negatives of each kind that mochi and synco make for a row", 1, 1000)
+    mixstart: float = _setting(0.0, "share of the steps before mixing begins", 0.0, 1.0)
+    mixprobability: float = _setting(1.0, "share of the rows that are mixed", 0.0, 1.0)
+    mixown: bool = _setting(False, "a row's own positive may be one of its nearest; lowers the loss by itself")
+    mixdetach: bool = _setting(True, "neighbours get no gradient from being mixed in")
+    bank: int = _setting(0, "recent documents kept as further neighbours for mixing; 0 = those of the batch only", 0)
 
     # Optimisation
     learningrate: float = _setting(5e-5, "peak learning rate of AdamW", 1e-9, 1.0)

@@ -25,6 +25,7 @@ from hr_search.errors import InputError
 logger = logging.getLogger(__name__)
 
 COLUMNS = ["query", "positive", "negatives", "group"]
+_TEMPLATES = ("template", "documenttemplate")
 _SAMPLE_COLUMNS = {"querycolumn": "position", "positivecolumn": "description", "groupcolumn": "group"}
 
 
@@ -167,10 +168,12 @@ def tasks(pairs: pd.DataFrame) -> dict[str, Task]:
 def _read(path: str, settings: Settings) -> tuple[pd.DataFrame, dict[str, int]]:
     """A pairs table with the working columns `query_key`, `document_key` and `kind`, clean, and its counts."""
     if path == "esco":
+        if settings.template or settings.documenttemplate:
+            raise InputError("esco has its queries and documents ready; --template is for tables of your own.")
         table = esco.load_esco()
         counts = {"rows": len(table), "empty": 0, "unsplit": table.attrs["unsplit"]}
     else:
-        columns = {name: getattr(settings, name) for name in _SAMPLE_COLUMNS | {"negativecolumn": ""}}
+        columns = {name: getattr(settings, name) for name in (*_SAMPLE_COLUMNS, "negativecolumn", *_TEMPLATES)}
         if path == "sample_ru":
             columns |= {name: columns[name] or default for name, default in _SAMPLE_COLUMNS.items()}
             place: str | Path = paths.checkout() / "data" / "sample_ru.jsonl"

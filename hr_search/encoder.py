@@ -246,6 +246,7 @@ def load_encoder(
     precision: str = "auto",
     dropout: float = 0.0,
     device: str | torch.device | None = None,
+    prompts: dict[str, str] | None = None,
 ) -> Encoder:
     """The encoder called `name`.
 
@@ -255,6 +256,7 @@ def load_encoder(
         precision: "auto", "fp32" or "bf16".
         dropout: in training; negative = the model's own.
         device: such as "cpu" or "cuda"; None = the best one present.
+        prompts: texts put before every "query" and "document"; an empty one leaves the model's own.
 
     Raises:
         InputError: nothing can be loaded under that name.
@@ -274,7 +276,7 @@ def load_encoder(
     from transformers import AutoConfig
 
     # e5 is nothing without its prompts, and the Hub's copy does not store them.
-    prompts = embedded.PROMPTS if source == embedded.HUB_NAME else None
+    own_prompts = embedded.PROMPTS if source == embedded.HUB_NAME else None
     try:
         with quiet():
             config = AutoConfig.from_pretrained(source)
@@ -283,12 +285,13 @@ def load_encoder(
             model = SentenceTransformer(
                 source,
                 device=str(device) if device else None,
-                prompts=prompts,
+                prompts=own_prompts,
                 # On a CPU the fused attention is twice as slow backwards; a GPU wants it.
                 model_kwargs={"attn_implementation": "sdpa" if torch.cuda.is_available() else "eager"},
                 config_kwargs=settings,
             )
             own = own if settings else {}
+            model.prompts = {**(model.prompts or {}), **{side: text for side, text in (prompts or {}).items() if text}}
             encoder = Encoder(model, name, maxlength, precision, own)
             encoder.encode(["a"], "query")
     except InputError:

@@ -59,8 +59,9 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
         logging.getLogger("hr_search").setLevel(logging.ERROR)
     with accelerator.main_process_first():  # it builds and downloads; the others find the files
         encoder = load_encoder(
-            settings.modelname, settings.maxlength, settings.precision, settings.dropout, accelerator.device
-        )
+            settings.modelname, settings.maxlength, settings.precision, settings.dropout, accelerator.device,
+            {"query": settings.queryprompt, "document": settings.documentprompt},
+        )  # fmt: skip
     # Every process of a launch computes the same numbers; the others' copies are thrown away.
     create = runs.create_run if accelerator.is_main_process else runs.scratch_run
     run = create(runid, settings.projectname)
@@ -100,6 +101,8 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
             probes.keep(0, evaluation.embed_sides(encoder, held_out[0]))
         progress = train.fit(encoder, rows, tables, settings, validate, data.fingerprint, accelerator, tracker.log)
     run.write("history", pd.DataFrame(progress.history))
+    if progress.mining:
+        run.write("mining", pd.DataFrame(progress.mining))
     if test:
         log.info("test, after training")
         results |= systems(
@@ -178,10 +181,31 @@ def check_rows(settings: Settings, data: Data, rows: Rows) -> None:
         raise InputError(
             "a batch of one row without given negatives has nothing to compare with; raise --batchsize to 2 or more."
         )
+    if settings.negatives == "mined" and len(rows.documents) <= settings.minepool:
+        raise InputError(
+            f"--negatives mined takes {settings.minepool} documents a query and train has {len(rows.documents)}; "
+            "lower --minepool or take --negatives batch."
+        )
+    if settings.negatives == "mined" and settings.minecount > settings.minepool:
+        raise InputError(f"minecount {settings.minecount} is more than minepool {settings.minepool}; lower it.")
+    if settings.mixing != "none" and 0 < settings.bank < most_documents(settings, rows):
+        raise InputError(
+            f"a bank of {settings.bank} documents is smaller than a batch, which has up to "
+            f"{most_documents(settings, rows)}; raise --bank or take 0, the batch only."
+        )
+    if settings.batchsize > 1 and rows.document_groups.shape[1] == 1:
+        raise InputError("all rows belong to one group, so no document is wrong for any query; look at --groupcolumn.")
     if not len(data.validation):
         log.warning("no validation rows: the last weights are kept and nothing stops the run early")
     if settings.mixing != "none" and (rows.document_groups.sum(axis=0) < 2).all():
         log.warning("no group has two documents, so mixing finds no positives, only negatives")
+
+
+def most_documents(settings: Settings, rows: Rows) -> int:
+    """The most distinct documents a batch can have."""
+    given = max((len(wrong) for wrong in rows.negatives), default=0)
+    mined = settings.minecount if settings.negatives == "mined" else 0
+    return min(len(rows.documents), (settings.batchsize + 1) * (1 + given + mined))
 
 
 def environment(settings: Settings, data: Data, encoder: Encoder, accelerator: Accelerator) -> dict:

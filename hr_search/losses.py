@@ -1,8 +1,10 @@
 """Contrastive losses as pure functions on L2-normalised embeddings.
 
-All take queries (B, D), distinct documents (M, D), the index of each query's own positive (B,) and
-a mask (B, M) of the documents that may serve as its negatives. Rows of one group never stand in
-that mask for one another, so two vacancies with one title do not repel each other.
+Those of pairs take queries (B, D), distinct documents (M, D), the index of each query's own positive
+(B,) and a mask (B, M) of the documents that may serve as its negatives. Rows of one group never
+stand in that mask for one another, so two vacancies with one title do not repel each other. Each
+also takes synthetic negatives (B, S, D) that belong to one row alone; zeros stand for none, as an
+embedding of length 1 is never zero. The `batch_*` losses take one set of labelled embeddings.
 """
 
 from __future__ import annotations
@@ -11,9 +13,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hr_search.errors import InputError, nearest
 
-def triplet(queries: Tensor, documents: Tensor, positive: Tensor, candidates: Tensor, margin: float = 0.3) -> Tensor:
-    """Cosine triplet loss against the nearest candidate: mean of max(0, margin - s⁺ + s⁻).
+HARDNESS = ("hardest", "semi-hard", "all")
+
+
+# -- of pairs ------------------------------------------------------------------------------------
+
+
+def triplet(
+    queries: Tensor,
+    documents: Tensor,
+    positive: Tensor,
+    candidates: Tensor,
+    margin: float = 0.3,
+    *,
+    hardness: str = "hardest",
+    synthetic: Tensor | None = None,
+) -> Tensor:
+    """Cosine triplet loss: mean of max(0, margin - s⁺ + s⁻) over the negatives that `hardness` picks.
 
     With one candidate a row this is the classic triplet loss; with all other documents of the batch
     it is batch-hard mining (Hermans et al. 2017, arXiv:1703.07737).
@@ -24,22 +42,44 @@ def triplet(queries: Tensor, documents: Tensor, positive: Tensor, candidates: Te
         positive: (B,) index into documents.
         candidates: (B, M), true where a document may be the negative.
         margin: cosine by which the positive must be nearer.
+        hardness: "hardest" takes the nearest candidate; "semi-hard" the nearest that is still further
+            than the positive, and the furthest where none is (FaceNet, Schroff et al. 2015,
+            arXiv:1503.03832); "all" every candidate that violates the margin.
+        synthetic: (B, S, D) further candidates of each row.
 
     Returns:
-        The scalar mean over the rows that have a candidate.
+        The scalar mean over the rows that have a candidate, or for "all" over the violations.
+
+    Raises:
+        InputError: an unknown hardness.
     """
-    cost = functional.relu(gap(queries, documents, positive, candidates) + margin)
-    return cost.sum() / candidates.any(dim=1).sum().clamp(min=1)
+    if hardness not in HARDNESS:
+        raise InputError(f"the hardness of negatives is {hardness!r}; {nearest(hardness, HARDNESS)}")
+    if hardness == "all":
+        scores, allowed = _scores(queries, documents, candidates, synthetic)
+        right = scores.gather(1, positive[:, None])
+        cost = functional.relu(scores - right + margin).masked_fill(~allowed, 0)
+        return cost.sum() / (cost > 0).sum().clamp(min=1)
+    with torch.no_grad():
+        scores, allowed = _scores(queries, documents, candidates, synthetic)
+        negative = _negative(scores, allowed, scores.gather(1, positive[:, None]), hardness)
+    pool = documents if synthetic is None else torch.cat([documents, synthetic.flatten(0, 1)])
+    if synthetic is not None:  # column M + s of row b stands at M + b·S + s in the pool
+        shift = torch.arange(len(queries), device=queries.device) * synthetic.shape[1]
+        negative = torch.where(negative < len(documents), negative, negative + shift)
+    return _mean_cost(queries, documents[positive], pool[negative], allowed.any(dim=1), margin)
 
 
-def gap(queries: Tensor, documents: Tensor, positive: Tensor, candidates: Tensor) -> Tensor:
+def gap(
+    queries: Tensor, documents: Tensor, positive: Tensor, candidates: Tensor, synthetic: Tensor | None = None
+) -> Tensor:
     """How much nearer the nearest candidate is than the positive, (B,): s⁻ - s⁺, -inf without candidates.
 
     A row is active, that is, still costs something in a triplet loss, while its gap is above -margin.
     """
-    scores = queries @ documents.T  # (B, M)
+    scores, allowed = _scores(queries, documents, candidates, synthetic)
     right = scores.gather(1, positive[:, None]).squeeze(1)
-    return scores.masked_fill(~candidates, -torch.inf).amax(dim=1) - right
+    return scores.masked_fill(~allowed, -torch.inf).amax(dim=1) - right
 
 
 def infonce(
@@ -50,11 +90,15 @@ def infonce(
     relevant: Tensor,
     temperature: float = 0.05,
     margin: float = 0.0,
+    *,
+    symmetric: bool = True,
+    synthetic: Tensor | None = None,
 ) -> Tensor:
-    """In-batch cross-entropy in both directions, InfoNCE (van den Oord et al. 2018, arXiv:1807.03748).
+    """In-batch cross-entropy, InfoNCE (van den Oord et al. 2018, arXiv:1807.03748).
 
     A margin is taken off the score of the own positive before the softmax (additive margin softmax,
-    Yang et al. 2019, arXiv:1902.08564).
+    Yang et al. 2019, arXiv:1902.08564). With one this is `margin-ce`, the loss of the original
+    training code of this project (margin 0.3, there on dot products without normalisation).
 
     Args:
         queries: (B, D).
@@ -64,18 +108,156 @@ def infonce(
         relevant: (B, B), true where the query of the column fits the document of the row.
         temperature: divides the cosines.
         margin: cosine taken off the positive.
+        symmetric: also from each row's document to all queries; false = from query to documents only.
+        synthetic: (B, S, D) further negatives of each query.
 
     Returns:
-        The scalar mean of both directions.
+        The scalar mean over the rows, and over both directions where there are two.
     """
-    rows = torch.arange(len(queries), device=queries.device)
-    scores = queries @ documents.T  # (B, M)
+    scores, allowed = _scores(queries, documents, candidates, synthetic)
     own = functional.one_hot(positive, scores.shape[1]).bool()
-    forward = ((scores - margin * own) / temperature).masked_fill(~(candidates | own), -torch.inf)
+    forward = ((scores - margin * own) / temperature).masked_fill(~(allowed | own), -torch.inf)
+    loss = functional.cross_entropy(forward, positive)
+    if not symmetric:
+        return loss
+    rows = torch.arange(len(queries), device=queries.device)
     back = documents[positive] @ queries.T  # (B, B): each row's document against all queries
     diagonal = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
     backward = ((back - margin * diagonal) / temperature).masked_fill(relevant & ~diagonal, -torch.inf)
-    return (functional.cross_entropy(forward, positive) + functional.cross_entropy(backward, rows)) / 2
+    return (loss + functional.cross_entropy(backward, rows)) / 2
+
+
+def _scores(queries: Tensor, documents: Tensor, candidates: Tensor, synthetic: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cosines of documents and synthetic negatives (B, M + S), and which of them may be negatives."""
+    scores = queries @ documents.T
+    if synthetic is None:
+        return scores, candidates
+    extra = torch.einsum("bd,bsd->bs", queries, synthetic)
+    return torch.cat([scores, extra], dim=1), torch.cat([candidates, synthetic.any(dim=-1)], dim=1)
+
+
+def _negative(scores: Tensor, allowed: Tensor, right: Tensor, hardness: str) -> Tensor:
+    """The column (B,) of the allowed score that is highest, or highest below `right` (B, 1), else lowest."""
+    best = scores.masked_fill(~allowed, -torch.inf)
+    if hardness == "hardest":
+        return best.argmax(dim=1)
+    further = best.masked_fill(scores >= right, -torch.inf)
+    furthest = scores.masked_fill(~allowed, torch.inf).argmin(dim=1)
+    return torch.where(further.isfinite().any(dim=1), further.argmax(dim=1), furthest)
+
+
+def _mean_cost(anchors: Tensor, positives: Tensor, negatives: Tensor, counted: Tensor, margin: float) -> Tensor:
+    """Mean triplet cost of the rows of three (B, D) that are `counted` (B,).
+
+    The negatives are known by now, so gradients flow through B rows and not through a (B, M) matrix.
+    """
+    cost = functional.relu((anchors * (negatives - positives)).sum(dim=1) + margin)
+    return cost.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
+
+
+# -- of labelled embeddings ----------------------------------------------------------------------
+
+
+def batch_hard(embeddings: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
+    """Triplet loss of each text's furthest positive and nearest negative (Hermans et al. 2017, arXiv:1703.07737).
+
+    Args:
+        embeddings: (B, D), L2-normalised.
+        labels: (B,), equal for texts that are relevant to each other.
+        margin: cosine by which the positive must be nearer.
+
+    Returns:
+        The scalar mean over the rows. A text alone with its label is its own positive; all rows cost
+        nothing where there is one label only.
+    """
+    with torch.no_grad():
+        scores = embeddings @ embeddings.T
+        other = labels[:, None] != labels[None, :]
+        positive = hardest_positive(scores, labels)
+        negative = scores.masked_fill(~other, -torch.inf).argmax(dim=1)
+    return _mean_cost(embeddings, embeddings[positive], embeddings[negative], other.any(dim=1), margin)
+
+
+def batch_semi_hard(embeddings: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
+    """Triplet loss of all positive pairs, each with its semi-hard negative (FaceNet, arXiv:1503.03832).
+
+    Equal to `triplet` with hardness "semi-hard" on `pairs_of(labels)`, without its (P, B) matrix.
+
+    Args:
+        embeddings: (B, D), L2-normalised.
+        labels: (B,), equal for texts that are relevant to each other.
+        margin: cosine by which the positive must be nearer.
+
+    Returns:
+        The scalar mean over the pairs of a text and a positive of it, 0 where there are none.
+    """
+    scores = embeddings @ embeddings.T
+    with torch.no_grad():
+        other = labels[:, None] != labels[None, :]
+        right, positive = _positives(scores, ~other)
+        ascending = scores.masked_fill(~other, -torch.inf).sort(dim=1)
+        below = torch.searchsorted(ascending.values, right) - 1  # the highest score below the positive's
+        lowest = (~other).sum(dim=1, keepdim=True)  # the -inf of the row's own label come first
+        negative = ascending.indices.gather(1, below.maximum(lowest).clamp(max=len(scores) - 1))
+        counted = right.isfinite() & other.any(dim=1, keepdim=True)
+    cost = functional.relu(scores.gather(1, negative) - scores.gather(1, positive) + margin)
+    return cost.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
+
+
+def batch_all(embeddings: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
+    """Triplet loss of all triplets that violate the margin (batch-all, arXiv:1703.07737).
+
+    The sum over triplets is written as a weighted sum of the (B, B) cosines: a negative weighs as
+    many triplets as it violates, a positive minus as many as violate it. No (B, B, B) cube is made.
+
+    Args:
+        embeddings: (B, D), L2-normalised.
+        labels: (B,), equal for texts that are relevant to each other.
+        margin: cosine by which the positive must be nearer.
+
+    Returns:
+        The scalar mean over the triplets that cost something, 0 where none does.
+    """
+    scores = embeddings @ embeddings.T
+    with torch.no_grad():
+        same = labels[:, None] == labels[None, :]
+        right, positive = _positives(scores, same)
+        bounds = right.masked_fill(right.isinf(), torch.inf) - margin  # (B, K)
+        negatives = scores.masked_fill(same, -torch.inf)
+        # Counts of triplets need 24 bits, which half precision does not have.
+        weights = torch.zeros_like(scores, dtype=torch.promote_types(scores.dtype, torch.float32))
+        counts = torch.zeros_like(bounds, dtype=weights.dtype)
+        for column in range(bounds.shape[1]):
+            violating = negatives > bounds[:, column, None]  # (B, B)
+            weights += violating
+            counts[:, column] = violating.sum(dim=1)
+        weights.scatter_add_(1, positive, -counts)
+        total = counts.sum()
+    return (weights * scores).sum() / total.clamp(min=1) + margin * (total > 0)
+
+
+def pairs_of(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """All ordered pairs of two texts with one label, as indices: anchors (P,) and positives (P,)."""
+    same = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
+    anchor, positive = same.nonzero(as_tuple=True)
+    return anchor, positive
+
+
+def hardest_positive(scores: Tensor, labels: Tensor) -> Tensor:
+    """The index (B,) of each text's furthest fellow by cosines (B, B); its own where it is alone with its label."""
+    same = labels[:, None] == labels[None, :]
+    return scores.masked_fill(~same, torch.inf).argmin(dim=1)
+
+
+def _positives(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and index of each text's other texts of its label, (B, K) twice; -inf fills shorter rows."""
+    fellows = same.clone().fill_diagonal_(False)
+    most = int(fellows.sum(dim=1).max())
+    best = scores.masked_fill(~fellows, -torch.inf).topk(most, dim=1)
+    return best.values, best.indices
+
+
+# -- figures -------------------------------------------------------------------------------------
 
 
 def spread(embeddings: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hr_search import losses, mixing
-from hr_search.batches import Batch, candidates
+from hr_search.bank import Bank
+from hr_search.batches import Batch, Rows, candidates
 from hr_search.config import Settings
 from hr_search.errors import InputError
 from hr_search.packing import chunks
@@ -26,26 +27,33 @@ _WHOLE = 2**62  # a budget no part exceeds
 
 
 @dataclasses.dataclass
-class Memory:
-    """How a batch is fitted into memory: tokens encoded at a time (0 = what suits the device), and whether twice."""
+class Context:
+    """What the steps of a run share.
 
+    Attributes:
+        rows: the train rows.
+        tables: token tables of their queries ("query") and documents ("document").
+        settings: loss, negatives, mixing.
+        total: steps of the run.
+        bank: recent documents, where mixing wants them.
+        budget: tokens encoded at a time, 0 = what suits the device; lowered when memory runs out.
+        cached: whether texts are encoded twice; set when memory runs out.
+    """
+
+    rows: Rows
+    tables: dict[str, TokenTable]
+    settings: Settings
+    total: int
+    bank: Bank | None = None
     budget: int = 0
     cached: bool = False
 
 
-def run_step(
-    model: Any,
-    accelerator: Accelerator,
-    batch: Batch,
-    tables: dict[str, TokenTable],
-    settings: Settings,
-    step: int,
-    memory: Memory,
-) -> tuple[Tensor, int]:
+def run_step(model: Any, accelerator: Accelerator, batch: Batch, context: Context, step: int) -> tuple[Tensor, int]:
     """Adds the gradients of a batch to the model's parameters.
 
     Each distinct text is encoded once, queries and documents together. Where a GPU has too little
-    memory for that, `memory` is changed for this step and all later ones: gradient caching (Gao et
+    memory for that, `context` is changed for this step and all later ones: gradient caching (Gao et
     al. 2021, arXiv:2101.06983) encodes the same batch in ever smaller parts, so that the loss stays
     that of the whole batch.
 
@@ -55,19 +63,24 @@ def run_step(
     Raises:
         InputError: a GPU has no memory even for the smallest part.
     """
+    tables = context.tables
     texts = [tables["query"][i] for i in batch.queries] + [tables["document"][i] for i in batch.documents]
     tokens = sum(len(row) for row in texts)
 
+    recent: list[Tensor] = []
+
     def objective(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        return batch_loss(embeddings, batch, settings, step)
+        recent[:] = [embeddings[len(batch.queries) :].detach()]
+        return batch_loss(embeddings, batch, context, step)
 
     while True:
         try:
-            backward = cached_backward if memory.cached else plain_backward
-            return backward(model, accelerator, texts, memory.budget, objective), tokens
+            backward = cached_backward if context.cached else plain_backward
+            figures = backward(model, accelerator, texts, context.budget, objective)
+            break
         except torch.OutOfMemoryError as error:
             # Processes that split differently would wait for one another for ever.
-            smaller = max(memory.budget or tokens, 2) // 2
+            smaller = max(context.budget or tokens, 2) // 2
             if accelerator.num_processes > 1 or smaller < max(len(row) for row in texts):
                 raise InputError(
                     f"the GPU's memory is too small for a batch of {tokens} tokens at step {step + 1}; lower "
@@ -76,20 +89,23 @@ def run_step(
         # Outside the handler: the exception holds the step's activations as long as it lives.
         model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        memory.budget, memory.cached = smaller, True
+        context.budget, context.cached = smaller, True
         log.warning("out of GPU memory: batches are now encoded %d tokens at a time, and twice (--gradcache)", smaller)
+    if context.bank is not None:
+        context.bank.add(recent[0], batch.documents)
+    return figures, tokens
 
 
-def batch_loss(embeddings: Tensor, batch: Batch, settings: Settings, step: int) -> tuple[Tensor, Tensor]:
+def batch_loss(embeddings: Tensor, batch: Batch, context: Context, step: int) -> tuple[Tensor, Tensor]:
     """The loss of a batch, with (loss, active share, spread) as a (3,) float64 tensor without gradient.
 
     Args:
         embeddings: (Q + M, D) of the batch's queries, then of its documents.
         batch: who belongs to whom.
-        settings: loss, negatives, mixing.
-        step: decides the draws, whether a run was interrupted or not.
+        context: loss, negatives and mixing of the run.
+        step: from 0; decides the draws, whether a run was interrupted or not.
     """
-    documents = embeddings[len(batch.queries) :]
+    settings, documents = context.settings, embeddings[len(batch.queries) :]
     place = {
         name: torch.from_numpy(getattr(batch, name)).to(embeddings.device, non_blocking=True)
         for name in ("query", "positive", "relevant", "same")
@@ -97,27 +113,47 @@ def batch_loss(embeddings: Tensor, batch: Batch, settings: Settings, step: int) 
     draw = np.random.default_rng([settings.seed, 1, step])
     wrong = torch.from_numpy(candidates(batch, settings.negatives, draw)).to(embeddings.device, non_blocking=True)
     queries = embeddings[: len(batch.queries)][place["query"]]
-    own = torch.nn.functional.one_hot(place["positive"], len(documents)).bool()
-    mixed = mixing.mix(
-        queries,
-        documents,
-        place["relevant"] & ~own,
-        ~place["relevant"],
-        settings.mixing,
-        settings.mixk,
-        settings.mixquery,
-        settings.mixpositive,
-        settings.mixnegative,
-    )
+    seen = mixed(queries, documents, place["positive"], place["relevant"], batch, context, step, draw)
+    right, margin = place["positive"], settings.margin
     if settings.loss == "triplet":
-        loss = losses.triplet(mixed, documents, place["positive"], wrong, settings.margin)
+        loss = losses.triplet(
+            seen.queries, documents, right, wrong, margin, hardness=settings.hardness, synthetic=seen.synthetic
+        )
     else:
-        margin = settings.margin if settings.loss == "margin-ce" else 0.0
-        loss = losses.infonce(mixed, documents, place["positive"], wrong, place["same"], settings.temperature, margin)
+        loss = losses.infonce(
+            seen.queries, documents, right, wrong, place["same"], settings.temperature,
+            margin if settings.loss == "margin-ce" else 0.0, symmetric=settings.symmetric, synthetic=seen.synthetic,
+        )  # fmt: skip
     with torch.no_grad():
-        active = (losses.gap(queries, documents, place["positive"], wrong) > -settings.margin).double().mean()
+        active = (losses.gap(queries, documents, right, wrong, synthetic=seen.synthetic) > -margin).double().mean()
         figures = torch.stack([loss.detach().double(), active, losses.spread(documents).double()])
     return loss, figures
+
+
+def mixed(
+    queries: Tensor,
+    documents: Tensor,
+    positive: Tensor,
+    relevant: Tensor,
+    batch: Batch,
+    context: Context,
+    step: int,
+    draw: np.random.Generator,
+) -> mixing.Mixed:
+    """The batch's queries and synthetic negatives under the run's mixing, neighbours from batch and bank."""
+    settings = context.settings
+    if settings.mixing == "none" or not mixing.active(step, context.total, settings.mixstart):
+        return mixing.Mixed(queries)
+    others = ~relevant
+    if context.bank is not None:
+        fits, repels = context.bank.masks(context.rows, batch)
+        documents = torch.cat([documents, context.bank.embeddings])
+        relevant, others = torch.cat([relevant, fits], dim=1), torch.cat([others, repels], dim=1)
+    return mixing.mixed(
+        queries, documents, positive, relevant, others, settings.mixing, settings.mixk, settings.mixquery,
+        settings.mixpositive, settings.mixnegative, count=settings.mixcount, own=settings.mixown,
+        detach=settings.mixdetach, probability=settings.mixprobability, generator=draw,
+    )  # fmt: skip
 
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]

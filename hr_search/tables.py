@@ -1,13 +1,7 @@
-"""Tables of pairs and triplets: any common file in, one checked table of texts out.
-
-Texts are cleaned while they are read: NUL characters become spaces, halves of surrogate pairs are joined
-or replaced by U+FFFD (tokenizers refuse both), and white space around a text goes.
-"""
+"""Tables of pairs and triplets: any common file in, one checked table of texts out."""
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import csv
 import io
 import json
@@ -21,10 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from hr_search import hub
+from hr_search import cells, hub
 from hr_search.errors import InputError, nearest, one_line
 from hr_search.paths import extension
-from hr_search.pickles import Unread, content, read_pickle_frame, shown
+from hr_search.pickles import content, read_pickle_frame, shown
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +41,18 @@ NEGATIVE = re.compile(
 
 # "NA", "None" and "null" are words that people write; NaN is what programs write for nothing.
 _EMPTY = {"keep_default_na": False, "na_values": ["", "NaN", "nan"]}
-_DIRT = re.compile("[\0\ud800-\udfff]")
+_QUERY, _DOCUMENT = "(--template)", "(--documenttemplate)"  # columns that templates add
 _NEEDED = "it needs a query and a matching document in each row."
 
 
 def read_pairs(
-    path: Path | str, querycolumn: str = "", positivecolumn: str = "", negativecolumn: str = "", groupcolumn: str = ""
+    path: Path | str,
+    querycolumn: str = "",
+    positivecolumn: str = "",
+    negativecolumn: str = "",
+    groupcolumn: str = "",
+    template: str = "",
+    documenttemplate: str = "",
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The pairs of a file or Hub data set as clean texts, and how many rows were read and dropped.
 
@@ -63,6 +63,8 @@ def read_pairs(
         negativecolumn: columns with wrong documents, separated by commas; empty = found by name
             (`NEGATIVE`), and none is fine. A cell is one text, a list, or a list written as text.
         groupcolumn: column whose equal values are relevant to each other; empty = none.
+        template: makes the query of several columns, such as "{title}. Skills: {skills}".
+        documenttemplate: makes the matching document likewise.
 
     Returns:
         The table with columns `query` (str), `positive` (str), `negatives` (list of str) and, if
@@ -72,8 +74,15 @@ def read_pairs(
     Raises:
         InputError: the file, a column or a cell is not as described.
     """
-    columns = (querycolumn, positivecolumn, negativecolumn, groupcolumn)
-    table = pd.concat([_pairs(part, source, *columns) for source, part in _tables(path)], ignore_index=True)
+    parts = []
+    for source, part in _tables(path):
+        if template:
+            part, querycolumn = part.assign(**{_QUERY: cells.joined(part, template, source, "template")}), _QUERY
+        if documenttemplate:
+            texts = cells.joined(part, documenttemplate, source, "documenttemplate")
+            part, positivecolumn = part.assign(**{_DOCUMENT: texts}), _DOCUMENT
+        parts.append(_pairs(part, source, querycolumn, positivecolumn, negativecolumn, groupcolumn))
+    table = pd.concat(parts, ignore_index=True)
     if table.empty:
         raise InputError(f"{path} has column names and no rows; {_NEEDED}")
     filled = table[(table["query"] != "") & (table["positive"] != "")].reset_index(drop=True)
@@ -97,7 +106,7 @@ def read_texts(path: Path | str, column: str = "") -> list[str]:
     """
     texts: list[str] = []
     if Path(path).suffix.lower() == ".txt":
-        texts = [_clean(line) for line in _decoded(path).removesuffix("\n").split("\n")]
+        texts = [cells.clean(line) for line in _decoded(path).removesuffix("\n").split("\n")]
     else:
         for source, table in _tables(path):
             names = list(table.columns)
@@ -105,7 +114,7 @@ def read_texts(path: Path | str, column: str = "") -> list[str]:
             wanted = _given(column, names, source, "column") or _known(names, _names(1)) or only
             if not wanted:
                 raise InputError(f"{source} has no column known to hold documents ({_listed(names)}); give --column.")
-            texts += _texts(table, wanted, source)
+            texts += cells.texts(table, wanted, source)
     if not any(texts):
         raise InputError(f"{path} has no texts; it needs one document in each row.")
     return texts
@@ -261,7 +270,7 @@ def _read_separated(path: Path | str) -> pd.DataFrame:
         raise InputError(f"{path}: {what}; {advice}") from error
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError(f"{path}: the rows have more fields than the header; {advice}")
-    return table.set_axis([_clean(str(name)) for name in table.columns], axis="columns")
+    return table.set_axis([cells.clean(str(name)) for name in table.columns], axis="columns")
 
 
 def _read_lines(path: Path | str) -> pd.DataFrame:
@@ -302,82 +311,15 @@ def _read_parquet(path: Path | str) -> pd.DataFrame:
 
 def _frame(names: Sequence[str], columns: Iterable[list[Any]]) -> pd.DataFrame:
     """A table of objects from its columns, whose cells nothing may convert."""
-    cells = {place: pd.Series(column, dtype=object) for place, column in enumerate(columns)}
-    return pd.DataFrame(cells).set_axis([_clean(name) for name in names], axis="columns")
+    filled = {place: pd.Series(column, dtype=object) for place, column in enumerate(columns)}
+    return pd.DataFrame(filled).set_axis([cells.clean(name) for name in names], axis="columns")
 
 
 def _pairs(table: pd.DataFrame, source: str, *columns: str) -> pd.DataFrame:
     """The pairs of a raw table, rows with an empty side included."""
     query, positive, negatives, group = _columns(list(table.columns), source, *columns)
-    lists = [_lists(table, column, source) for column in negatives]
+    lists = [cells.lists(table, column, source) for column in negatives]
     negatives = [[text for texts in row for text in texts] for row in zip(*lists, strict=True)]
-    pairs = {"query": _texts(table, query, source), "positive": _texts(table, positive, source)}
+    pairs = {"query": cells.texts(table, query, source), "positive": cells.texts(table, positive, source)}
     pairs |= {"negatives": negatives or [[] for _ in range(len(table))]}
-    return pd.DataFrame(pairs | ({"group": _texts(table, group, source, numbers=True)} if group else {}))
-
-
-def _texts(table: pd.DataFrame, column: str, source: str, numbers: bool = False) -> list[str]:
-    """The texts of a column, "" for empty cells; with `numbers`, a number is a text too."""
-    texts = []
-    for row, value in enumerate(table[column].tolist(), 1):
-        if numbers and isinstance(value, int | float) and not _empty(value):
-            value = str(int(value) if value == value // 1 else value)
-        if not isinstance(value, str) and not _empty(value):
-            raise _wrong(value, source, row, column)
-        texts.append("" if _empty(value) else _clean(value))
-    filled = [text for text in texts if text]
-    if filled and not numbers and all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", text) for text in filled):
-        raise _wrong(filled[0], source, texts.index(filled[0]) + 1, column)
-    return texts
-
-
-def _lists(table: pd.DataFrame, column: str, source: str) -> list[list[str]]:
-    """The wrong documents of a column: in each row a list, a list written as text, or one text."""
-    lists = []
-    for row, value in enumerate(table[column].tolist(), 1):
-        written = _written(value) if isinstance(value, str) else value
-        if isinstance(value, str) and written is None:
-            raise _wrong(value, source, row, column, "a list that is neither JSON nor Python")
-        items = written if isinstance(written, list | tuple) else [written]
-        wrong = [item for item in items if not isinstance(item, str) and not _empty(item)]
-        if wrong:
-            raise _wrong(wrong[0], source, row, column)
-        lists.append([text for text in (_clean(item) for item in items if not _empty(item)) if text])
-    return lists
-
-
-def _written(text: str) -> Any:
-    """The list that a text spells in JSON or Python; None where it seems to and does not; else the text itself."""
-    stripped = text.strip()
-    if not (stripped.startswith("[") and stripped.endswith("]")):
-        return text
-    # Python would join the items of a printed array, which stand side by side without commas.
-    readings = (json.loads,) if re.search(r"""['"]\s+['"]""", stripped) else (json.loads, ast.literal_eval)
-    for parse in readings:
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return parse(stripped)
-    return None if re.match(r"""\[\s*['"]""", stripped) else text
-
-
-def _clean(text: str) -> str:
-    """A text without NUL characters, halves of surrogate pairs and outer white space."""
-    if _DIRT.search(text):
-        text = text.replace("\0", " ").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text.strip()
-
-
-def _empty(value: Any) -> bool:
-    """Whether a cell holds nothing; readers leave None, NaN or an empty text."""
-    return value is None or (isinstance(value, float) and value != value)
-
-
-def _wrong(value: Any, source: str, row: int, column: str, what: str = "") -> InputError:
-    """The error of a cell that is no text."""
-    kinds = {list: "a list", tuple: "a list", dict: "a mapping", bytes: "bytes"}
-    kind = value.kind if isinstance(value, Unread) else type(value).__name__
-    what = what or (
-        f"the number {shown(value)}" if isinstance(value, int | float | str) else kinds.get(type(value), f"a {kind}")
-    )
-    advice = "choose another column or fix the row."
-    return InputError(f'{source}, row {row}, column "{shown(column)}" holds {what} where a text belongs; {advice}')
+    return pd.DataFrame(pairs | ({"group": cells.texts(table, group, source, numbers=True)} if group else {}))

@@ -17,14 +17,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
 
+from hr_search.bank import Bank
 from hr_search.batches import Rows, ahead
 from hr_search.checkpoint import load_checkpoint, save_checkpoint
 from hr_search.config import Settings
 from hr_search.encoder import Encoder
 from hr_search.errors import InputError
+from hr_search.miner import Miner
 from hr_search.progress import bar
 from hr_search.schedule import StepPlan, parameter_groups, step_plan, warmup_then_linear
-from hr_search.step import Memory, run_step
+from hr_search.step import Context, run_step
 from hr_search.tokens import TokenTable
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Progress:
     stale: int = 0  # validations since the best one
     seconds: float = 0.0
     best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    mining: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one row a mining, once the run is over
     # Since the last validation: loss, active share and spread summed over steps; rows, tokens, steps.
     sums: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     counts: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
@@ -86,9 +89,16 @@ def fit(
     optimiser = torch.optim.AdamW(parameter_groups(encoder, settings.weightdecay), lr=settings.learningrate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_then_linear(plan.total, settings.warmup))
     model, optimiser = accelerator.prepare(encoder, optimiser)
+    context = Context(rows, tables, settings, plan.total, budget=settings.chunktokens, cached=settings.gradcache)
+    parts: Parts = {"model": encoder, "optimiser": optimiser}
+    if settings.mixing != "none" and settings.bank:
+        parts["bank"] = context.bank = Bank(settings.bank, encoder.dimension, accelerator.device)
+    if settings.negatives == "mined":
+        parts["miner"] = Miner(rows, tables, settings, plan.per_epoch)
     progress = Progress()
+    origin = f"{fingerprint} in steps of {per_step}"
     if settings.resume and settings.checkpointpath:
-        progress = restore(settings, f"{fingerprint} in steps of {per_step}", encoder, optimiser, schedule) or progress
+        progress = restore(settings, origin, parts, schedule) or progress
     if not progress.history:
         record(progress, plan, encoder, settings, validate, 0.0)
         report(progress.history[-1])
@@ -97,12 +107,14 @@ def fit(
     ticker = bar(what="training", unit="step", total=plan.total, start=progress.step)
     begun, first = time.perf_counter(), progress.step
     window = begun
-    memory = Memory(settings.chunktokens, settings.gradcache)
-    for chosen, epoch_ends, batch in ahead(rows, plan.batches(progress.step)):
+    batches = ahead(rows, plan.batches(progress.step))
+    if miner := parts.get("miner"):
+        batches = miner.batches(plan.batches(progress.step), progress.step, encoder, accelerator)
+    for chosen, epoch_ends, batch in batches:
         if finished(progress, settings):
             break
         encoder.train()
-        figures, tokens = run_step(model, accelerator, batch, tables, settings, progress.step, memory)
+        figures, tokens = run_step(model, accelerator, batch, context, progress.step)
         if accelerator.device.type == "cpu":  # elsewhere the test would wait for the device at every step
             refuse_nan(float(figures[0]), progress.step + 1, chosen, settings)
         if settings.clip:
@@ -130,10 +142,11 @@ def fit(
         if settings.checkpointpath and progress.step % settings.checkpointsteps == 0 and accelerator.is_main_process:
             refuse_nan(float(progress.sums[0]), progress.step, chosen, settings)
             progress.seconds = time.perf_counter() - started
-            store(settings, f"{fingerprint} in steps of {per_step}", encoder, optimiser, schedule, progress)
+            store(settings, origin, parts, schedule, progress)
     ticker.close()
     progress.seconds = time.perf_counter() - started
     log.info("training took %.0f s, %.0f s of them validation", progress.seconds, pause)
+    progress.mining = miner.history if miner else []
     if progress.best_weights:
         encoder.load_state_dict(progress.best_weights)
     return progress
@@ -227,28 +240,29 @@ def peak_memory(device: torch.device) -> float:
 # -- checkpoints ---------------------------------------------------------------------------------
 
 
-def store(
-    settings: Settings, fingerprint: str, encoder: Encoder, optimiser: Any, schedule: Any, progress: Progress
-) -> None:
+Parts = dict[str, Any]  # what has a state_dict and a load_state_dict: model, optimiser, bank, miner
+
+
+def store(settings: Settings, origin: str, parts: Parts, schedule: Any, progress: Progress) -> None:
     """Writes the checkpoint of this step."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     save_checkpoint(settings.checkpointpath, {
-        "settings": settings.to_dict(), "fingerprint": fingerprint, "model": encoder.state_dict(),
-        "optimiser": optimiser.state_dict(), "schedule": {"last_epoch": schedule.last_epoch},
+        "settings": settings.to_dict(), "fingerprint": origin, "schedule": {"last_epoch": schedule.last_epoch},
+        "parts": {name: part.state_dict() for name, part in parts.items()},
         "random": {"cpu": torch.get_rng_state(), "cuda": cuda}, "progress": dataclasses.asdict(progress),
     })  # fmt: skip
 
 
-def restore(settings: Settings, fingerprint: str, encoder: Encoder, optimiser: Any, schedule: Any) -> Progress | None:
-    """Loads the checkpoint into model, optimiser, schedule and random generators; None where there is none."""
-    state = load_checkpoint(settings.checkpointpath, settings.to_dict(), fingerprint)
+def restore(settings: Settings, origin: str, parts: Parts, schedule: Any) -> Progress | None:
+    """Loads the checkpoint into its parts, schedule and random generators; None where there is none."""
+    state = load_checkpoint(settings.checkpointpath, settings.to_dict(), origin)
     if state is None:
         log.info("no checkpoint at %s yet: starting from the beginning", settings.checkpointpath)
         return None
-    encoder.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
     schedule.last_epoch = state["schedule"]["last_epoch"]
-    schedule._last_lr = [group["lr"] for group in optimiser.param_groups]
+    schedule._last_lr = [group["lr"] for group in parts["optimiser"].param_groups]
     torch.set_rng_state(state["random"]["cpu"])
     if state["random"]["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["random"]["cuda"])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hr_search import config
+from hr_search import config, losses, mining, mixing
 from hr_search.config import FIELDS, TYPES, Settings, canonical, checked, read_recipe, read_yaml
 from hr_search.errors import InputError, guarded, nearest, one_line
 from hr_search.metrics import METRICS
@@ -249,3 +249,9 @@ def test_exit_codes(capsys):
     assert capsys.readouterr().err == "hr_search: interrupted\n"
     with pytest.raises(ZeroDivisionError):
         guarded(failing(ZeroDivisionError()))
+
+
+def test_names_agree_with_the_modules_that_know_them():
+    assert config.MIXINGS == mixing.STRATEGIES
+    assert config.HARDNESS == losses.HARDNESS
+    assert config.SAMPLINGS == mining.SAMPLINGS

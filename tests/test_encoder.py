@@ -224,3 +224,12 @@ def test_auto_precision_follows_the_hardware(monkeypatch):
     assert not encoder.use_bf16("auto", cpu)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert encoder.use_bf16("auto", cpu) and encoder.use_bf16("bf16", cpu) and not encoder.use_bf16("fp32", cpu)
+
+
+def test_prompts_are_set_by_side_and_saved(tiny_model, tmp_path):
+    encoder = load_encoder(str(tiny_model), 64, "fp32", prompts={"query": "kneads ", "document": ""})
+    plain = load_encoder(str(tiny_model), 64, "fp32")
+    assert np.array_equal(encoder.encode(["bread"], "query"), plain.encode(["kneads bread"], "query"))
+    assert np.array_equal(encoder.encode(["bread"], "document"), plain.encode(["bread"], "document"))
+    encoder.save(tmp_path / "model")
+    assert load_encoder(str(tmp_path / "model"), 64).prompt("query") == "kneads "

@@ -616,3 +616,25 @@ def test_any_texts_survive_any_format(tmp_path, rows, kind, sep):
     assert table[["query", "positive"]].values.tolist() == [
         [query.strip(), positive.strip()] for query, positive in rows
     ]
+
+
+def test_templates_join_fields_into_queries_and_documents(tmp_path):
+    path = lines(
+        tmp_path,
+        {"title": "Welder", "skills": ["arc", "{title}"], "grade": 3, "text": "Joins metal.", "extra": None},
+        {"title": "", "skills": [], "grade": None, "text": "Nobody.", "extra": "x"},
+    )
+    table, counts = read_pairs(path, template="{title} ({grade}): {skills}", documenttemplate="{text} {extra}")
+    assert table["query"].tolist() == ["Welder (3): arc, {title}"]
+    assert table["positive"].tolist() == ["Joins metal."]
+    assert counts == {"rows": 2, "empty": 1}
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [("{titel}", r'no column "titel" \(--template\).*title'), ("title", "names no column"), ("{}", "names no column")],
+)
+def test_a_template_without_its_columns_is_refused(tmp_path, template, sentence):
+    path = lines(tmp_path, {"title": "a", "text": "b"})
+    with pytest.raises(InputError, match=sentence):
+        read_pairs(path, template=template)

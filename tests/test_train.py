@@ -51,6 +51,14 @@ def weights(encoder):
         {"loss": "infonce"},
         {"loss": "infonce", "mixing": "mean"},
         {"loss": "infonce", "mixing": "weighted", "mixk": 2},
+        {"loss": "infonce", "mixing": "rocchio", "bank": 24, "mixstart": 0.3},
+        {"loss": "infonce", "mixing": "slerp", "mixprobability": 0.5},
+        {"loss": "infonce", "mixing": "mochi", "bank": 24, "mixk": 3},
+        {"loss": "triplet", "mixing": "synco", "learningrate": 1e-3, "epochs": 25},
+        {"loss": "triplet", "hardness": "semi-hard", "learningrate": 1e-3, "epochs": 25},
+        {"loss": "triplet", "hardness": "all", "epochs": 25, "learningrate": 1e-3},
+        {"loss": "infonce", "negatives": "mined", "minepool": 4, "minecount": 2},
+        {"loss": "margin-ce", "symmetric": False},
     ],
 )
 def test_training_learns(tiny_model, jobs, changes):
@@ -85,9 +93,13 @@ def test_compaction_does_not_change_the_model(tiny_model, jobs):
     assert torch.allclose(weights(small), weights(whole), atol=1e-6)
 
 
+MINED = {"negatives": "mined", "minepool": 4, "mineevery": 2, "mixing": "mochi", "loss": "infonce"}
+
+
 @pytest.mark.parametrize("stop", [1, 4, 7])
-def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny_model, jobs, tmp_path, stop):
-    changes = {"epochs": 3, "dropout": 0.1, "checkpointsteps": 1, "mixing": "weighted", "evalsteps": 2}
+@pytest.mark.parametrize("more", [{"mixing": "weighted"}, {"mixing": "weighted", "bank": 40}, MINED])
+def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny_model, jobs, tmp_path, stop, more):
+    changes = {"epochs": 3, "dropout": 0.1, "checkpointsteps": 1, "evalsteps": 2, **more}
     whole, reference = run(tiny_model, jobs, **changes)
     path = str(tmp_path / "checkpoint.pt")
     original, seen = train.run_step, []
@@ -130,6 +142,18 @@ def test_early_stopping_and_the_best_weights(tiny_model, jobs):
     assert torch.equal(kept["best"], weights(again))
 
 
+def test_mining_is_recorded_and_follows_the_weights(tiny_model, jobs):
+    _, progress = run(tiny_model, jobs, **{**MINED, "mineevery": 6, "mixing": "none"})
+    assert [row["step"] for row in progress.mining] == [0, 6, 12]
+    suspected = [row["suspected"] for row in progress.mining]
+    assert suspected[2] < suspected[0]  # fewer wrong documents stand close to, or above, the positive
+
+
+def test_a_policy_that_leaves_too_little_names_its_settings(tiny_model, jobs):
+    with pytest.raises(InputError, match=r"--negatives mined: .*--minepool"):
+        run(tiny_model, jobs, negatives="mined", minepool=23)
+
+
 def test_a_target_that_is_reached_ends_the_run(tiny_model, jobs):
     _, progress = run(tiny_model, jobs, target=0.5, validate=lambda at: {"mrr": 0.2 if at < 6 else 0.6})
     assert progress.step == 6
@@ -139,9 +163,9 @@ def test_a_loss_that_is_no_number_stops_with_the_knob(tiny_model, jobs, monkeypa
     original = step.losses.triplet
     calls = []
 
-    def broken(*arguments):
+    def broken(*arguments, **named):
         calls.append(1)
-        return original(*arguments) * (math.nan if len(calls) == 3 else 1.0)
+        return original(*arguments, **named) * (math.nan if len(calls) == 3 else 1.0)
 
     monkeypatch.setattr(step.losses, "triplet", broken)
     with pytest.raises(InputError, match=r"the loss is nan at step 3 .*--learningrate"):

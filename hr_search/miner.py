@@ -1,0 +1,123 @@
+"""Hard negatives for the training loop: mined over all train documents with the weights of the moment."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+
+from hr_search import mining
+from hr_search.batches import Batch, Rows, make_batch
+from hr_search.config import Settings
+from hr_search.encoder import Encoder
+from hr_search.errors import InputError
+from hr_search.tokens import TokenTable
+
+log = logging.getLogger(__name__)
+
+
+class Miner:
+    """The mined negatives of every train query, refreshed while the encoder learns.
+
+    Attributes:
+        negatives: (Q, minepool) indices into `rows.documents`, -1 where there are fewer; None before
+            the first mining.
+        history: one row of `mining.statistics` per mining, with its step and seconds.
+    """
+
+    def __init__(self, rows: Rows, tables: dict[str, TokenTable], settings: Settings, per_epoch: int) -> None:
+        """Nothing is mined yet.
+
+        Args:
+            rows: the train rows.
+            tables: token tables of their queries and documents.
+            settings: the policy (`mine…`), and how often.
+            per_epoch: steps of an epoch.
+        """
+        self.rows, self.tables, self.settings = rows, tables, settings
+        self.every = settings.mineevery or per_epoch
+        self.negatives: np.ndarray | None = None
+        self.history: list[dict] = []
+        # A query with several documents is judged by the first of them.
+        self._own = np.empty(len(rows.queries), np.int64)
+        self._own[rows.query[::-1]] = rows.positive[::-1]
+
+    def batches(
+        self, steps: Iterable[tuple[np.ndarray, bool]], start: int, encoder: Encoder, accelerator: Accelerator
+    ) -> Iterator[tuple[np.ndarray, bool, Batch]]:
+        """Every step's row numbers, whether it ends an epoch, and its batch with mined negatives.
+
+        Mines whenever it is due, so a batch is made when it is asked for and not before.
+        """
+        for step, (chosen, ends) in enumerate(steps, start):
+            if self.negatives is None or step % self.every == 0:
+                self.refresh(encoder, accelerator, step)
+            yield chosen, ends, make_batch(self.rows, chosen, self.draw(chosen, step))
+
+    def refresh(self, encoder: Encoder, accelerator: Accelerator, step: int) -> None:
+        """Mines anew with the encoder's present weights.
+
+        Raises:
+            InputError: a policy that leaves too few documents.
+        """
+        started = time.perf_counter()
+        settings = self.settings
+        sides = {side: encoder.embed(table, progress=True) for side, table in self.tables.items()}
+        relevant = self.rows.query_groups @ self.rows.document_groups.T
+        try:
+            mined = mining.mine(
+                sides["query"],
+                sides["document"],
+                relevant,
+                self._own,
+                count=settings.minepool,
+                start=settings.minestart,
+                stop=settings.minestop,
+                band=(settings.minebandlow, settings.minebandhigh),
+                share=settings.mineshare,
+                sampling=settings.minesampling,
+                seed=settings.seed + step,
+                device=accelerator.device,
+            )
+        except InputError as error:
+            raise InputError(
+                f"--negatives mined: {error} The settings are --minepool (count), --minestart, --minestop, "
+                "--minebandlow and --minebandhigh."
+            ) from error
+        # Ties may fall otherwise on another GPU, and all processes must meet the same batches.
+        shared = broadcast(torch.from_numpy(mined.negatives).to(accelerator.device))
+        self.negatives = shared.cpu().numpy()
+        row = mining.statistics(mined).iloc[0].to_dict()
+        self.history.append({"step": step, "seconds": time.perf_counter() - started, **row})
+        log.info(
+            "step %d: mined %.1f negatives a query in %.0f s, nearer than the positive or too close: %.0f%%",
+            step,
+            row["negatives_mean"],
+            self.history[-1]["seconds"],
+            100 * row["suspected"],
+        )
+
+    def draw(self, chosen: np.ndarray, step: int) -> list[np.ndarray]:
+        """For each chosen row, `minecount` of its query's mined negatives, drawn by seed and step."""
+        generator = np.random.default_rng([self.settings.seed, 2, step])
+        drawn = []
+        for query in self.rows.query[chosen]:
+            pool = self.negatives[query]
+            pool = pool[pool >= 0]
+            drawn.append(generator.permutation(pool)[: self.settings.minecount])
+        return drawn
+
+    def state_dict(self) -> dict:
+        """What must survive an interruption."""
+        negatives = None if self.negatives is None else torch.from_numpy(self.negatives.copy())
+        return {"negatives": negatives, "history": self.history}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes over what `state_dict` gave."""
+        self.negatives = None if state["negatives"] is None else state["negatives"].numpy()
+        self.history = state["history"]
