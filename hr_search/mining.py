@@ -1,6 +1,6 @@
 """Hard negatives: wrong documents that an encoder finds close to a query, and what they look like.
 
-Every policy is a chain of filters, always in this order:
+Every policy is a chain of filters, in this order:
 
 1. Documents that are relevant to the query are taken out; what is left is ranked from 0, nearest first.
 2. The rank window keeps the ranks from `start` up to, but without, `stop`. A quantile band is the same
@@ -68,8 +68,7 @@ def mine(
 ) -> Mined:
     """Up to `count` hard negatives of each query; the module's text says how the filters combine.
 
-    Memory above the embeddings and the result is bounded as in `neighbours.nearest`; a band of the
-    corpus is searched down to its lower end, a few queries at a time.
+    Memory is bounded as in `neighbours.nearest`; a band is searched from rank 0, a few queries at a time.
 
     Args:
         queries: (Q, D) embeddings of any length.
@@ -79,8 +78,7 @@ def mine(
         own: (Q,), index of each query's own positive, the one whose score the share rule looks at.
         count: negatives wanted.
         start: first rank taken, 0 for the nearest; skipping a few avoids unmarked positives.
-        stop: the rank after the last one; 0 = the end of the band, or without a band 100, or as many as
-            `count` needs.
+        stop: the rank after the last one; 0 = the band's, or 100 (or what `count` needs) without a band.
         band: the ranks between two shares of the corpus, such as (0.03, 0.04), the runner-ups of ConFit
             v2 (arXiv:2502.12361); (0, 0) = no band.
         share: a negative may score at most this share of the positive's score (TopK-PercPos of
@@ -195,11 +193,10 @@ def statistics(mined: Mined, own_scores: np.ndarray | None = None) -> pd.DataFra
         own_scores: (Q,), scores of the own positives to compare with; None = those in `mined`.
 
     Returns:
-        `queries`, `count` (negatives wanted of each), `negatives_mean` and `negatives_min` (per query),
-        `without` (queries without any), `positive_mean` and `negative_mean` (cosines), `gap_mean`,
-        `gap_05`, `gap_50` and `gap_95` (mean and quantiles, over negatives, of the positive's score minus
-        theirs) and `suspected` (share of the documents in the windows that look like unmarked
-        positives). Scores and gaps are NaN where nothing was mined.
+        `queries`, `count` (wanted of each), `negatives_mean` and `negatives_min` (per query), `without`
+        (queries without any), `positive_mean` and `negative_mean` (cosines), `gap_mean`, `gap_05`, `gap_50`
+        and `gap_95` (over negatives: the positive's score minus theirs; NaN where nothing was mined) and
+        `suspected` (share of the documents in the windows that look like unmarked positives).
 
     Raises:
         InputError: not one own score a query.

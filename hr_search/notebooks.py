@@ -21,7 +21,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from hr_search import config, files, pages, paths
+from hr_search import config, files, index, pages, paths
 from hr_search.config import Settings
 from hr_search.errors import InputError, nearest, one_line
 from hr_search.progress import HEADLESS_VARIABLE
@@ -310,8 +310,8 @@ def run_report(
         _export([*done, failure.path], runid)
         raise
     finally:
-        index = pages.write_index()
-    return index
+        page = index.write_index()
+    return page
 
 
 def _nothing_to_read(name: str, settings: Settings) -> str:

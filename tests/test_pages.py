@@ -3,16 +3,15 @@ import hashlib
 import json
 import logging
 import re
-import time
+import sys
+import types
 
 import matplotlib
-import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from hr_search import pages, paths
-from hr_search.config import Settings
+from hr_search import pages
 from hr_search.errors import InputError
 
 matplotlib.use("agg")
@@ -23,10 +22,18 @@ PIXEL = base64.b64encode(
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "home"))
+def heard(monkeypatch):
     monkeypatch.setattr(logging.getLogger("hr_search"), "propagate", True)  # the command line turns it off
-    return tmp_path / "home"
+
+
+@pytest.fixture
+def maps(monkeypatch):
+    """A stand-in for the module of the map, whose scripts hold what a large library may hold."""
+    module = types.ModuleType("hr_search.maps")
+    module.scripts = lambda: ["library = '</SCRIPT><!--';\r\nlibrary += 1", "draw(library)"]
+    monkeypatch.setitem(sys.modules, "hr_search.maps", module)
+    monkeypatch.setattr(sys.modules["hr_search"], "maps", module, raising=False)
+    return module
 
 
 def display(data, **metadata):
@@ -36,9 +43,8 @@ def display(data, **metadata):
 def exported(tmp_path, *cells, title="", links=None):
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     path = tmp_path / "02_train.ipynb"
-    nbformat.write(
-        new_notebook(cells=list(cells), metadata={"kernelspec": kernel, "language_info": {"name": "python"}}), path
-    )
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    path.write_text(json.dumps(new_notebook(cells=list(cells), metadata=metadata)))  # as nbformat, but of any text
     page = pages.export_html(path, tmp_path / "02_train.html", title, links)
     text = page.read_text(encoding="utf-8")
     return text, BeautifulSoup(text, "html.parser")
@@ -134,12 +140,13 @@ def test_every_image_is_inside_and_described(tmp_path):
         new_code_cell("2", outputs=[display(picture, **{"image/png": {"alt": "Given here", "width": 9}})]),
         new_code_cell("3", outputs=[display({"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg' onload='x()'/>"})],
                       metadata={"alt": "Of the cell"}),
+        new_code_cell("4", outputs=[display({"text/html": f"<h2>Not its name</h2><img src='data:image/png;base64,{PIXEL}'>"})]),
     )  # fmt: skip
     assert loads_nothing(text)
     assert [image["alt"] for image in soup.find_all("img")] == [
-        "Figure", "local", "far", "web", 'Loss "curve"', 'Loss "curve" (2)', "Loss <falls>", "Given here", "Of the cell",
+        "Figure", "local", "far", "web", 'Loss "curve"', 'Loss "curve" (2)', "Loss <falls>", "Given here", "Of the cell", 'Loss "curve" (3)',
     ]  # fmt: skip
-    assert [bool(image.get("src")) for image in soup.find_all("img")] == [True, True, False, False] + [True] * 5
+    assert [bool(image.get("src")) for image in soup.find_all("img")] == [True, True, False, False] + [True] * 6
     assert soup.find("img", alt="Given here")["width"] == "9"
     assert "Figure size" not in text
 
@@ -171,6 +178,39 @@ def test_nothing_from_data_becomes_markup(tmp_path):
     assert "js" in text and "widget" in text
 
 
+def test_what_browsers_and_parsers_read_differently_is_taken_out(tmp_path):
+    html = (
+        "<!--><img src=x onerror=a()>--><noscript><p title='</noscript><img src=x onerror=a()>'></noscript>"
+        "<svg><style><img src=x onerror=a()></style><a><animate attributeName=href to=javascript:a()></a></svg>"
+        "<![CDATA[><img src=x onerror=a()>]]><?x ><img src=x onerror=a()>?><xmp><img src=x onerror=a()></xmp>"
+        "<template><img src=x onerror=a()></template><math><mtext><style><img src=x onerror=a()></style></mtext></math>"
+    )
+    text, soup = exported(
+        tmp_path, new_code_cell("1", outputs=[display({"text/html": html}), display({"text/markdown": html})])
+    )
+    assert loads_nothing(text) == 1
+    left = "".join(str(each) for each in soup.select(".jp-RenderedHTML"))
+    assert not re.search("<img[^>]*(src|onerror)|<!|<[?]|noscript|template|animate|xmp", left)
+
+
+def test_an_unclosed_tag_ends_with_its_output(tmp_path):
+    broken = display({"text/html": "</main></div></div><table><tr><td>1<div><b>open"})
+    _, soup = exported(
+        tmp_path, new_code_cell("1", outputs=[broken]), new_markdown_cell("## After\n<script>x</script>")
+    )
+    assert soup.find("h2").find_parent("table") is None and soup.find("h2").find_parent("main") is soup.main
+    assert len(soup.find_all("main")) == 1 and len(soup.find_all("script")) == 1
+
+
+def test_control_and_half_characters_are_shown_as_such(tmp_path):
+    odd = "a\x00b\x1b]0;c\x08d\ud800e\x0cf"
+    text, soup = exported(
+        tmp_path, new_code_cell("1", outputs=[display({"text/html": f"<p>{odd}</p>"})]), title="t\x00\ud800"
+    )
+    assert soup.find("p").string == "a�b�]0;c�d�e�f" and soup.title.string == "t��"
+    assert text.isprintable() or not re.search("[\x00-\x08\x1b]", text)
+
+
 def test_a_failed_cell_stands_open(tmp_path):
     failed = new_code_cell(
         "1 / 0", outputs=[new_output("error", ename="E", evalue="v", traceback=["\x1b[31mE\x1b[0m: v"])]
@@ -195,9 +235,19 @@ def test_a_page_never_exceeds_six_megabytes(tmp_path, caplog):
     outputs.append(display({"image/svg+xml": "<svg>" + "x" * 1_500_000 + "</svg>"}))
     text, soup = exported(tmp_path, new_code_cell("1", outputs=outputs))
     assert len(text.encode()) < 6_000_000
-    assert len(soup.find_all("img")) == 2
+    assert len(soup.find_all("img")) == 3
     assert "An output of 3.0 MB is left out here; it is in 02_train.ipynb." in text
-    assert "An output of 2.5 MB" in text and "3.0 MB" in caplog.text
+    assert "An output of 2.5 MB" not in text and "3.0 MB" in caplog.text
+
+
+def test_text_pictures_of_texts_and_giants_count_too(tmp_path):
+    (tmp_path / "near.png").write_bytes(b"x" * 4_000_000)
+    cells = [new_code_cell("", outputs=[new_output("stream", name="stdout", text="x " * 15_000)]) for _ in range(30)]
+    giant = display({"text/html": "<b>" + "y" * 7_000_000 + "</b>", "text/plain": "y"})
+    text, soup = exported(tmp_path, new_markdown_cell("![large](near.png)"), new_code_cell("", outputs=[giant]), *cells)
+    assert len(text.encode()) < 6_000_000
+    assert "An output of 5.3 MB" in text and "An output of 7.0 MB" in text and not soup.find("img")
+    assert len(soup.select(".jp-RenderedText pre")) == 31
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])
@@ -225,192 +275,74 @@ def test_durations_read_as_a_person_says_them(seconds, text):
     assert pages.duration(seconds) == text
 
 
-# The index of runs
+# The map
 
 
-def write_run(
-    name, mrr=0.7, base=0.5, started="2026-11-21T18:05:03", history=(0.5, 0.6, 0.7), fingerprint="f", **changes
-):
-    folder = paths.runs() / name
-    folder.mkdir(parents=True)
-    settings = {key: value for key, value in changes.items() if key in Settings().to_dict()}
-    (folder / "config.json").write_text(json.dumps(Settings(**settings).to_dict()))
-    summary = {
-        "run_id": name, "projectname": "p", "started": started, "seconds": 200.0, "steps": 120, "best_step": 80,
-        "data": {"name": "esco", "train": 900, "validation": 100, "test": 101, "fingerprint": fingerprint},
-        "model": "embedded", "command": "python train.py --seed 1", "verdict": "Training helps.",
-        "metrics": {"trained": {"q2d": {"mrr": [mrr, 0.65, 0.75], "pass@1": [0.6, None, None]}}, "base": {"q2d": {"mrr": [base, 0.4, 0.6]}}},
-    }  # fmt: skip
-    summary |= {key: value for key, value in changes.items() if key not in settings}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    rows = [f"{20 * step},{value}" for step, value in enumerate(history)]
-    (folder / "history.csv").write_text("\n".join(["step,mrr", *rows]) + "\n")
-    return folder
-
-
-def index():
-    text = pages.write_index().read_text(encoding="utf-8")
-    return text, BeautifulSoup(text, "html.parser")
-
-
-def cells(soup, name):
-    row = soup.find("input", attrs={"aria-label": f"Compare {name}"}).find_parent("tr")
-    return [" ".join(cell.get_text(" ").split()) for cell in row.find_all("td")], row
-
-
-def test_the_index_lists_runs_newest_first_with_their_numbers(home):
-    write_run("b-old", started="2026-11-20T10:00:00", learningrate=1e-4, outputpath="x")
-    write_run("a-new", mrr=0.45, started="2026-11-21T10:00:00+03:00")
-    text, soup = index()
-    assert loads_nothing(text) == 1
-    assert [row.find("strong").string for row in soup.select("#runs tbody tr")] == ["a-new", "b-old"]
-    found, row = cells(soup, "b-old")
-    assert found[1] == "b-old 2026-11-20 10:00"
-    assert found[2:5] == ["esco train 900, validation 100, test 101", "embedded", "learningrate=0.0001"]
-    assert found[5] == "0.700 ★ best on this data 0.650–0.750"
-    assert found[6:8] == ["0.500", "▲ +0.200"]
-    assert found[9:11] == ["120", "3 min 20 s"]
-    assert found[11] == "Training helps. Repeat this run python train.py --seed 1 Copy"
-    assert row.find("svg")["aria-label"] == "validation MRR from 0.500 to 0.700, best 0.700"
-    found, _ = cells(soup, "a-new")
-    assert found[4] == "defaults" and found[7] == "▼ −0.050" and "★" not in found[5]
-    assert [card.get_text() for card in soup.select(".card h2")] == ["Newest run", "Best on esco"]
-
-
-def test_the_index_links_only_pages_that_exist(home):
-    name = "поиск-1"
-    write_run(name)
-    place = home / "reports" / name
-    place.mkdir(parents=True)
-    (place / "02_train.html").write_text("")
-    (place / "02_train.ipynb").write_text("")
-    _, soup = index()
-    _, row = cells(soup, name)
-    links = row.select(".links a")
-    assert [(a.string, a["href"]) for a in links] == [("02 train", "%D0%BF%D0%BE%D0%B8%D1%81%D0%BA-1/02_train.html")]
-
-
-def test_the_page_gets_only_what_differs_and_every_metric(home):
-    write_run("a", seed=1)
-    write_run("b", seed=2, loss="infonce")
-    _, soup = index()
-    data = json.loads(soup.find("script", id="data").string)
-    assert {run["id"]: run["settings"] for run in data["runs"]} == {
-        "a": {"loss": "triplet", "seed": 1}, "b": {"loss": "infonce", "seed": 2},
-    }  # fmt: skip
-    assert data["common"]["batchsize"] == 32 and "seed" not in data["common"]
-    assert data["runs"][0]["metrics"]["trained q2d pass@1"] == [0.6, None, None]
-    assert data["runs"][0]["numbers"] == {
-        "mrr": 0.7, "pass@1": 0.6, "base": 0.5, "gain": pytest.approx(0.2), "steps": 120, "seconds": 200.0,
-    }  # fmt: skip
-
-
-def test_hostile_texts_of_a_run_stay_text(home):
-    write_run(
-        "a",
-        modelname=HOSTILE,
-        datapath=HOSTILE,
-        model=HOSTILE,
-        verdict=HOSTILE,
-        command=HOSTILE,
-        projectname=HOSTILE,
-        querycolumn=HOSTILE,
+def map_output(data, more=""):
+    return display(
+        {
+            "text/html": f"<div data-hr-map='1'></div><script type='application/json' data-hr-map-data {more}>{data}</script>"
+        }
     )
-    write_run("b", data={"name": HOSTILE, "fingerprint": HOSTILE})
-    text, soup = index()
-    assert loads_nothing(text) == 1
-    assert not soup.find_all("img") and text.count("<script") == 2 and "<img" not in text
-    assert cells(soup, "a")[0][3] == HOSTILE
-    data = json.loads(soup.find("script", id="data").string)
-    assert {run["settings"]["modelname"] for run in data["runs"]} == {HOSTILE, "embedded"}
 
 
-def test_damaged_and_unfinished_runs_are_named_at_the_foot(home):
-    write_run("good")
-    (paths.runs() / "unfinished").mkdir()
-    (paths.runs() / ".temporary").mkdir()
-    (paths.runs() / "a file").write_text("")
-    for name, file, content in [
-        ("not-json", "summary.json", "{"), ("a-list", "summary.json", "[]"), ("no-config", "config.json", None),
-        ("config-list", "config.json", "[1]"), ("config-nan", "config.json", '{"margin": NaN}'),
-    ]:  # fmt: skip
-        folder = write_run(name)
-        (folder / file).unlink() if content is None else (folder / file).write_text(content)
-    write_run("no-date", started="yesterday")
-    write_run("no-data", data=None)
-    write_run("bad-metric", metrics={"trained": {"q2d": {"mrr": ["high"]}}})
-    write_run("bad-steps", steps="many")
-    text, soup = index()
-    assert [row.find("strong").string for row in soup.select("#runs tbody tr")] == ["good"]
-    named = [code.string for code in soup.select("footer code")]
-    assert named == sorted(
-        [
-            "unfinished",
-            "not-json",
-            "a-list",
-            "no-config",
-            "config-list",
-            "config-nan",
-            "no-date",
-            "no-data",
-            "bad-metric",
-            "bad-steps",
-        ]
+def test_only_a_page_with_a_map_gets_its_scripts(tmp_path, monkeypatch, maps):
+    text, soup = exported(tmp_path, new_code_cell("1", outputs=[map_output('{"x": [1, 0.25]}')]))
+    assert loads_nothing(text) == 3
+    scripts = [each.string for each in soup.find_all("script") if each.get("type") != "application/json"]
+    assert scripts[0] == r"library = '\x3c/SCRIPT>\x3c!--';" + "\nlibrary += 1"
+    assert scripts[1] == "draw(library)" and "fold" in scripts[2]
+    assert (
+        soup.find_all(True)[-1].parent.name == "body" and soup.body.find_all(recursive=False)[-1].string == scripts[2]
     )
-    assert "summary.json does not exist" in text and str(home) not in text
+    assert "unsafe" not in soup.find("meta", attrs={"http-equiv": True})["content"].split("script-src")[1]
+    monkeypatch.setitem(sys.modules, "hr_search.maps", None)  # importing it would now fail
+    monkeypatch.delattr(sys.modules["hr_search"], "maps")
+    text, _ = exported(tmp_path, new_code_cell("1", outputs=[display({"text/html": "<div data-hr-mapping></div>"})]))
+    assert loads_nothing(text) == 1
 
 
-def test_missing_numbers_and_curves_are_dashes(home):
-    folder = write_run("a", mrr=float("nan"), seconds=None, steps=None, history=())
-    write_run("b", metrics={}, history=("x",))
-    (write_run("c") / "history.csv").unlink()
-    write_run("one", history=(0.5,))
-    (folder / "history.csv").write_text("step,loss\n1,2\n")
-    text, soup = index()
-    assert loads_nothing(text)
-    found, _ = cells(soup, "a")
-    assert [found[column] for column in (5, 7, 8, 9, 10)] == ["–"] * 5 and found[6] == "0.500"
-    assert cells(soup, "b")[0][5:9] == ["–"] * 4
-    assert cells(soup, "c")[0][8] == "–"
-    assert cells(soup, "one")[1].find("polyline")["points"] == "3.0,28.0"
-    assert "nan" not in soup.find("tbody").get_text()
+def test_data_of_a_map_are_inert_and_otherwise_as_they_were(tmp_path, maps):
+    value = {
+        "texts": ["<img onerror=x>&amp;", "<!--<script>", "ё\u2028\x7f\x00\ud800", "<\\/script>"],
+        "x": [1e-9, -3, None, True],
+    }
+    raw = json.dumps(value).replace("<script", "\\u003cscript")
+    more = "id=points src='https://e.org' onload='x()' data-part=one"
+    text, soup = exported(tmp_path, new_code_cell("1", outputs=[map_output(raw, more)]))
+    assert loads_nothing(text) == 3
+    block = soup.find("script", type="application/json")
+    assert json.loads(block.string) == value
+    assert block.attrs == {"id": "points", "type": "application/json", "data-hr-map-data": "", "data-part": "one"}
+    assert not set("<>&") & set(block.string) and "ё" in block.string
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_ends(home):
-    write_run("a", history=[step / 1000 for step in range(1000)])
-    _, soup = index()
-    points = soup.find("polyline")["points"].split()
-    assert len(points) == 60 and points[0] == "3.0,28.0" and points[-1] == "117.0,4.0"
+@pytest.mark.parametrize(
+    "block",
+    [
+        "<script type='application/json' data-hr-map-data>alert(1)</script>",
+        "<script type='application/json' data-hr-map-data>[NaN]</script>",
+        "<script type='application/json' data-hr-map-data>[1e999]</script>",
+        "<script type='application/json' data-hr-map-data></script>",
+        f"<script type='application/json' data-hr-map-data>{'[' * 100_000}</script>",
+        "<script type='text/javascript' data-hr-map-data>1</script>",
+        "<script data-hr-map-data>1</script>",
+        "<script type='application/json'>1</script>",
+    ],
+)
+def test_other_scripts_go(tmp_path, maps, block):
+    text, soup = exported(tmp_path, new_code_cell("1", outputs=[display({"text/html": f"<p>a</p>{block}<p>b</p>"})]))
+    assert loads_nothing(text) == 1 and not soup.main.find("script")
+    assert [each.string for each in soup.main.find_all("p")] == ["a", "b"]
 
 
-def test_runs_on_different_data_do_not_compete(home):
-    write_run("a", mrr=0.9, fingerprint="one")
-    write_run("b", mrr=0.5, fingerprint="two")
-    write_run("c", mrr=0.6, fingerprint="two")
-    runs, skipped = pages.read_runs()
-    assert {run["id"]: run["best"] for run in runs} == {"a": False, "b": False, "c": True} and skipped == []
-
-
-def test_runs_of_different_time_zones_are_in_order(home):
-    write_run("first", started="2026-11-21T10:00:00+03:00")
-    write_run("second", started="2026-11-21T09:00:00+00:00")
-    assert [run["id"] for run in pages.read_runs()[0]] == ["second", "first"]
-
-
-def test_an_empty_index_says_so(home):
-    text, soup = index()
-    assert "No finished runs yet" in text and soup.find("table") is None
-    assert loads_nothing(text) == 0
-
-
-def test_five_hundred_runs_are_written_in_five_seconds(home):
-    for number in range(500):
-        write_run(f"run-{number}", mrr=number / 1000, seed=number, history=[0.1] * 20)
-    start = time.perf_counter()
-    path = pages.write_index()
-    assert time.perf_counter() - start < 5
-    assert path.stat().st_size < 6_000_000
-
-
-def test_the_script_of_the_index_is_short():
-    assert len((pages.ASSETS / "runs.js").read_text().splitlines()) < 200
+def test_scripts_and_data_of_a_map_fit_into_the_page(tmp_path, maps):
+    maps.scripts = lambda: ["x" * 3_000_000]
+    figure = display({"image/png": PIXEL + "A" * 2_000_000})
+    text, soup = exported(
+        tmp_path, new_code_cell("1", outputs=[figure, figure, map_output('["' + "y" * 500_000 + '"]')])
+    )
+    assert len(text.encode()) < 6_000_000 and loads_nothing(text) == 2
+    assert len(soup.find_all("img")) == 1 and soup.find("script", type="application/json")
+    text, soup = exported(tmp_path, new_code_cell("1", outputs=[map_output('["' + "y" * 3_500_000 + '"]')]))
+    assert loads_nothing(text) == 1 and "left out" in text  # without the map, its scripts go too

@@ -3,9 +3,9 @@
   const button = document.getElementById("fold");
   const cells = document.querySelectorAll("details.code");
   const contents = document.querySelector(".toc details");
-  if (contents && window.matchMedia("(min-width: 76rem)").matches) contents.open = true;
+  if (contents && window.matchMedia("(min-width: 72rem)").matches) contents.open = true;
 
-  // Columns of numbers stand to the right, texts to the left.
+  // Columns of numbers stand to the right, texts to the left; long ones need some width.
   const numeric = /^(?:[-+−]?[\d.,\s]+(?:e[-+]?\d+)?\s?%?|[-−]?inf|NaN|None|<NA>|–|)$/i;
   for (const table of document.querySelectorAll("main table")) {
     if (table.querySelector("[colspan]:not([colspan='1']), [rowspan]:not([rowspan='1'])")) continue;
@@ -14,6 +14,7 @@
     const width = Math.max(0, ...rows.map((row) => row.cells.length));
     for (let column = 0; column < width; column += 1) {
       const cells = body.map((row) => row.cells[column]).filter((cell) => cell && cell.tagName === "TD");
+      if (cells.some((cell) => cell.textContent.length > 40)) cells[0].classList.add("long");
       if (cells.length === 0 || !cells.every((cell) => numeric.test(cell.textContent.trim()))) continue;
       for (const row of rows) row.cells[column]?.classList.add("number");
     }

@@ -6,6 +6,7 @@
   const rows = [...body.rows];
   const boxes = rows.map((row) => row.querySelector("input[type=checkbox]"));
   const words = rows.map((row) => row.textContent.toLowerCase());
+  const find = (id) => document.getElementById(id);
 
   const element = (name, text = "", attributes = {}) => {
     const made = document.createElement(name);
@@ -13,77 +14,136 @@
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     return made;
   };
-  const settingsOf = (run) => ({ ...data.common, ...run.settings });
+  const missing = (value) => value === null || value === undefined || value === "";
   const shown = (value) => {
-    if (value === null || value === undefined || value === "") return "–";
-    if (typeof value === "number") return String(Number(value.toPrecision(6)));
-    return Array.isArray(value) ? value.map(shown).join(", ") : String(value);
+    if (missing(value)) return "–";
+    return typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value);
   };
 
-  // Sorting: a button in each sortable head, missing values last in both directions.
-  const sortBy = (head, column) => {
-    const numeric = head.dataset.kind === "number";
-    const first = numeric || head.dataset.kind === "date" ? "descending" : "ascending";
-    const other = first === "descending" ? "ascending" : "descending";
-    const direction = head.getAttribute("aria-sort") === first ? other : first;
-    for (const cell of table.tHead.rows[0].cells) cell.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", direction);
-    const sign = direction === "ascending" ? 1 : -1;
-    const key = (row) => {
-      const cell = row.cells[column];
-      return (cell.dataset.value === undefined ? cell.textContent : cell.dataset.value).trim();
-    };
-    const keyed = [...rows].map((row) => [key(row), row]);
-    keyed.sort(([a], [b]) => {
-      if (a === "" || b === "") return (a === "") - (b === "");
-      return sign * (numeric ? Number(a) - Number(b) : a.localeCompare(b, undefined, { numeric: true }));
-    });
-    body.append(...keyed.map(([, row]) => row));
+  // Every value of a run by name: `learningrate`, `mrr` of the trained model on q2d, `d2q.mrr`, `bm25.mrr`.
+  const usual = (word) => word !== "trained" && word !== "q2d";
+  const settingsOf = (run) => ({ ...data.common, ...run.settings });
+  const values = data.runs.map((run) => {
+    const own = Object.assign(Object.create(null), { run: run.id }, settingsOf(run), run.facts);
+    for (const [name, triple] of Object.entries(run.metrics)) own[name.split(" ").filter(usual).join(".")] = triple[0];
+    return own;
+  });
+  const groups = { Run: ["run", ...Object.keys(data.runs[0].facts)], Metrics: [], Settings: [] };
+  groups.Settings = [...new Set(data.runs.flatMap((run) => Object.keys(run.settings))), ...Object.keys(data.common)];
+  const grouped = new Set([...groups.Run, ...groups.Settings]);
+  groups.Metrics = [...new Set(values.flatMap((own) => Object.keys(own).filter((name) => !grouped.has(name))))];
+  const names = new Set(Object.values(groups).flat());
+  const known = (name) => {
+    const short = name.split(".").filter(usual).join(".");
+    return [name, short, short.replace(/[-_]/g, "")].find((each) => names.has(each));
   };
-  [...table.tHead.rows[0].cells].forEach((head, column) => {
-    if (!head.dataset.kind) return;
+
+  // Sorting by anything: a column's head, or a name of the list, which then gets a column of its own.
+  const heads = [...table.tHead.rows[0].cells].filter((head) => head.dataset.name);
+  const box = find("sort");
+  const turn = find("turn");
+  let [sorted, down] = ["started", true];
+  const extra = (name) => {
+    for (const cell of table.querySelectorAll(".extra")) cell.remove();
+    if (heads.some((head) => head.dataset.name === name) || name === "run") return;
+    const at = heads.find((head) => head.dataset.name === "mrr").cellIndex;
+    const right = values.some((own) => typeof own[name] === "number") ? " value" : "";
+    const head = element("th", name, { scope: "col", class: `extra${right}` });
+    table.tHead.rows[0].insertBefore(head, table.tHead.rows[0].cells[at]);
+    rows.forEach((row, index) => {
+      const cell = element("td", shown(values[index][name]), { class: `extra${right}`, "data-label": name });
+      row.insertBefore(cell, row.cells[at]);
+    });
+  };
+  const collator = new Intl.Collator(undefined, { numeric: true });
+  const sort = () => {
+    const sign = down ? -1 : 1;
+    const order = rows.map((row, index) => [values[index][sorted], row]);
+    order.sort(([a], [b]) => {
+      if (missing(a) || missing(b)) return missing(a) - missing(b);
+      if (typeof a === "number" && typeof b === "number") return sign * (a - b);
+      return sign * collator.compare(String(a), String(b));
+    });
+    body.append(...order.map(([, row]) => row));
+    const direction = down ? "descending" : "ascending";
+    for (const head of table.tHead.rows[0].cells) head.removeAttribute("aria-sort");
+    const head = heads.find((each) => each.dataset.name === sorted) ?? table.tHead.querySelector(".extra");
+    head?.setAttribute("aria-sort", direction);
+    box.value = sorted;
+    turn.textContent = down ? "↓" : "↑";
+    turn.setAttribute("aria-label", `Sorted ${direction}, turn around`);
+  };
+  const sortBy = (name) => {
+    const falling = name === "started" || values.some((own) => typeof own[name] === "number");
+    down = name === sorted ? !down : falling;
+    sorted = name;
+    extra(name);
+    sort();
+  };
+  for (const [label, list] of Object.entries(groups)) {
+    const group = element("optgroup", "", { label });
+    group.append(...list.map((name) => element("option", name, { value: name })));
+    box.append(group);
+  }
+  box.value = sorted;
+  box.addEventListener("change", () => sortBy(box.value));
+  turn.addEventListener("click", () => sortBy(sorted));
+  for (const head of heads) {
     const button = element("button", head.textContent, { type: "button" });
     head.replaceChildren(button);
-    button.addEventListener("click", () => sortBy(head, column));
-  });
+    button.addEventListener("click", () => sortBy(head.dataset.name));
+  }
 
-  // Filtering: every term must hold; `name=value` and the like look into settings and numbers.
-  const holds = (term, index) => {
-    const parts = /^([a-z][a-z0-9@_-]*)(<=|>=|!=|=|<|>)(.+)$/.exec(term);
-    if (!parts) return words[index].includes(term);
-    const run = data.runs[index];
-    const name = parts[1].replace(/[-_]/g, "");
-    const value = { ...settingsOf(run), ...run.numbers }[name];
-    if (value === undefined || value === null) return false;
-    const [left, right] = [Number(value), Number(parts[3])];
-    const numeric = typeof value === "number" && !Number.isNaN(right);
-    const equal = numeric ? left === right : String(value).toLowerCase() === parts[3];
-    if (parts[2] === "=") return equal;
-    if (parts[2] === "!=") return !equal;
-    if (!numeric) return false;
-    return { "<": left < right, ">": left > right, "<=": left <= right, ">=": left >= right }[parts[2]];
+  // Filtering: every term must hold; `name=value` and the like look into all values of a run.
+  const comparisons = {
+    "=": (order) => order === 0, "!=": (order) => order !== 0, "<": (order) => order < 0,
+    "<=": (order) => order <= 0, ">": (order) => order > 0, ">=": (order) => order >= 0,
   };
-  const box = document.getElementById("filter");
-  const counter = document.getElementById("shown");
+  const term = (text) => {
+    const negative = text.length > 1 && text.startsWith("-");
+    const bare = (negative ? text.slice(1) : text).replaceAll('"', "");
+    const parts = text.startsWith('"') ? null : /^([a-z][\w@.-]*)(<=|>=|!=|=|<|>|~)(.*)$/.exec(bare);
+    if (!parts) return { holds: (index) => words[index].includes(bare) !== negative };
+    const [, written, sign, wanted] = parts;
+    const name = known(written);
+    if (!name) return { unknown: written, holds: () => false };
+    return { holds: (index) => {
+      const value = values[index][name] ?? "";
+      const text = String(value).toLowerCase();
+      if (sign === "~") return text.includes(wanted) !== negative;
+      const numeric = typeof value === "number" && wanted !== "" && !Number.isNaN(Number(wanted));
+      const order = numeric ? value - Number(wanted) : text < wanted ? -1 : Number(text > wanted);
+      if (!numeric && /[<>]/.test(sign) && (missing(value) || typeof value === "number")) return negative;
+      return comparisons[sign](order) !== negative;
+    } };
+  };
+  const query = find("filter");
   const filter = () => {
-    const terms = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const terms = (query.value.toLowerCase().match(/(?:[^\s"]|"[^"]*"?)+/g) ?? []).map(term);
     let visible = 0;
     rows.forEach((row, index) => {
-      row.hidden = !terms.every((term) => holds(term, index));
+      row.hidden = !terms.every((each) => each.holds(index));
       visible += row.hidden ? 0 : 1;
     });
-    counter.textContent = terms.length ? `${visible} of ${rows.length} runs` : "";
+    const unknown = terms.filter((each) => each.unknown).map((each) => each.unknown);
+    const count = terms.length ? `${visible} of ${rows.length} runs` : "";
+    find("shown").textContent = unknown.length ? `${count}; no run has a ${unknown.join(" or a ")}` : count;
   };
-  box.addEventListener("input", filter);
-  box.form.addEventListener("submit", (event) => event.preventDefault());
+  query.addEventListener("input", filter);
+  query.form.addEventListener("submit", (event) => event.preventDefault());
+  for (const [label, list] of Object.entries(groups)) {
+    const line = element("p", `${label}: `);
+    for (const name of list) line.append(element("code", name), " ");
+    find("names").append(line);
+  }
 
   // Comparing: what differs in the settings, then every metric, best value of a row marked.
-  const panel = document.getElementById("compare");
-  const clear = document.getElementById("clear");
-  const line = (label, values, mark = () => false) => {
+  const panel = find("compare");
+  const chosenTools = [find("clear"), find("jump")];
+  const line = (label, cells, mark = () => false) => {
     const row = element("tr");
     row.append(element("th", label, { scope: "row" }));
-    for (const value of values) row.append(element("td", shown(value), mark(value) ? { class: "most" } : {}));
+    cells.forEach((cell, index) => row.append(element("td", shown(cell), mark(index) ? { class: "most" } : {})));
     return row;
   };
   const part = (label, width) => {
@@ -91,44 +151,46 @@
     row.append(element("th", label, { colspan: width + 1, scope: "rowgroup" }));
     return row;
   };
-  const differs = (values) => new Set(values.map((value) => JSON.stringify(value ?? null))).size > 1;
+  const differs = (list) => new Set(list.map((value) => JSON.stringify(value ?? null))).size > 1;
   const compare = () => {
     const chosen = data.runs.filter((run, index) => boxes[index].checked);
     rows.forEach((row, index) => row.classList.toggle("chosen", boxes[index].checked));
-    panel.hidden = clear.hidden = chosen.length === 0;
+    panel.hidden = chosen.length === 0;
+    for (const tool of chosenTools) tool.hidden = chosen.length === 0;
+    find("jump").textContent = `${chosen.length} chosen: compare`;
     panel.replaceChildren(element("h2", chosen.length === 1 ? "One run chosen; tick another to compare" : "Comparison"));
     if (chosen.length < 2) return;
     const head = element("tr");
     head.append(element("td"), ...chosen.map((run) => element("th", run.id, { scope: "col" })));
     const settings = chosen.map(settingsOf);
-    const names = Object.keys(settings[0]).filter((name) => differs(settings.map((each) => each[name])));
-    const lines = [part(names.length ? "Settings that differ" : "No setting differs", chosen.length)];
-    if (differs(chosen.map((run) => run.fingerprint))) lines.push(line("data fingerprint", chosen.map((run) => run.fingerprint)));
-    for (const name of names) lines.push(line(name, settings.map((each) => each[name])));
-    lines.push(part("Metrics", chosen.length));
-    const metrics = [...new Set(chosen.flatMap((run) => Object.keys(run.metrics)))];
-    for (const name of metrics) {
-      const values = chosen.map((run) => run.metrics[name]);
-      const points = values.filter((value) => value && value[0] !== null).map((value) => value[0]);
-      const most = differs(points) ? Math.max(...points) : null;
-      const texts = values.map((value) => (value && value[0] !== null ? value : null));
-      const row = line(name, texts.map((value) => {
-        if (!value) return null;
-        const [point, low, high] = value.map((each) => (each === null ? null : each.toFixed(3)));
-        return low && high ? `${point}  (${low}–${high})` : point;
-      }));
-      texts.forEach((value, index) => value && value[0] === most && row.cells[index + 1].classList.add("most"));
-      lines.push(row);
+    const all = [...new Set(settings.flatMap(Object.keys))];
+    const changed = all.filter((name) => differs(settings.map((each) => each[name])));
+    const lines = [part(changed.length ? "Settings that differ" : "No setting differs", chosen.length)];
+    for (const name of changed) lines.push(line(name, settings.map((each) => each[name])));
+    if (differs(chosen.map((run) => run.fingerprint))) {
+      lines.push(part("Tested on different data: the metrics cannot be compared", chosen.length));
+      lines.push(line("data fingerprint", chosen.map((run) => run.fingerprint)));
     }
-    for (const name of ["steps", "seconds"]) lines.push(line(name, chosen.map((run) => run.numbers[name])));
+    lines.push(part("Metrics, with 95 % intervals", chosen.length));
+    for (const name of new Set(chosen.flatMap((run) => Object.keys(run.metrics)))) {
+      const triples = chosen.map((run) => run.metrics[name] ?? [null, null, null]);
+      const points = triples.map(([point]) => point).filter((point) => point !== null);
+      const most = differs(points) ? Math.max(...points) : null;
+      const texts = triples.map((triple) => {
+        const [point, low, high] = triple.map((each) => each?.toFixed(3));
+        return low && high ? `${point}  (${low}–${high})` : point;
+      });
+      lines.push(line(name, texts, (index) => most !== null && triples[index][0] === most));
+    }
+    for (const name of ["steps", "seconds"]) lines.push(line(name, chosen.map((run) => run.facts[name])));
     const made = element("table");
     made.append(element("thead"), element("tbody"));
     made.tHead.append(head);
     made.tBodies[0].append(...lines);
     panel.append(made);
   };
-  for (const each of boxes) each.addEventListener("change", compare);
-  clear.addEventListener("click", () => {
+  body.addEventListener("change", compare);
+  find("clear").addEventListener("click", () => {
     for (const each of boxes) each.checked = false;
     compare();
   });
@@ -147,6 +209,7 @@
     }
     setTimeout(() => { button.textContent = "Copy"; }, 2000);
   });
+  find("tools").hidden = false;
   filter();
   compare();
 })();
