@@ -166,18 +166,3 @@ def find_other(run: Run, otherid: str = "") -> Run | None:
         if other.id != run.id and other.summary["data"]["name"] == name and not _difference(run, other):
             return other
     return None
-
-
-def moved_most(texts: pd.DataFrame, displacement: np.ndarray, count: int = 10) -> pd.DataFrame:
-    """The probe texts whose embedding moved most.
-
-    Args:
-        texts: side, text, group of P probes.
-        displacement: (P,) cosine displacement of each.
-        count: how many.
-    """
-    order = np.argsort(-displacement, kind="stable")[:count]
-    table = texts.iloc[order].assign(
-        displacement=displacement[order], text=texts["text"].iloc[order].str.slice(0, _SHORT)
-    )
-    return table[["displacement", "side", "group", "text"]].reset_index(drop=True)

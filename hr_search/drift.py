@@ -1,7 +1,6 @@
-"""How far training moved the embeddings of the same texts: numbers in the original space, and one map.
+"""How far training moved the embeddings of the same texts: exact numbers in the original space.
 
-Every measure takes L2-normalised arrays of shape (P, D) whose row i is the same probe text at each
-checkpoint. The measures come first because they are exact; the map is for looking only.
+Every measure takes L2-normalised arrays of shape (P, D) whose row i is the same probe text at each checkpoint.
 """
 
 from __future__ import annotations
@@ -9,14 +8,12 @@ from __future__ import annotations
 import logging
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import orthogonal_procrustes
+import torch
 
 from hr_search.errors import InputError, one_line
 
@@ -24,25 +21,8 @@ LOG = logging.getLogger(__name__)
 
 Checkpoints = Mapping[int, np.ndarray]
 
-FEWEST, MOST = 10, 5000  # points of a map: fewer show nothing, more take minutes and hide each other
-DIMENSIONS = 50  # kept by the PCA before a map; the rest of a title's embedding is mostly noise
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One map in which every text keeps its identity, so that its path over the checkpoints is its drift.
-
-    Attributes:
-        rows: (N,) which probe texts are on the map, as row numbers of the embeddings.
-        places: step to (N, 2) coordinates, all finite; the unit has no meaning of its own.
-        trustworthiness: step to how far the map's neighbours are true ones, 1 = all (Venna & Kaski, 2001).
-        missing: texts left out because an embedding or a place was not a number.
-    """
-
-    rows: np.ndarray
-    places: dict[int, np.ndarray]
-    trustworthiness: dict[int, float]
-    missing: int
+FEW = 10  # texts; fewer always look like a turned copy of themselves
+_CYRILLIC, _LATIN = "[\u0400-\u052f]", "[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f]"
 
 
 def displacement(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -71,10 +51,7 @@ def procrustes_residual(a: np.ndarray, b: np.ndarray) -> float:
     """
     a, b = (_centred(x) for x in _same_texts(a, b))
     scale = np.linalg.norm(a) * np.linalg.norm(b)
-    if not scale:
-        return math.nan
-    _, similarity = orthogonal_procrustes(a, b)
-    return float(max(1.0 - (similarity / scale) ** 2, 0.0))
+    return float(max(1.0 - (np.linalg.norm(a.T @ b, "nuc") / scale) ** 2, 0.0)) if scale else math.nan
 
 
 def neighbour_overlap(a: np.ndarray, b: np.ndarray, k: int = 10) -> np.ndarray:
@@ -105,8 +82,22 @@ def anisotropy(x: np.ndarray) -> float:
     return float((total @ total - np.square(x).sum()) / (len(x) * (len(x) - 1)))
 
 
+def isoscore(x: np.ndarray) -> float:
+    """The share of the dimensions that the texts use evenly: 1 = all alike, 0 = a single one (Rudman et al., 2022).
+
+    The paper (arXiv 2108.07344) takes the variances v along the D principal axes, scales them to the length of
+    the vector of ones and rescales their distance from it. Written out, all but this cancels:
+    ((sum v)² / sum v² - 1) / (D - 1). P texts reach (P - 2) / (D - 1) at most; NaN where all share one embedding.
+    """
+    centred, dimensions = _centred(_unit(x)), np.shape(x)[1]
+    squares = np.square(centred.T @ centred).sum()
+    if not squares or dimensions < 2:
+        return math.nan
+    return float(max(np.square(centred).sum() ** 2 / squares - 1, 0.0) / (dimensions - 1))
+
+
 def drift_table(checkpoints: Checkpoints, sides: Sequence, groups: Sequence | None = None, k: int = 10) -> pd.DataFrame:
-    """Every measure of every checkpoint against the first, as one long table.
+    """Every measure of every checkpoint against the first, of all texts and of each side, as one long table.
 
     Texts whose embedding is not a number at some checkpoint are left out everywhere and logged.
 
@@ -114,129 +105,126 @@ def drift_table(checkpoints: Checkpoints, sides: Sequence, groups: Sequence | No
         checkpoints: step to (P, D) embeddings of the same texts.
         sides: (P,) "query" or "document".
         groups: (P,) texts of one group match; needed for alignment only.
-        k: neighbours of Jaccard@k; NaN for a side with fewer than k + 2 texts.
+        k: neighbours of Jaccard@k, sought among all texts; NaN with fewer than k + 2 of them.
 
     Returns:
         Columns step, side ("all" and each side), measure, value. Measures: displacement (mean),
-        displacement_p10, _p50 and _p90, cka, procrustes, jaccard@k, uniformity, anisotropy and, for side
-        "all" where a query and a document share a group, alignment.
+        displacement_p10, _p50 and _p90, cka, procrustes, jaccard@k, uniformity, anisotropy, isoscore and, for
+        side "all" where a query and a document share a group, alignment.
 
     Raises:
         InputError: no checkpoint, shapes that differ, fewer than two usable texts.
     """
-    usable = _usable(checkpoints)
-    sides = _labels(sides, len(usable), "sides")
-    parts = {"all": usable}
-    if len(set(sides)) > 1:
-        parts |= {side: usable & (sides == side) for side in sorted(set(sides), reverse=True)}
-    steps = sorted(checkpoints)
-    rows: list[tuple[int, str, str, float]] = []
-    for side, part in parts.items():
-        if part.sum() < 2:
-            continue
-        start, first = checkpoints[steps[0]][part], None
-        for step in steps:
-            now = checkpoints[step][part]
-            near, even = _crowd(_unit(now), k if len(now) >= k + 2 else 0)
-            first = near if first is None else first
-            moved = displacement(start, now)
-            values = {"displacement": moved.mean()}
-            values |= {f"displacement_p{q}": np.percentile(moved, q) for q in (10, 50, 90)}
-            values |= {"cka": linear_cka(start, now), "procrustes": procrustes_residual(start, now)}
-            values[f"jaccard@{k}"] = _jaccard(first, near).mean() if near.size else math.nan
-            values |= {"uniformity": even, "anisotropy": anisotropy(now)}
-            rows += [(step, side, measure, float(value)) for measure, value in values.items()]
-    if groups is not None:
-        queries, documents = _matches(sides, _labels(groups, len(usable), "groups"), usable)
-        if len(queries) > 1:
-            for step, x in sorted(checkpoints.items()):
-                rows.append((step, "all", "alignment", alignment(x[queries], x[documents])))
-    return pd.DataFrame(rows, columns=["step", "side", "measure", "value"])
+    labels = {"all": ["all"] * len(sides)} | ({"side": sides} if len(set(sides)) > 1 else {})
+    wide = drift_by(checkpoints, labels, sides, groups, k).rename(columns={"part": "side"})
+    long = wide.drop(columns=["by", "texts"]).melt(["step", "side"], var_name="measure")
+    return long[(long["measure"] != "alignment") | ((long["side"] == "all") & long["value"].notna())].reset_index(
+        drop=True
+    )
 
 
-def thin(checkpoints: Checkpoints, count: int = 5) -> dict[int, np.ndarray]:
-    """The first, the last and evenly spaced checkpoints between: at most `count`, at least those two."""
-    steps = sorted(checkpoints)
-    chosen = np.linspace(0, len(steps) - 1, max(2, min(count, len(steps)))).round().astype(int)
-    return {steps[index]: checkpoints[steps[index]] for index in chosen if steps}
-
-
-def aligned_layout(
+def drift_by(
     checkpoints: Checkpoints,
-    seed: int = 42,
-    neighbours: int = 15,
-    points: int = 2000,
-    regularisation: float = 0.01,
-    window: int = 3,
-) -> Layout:
-    """One map of all checkpoints on which a point keeps its place, so that its path is its drift.
+    labels: Mapping[str, Sequence],
+    sides: Sequence,
+    groups: Sequence | None = None,
+    k: int = 10,
+) -> pd.DataFrame:
+    """Every measure of every checkpoint against the first for parts of the texts: each group, each language.
 
-    An AlignedUMAP (umap-learn) after a PCA to 50 dimensions. It understates movement: aligned layouts
-    pull the places of one text together on purpose (`regularisation` over `window` checkpoints each
-    way), so read lengths from `displacement` and use the map to see who moved where. The first call
-    compiles for some 20 seconds, then a checkpoint of 2,000 points takes about 7; use `thin` on long
-    runs. Equal input and seed give equal bits on one machine.
+    Few texts in many dimensions keep CKA near 1 and the residual near 0 whatever happens: compare parts of
+    like size; with fewer than ten texts both are NaN.
 
     Args:
-        checkpoints: step to (P, D) embeddings of the same texts; two or more.
-        seed: of the sample of texts and of the layout.
-        neighbours: texts whose closeness the map keeps; fewer where there are few texts.
-        points: texts on the map, drawn at random, 10 to 5,000.
-        regularisation, window: how strongly the places of one text attract each other, how many checkpoints away.
+        checkpoints, sides, groups, k: as for `drift_table`.
+        labels: kind of part, such as "language", to the part of each text, (P,).
+
+    Returns:
+        A row for each part of two texts or more at each step, large parts first: by, part, texts, step and a
+        column for each measure of `drift_table`; alignment is that of the part's queries, NaN without pairs.
 
     Raises:
-        InputError: fewer than two checkpoints or 10 usable texts, or all texts of a checkpoint on one spot.
+        InputError: no checkpoint, shapes that differ, fewer than two usable texts, labels that do not fit.
     """
-    usable = _usable(checkpoints)
-    if len(checkpoints) < 2:
-        raise InputError("a drift map needs at least two checkpoints; validate more often (evalsteps).")
-    if not FEWEST <= points <= MOST or neighbours < 2:
-        raise InputError(
-            f"a map takes {FEWEST} to {MOST} points and 2 neighbours or more, not {points} and {neighbours}."
-        )
-    if usable.sum() < FEWEST:
-        raise InputError(f"a drift map needs at least {FEWEST} texts; {usable.sum()} are usable.")
-    rows = np.flatnonzero(usable)
-    if len(rows) > points:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, points, replace=False))
-    vectors = {step: np.asarray(checkpoints[step][rows], dtype=np.float32) for step in sorted(checkpoints)}
-    for step, x in vectors.items():
-        if not _centred(x).any():
-            raise InputError(f"at step {step} all texts share one embedding, so there is nothing to map.")
-    near = min(neighbours, (len(rows) - 1) // 2)
-    places = _align(list(vectors.values()), near, seed, regularisation, window)
-    placed = np.isfinite(np.stack(places)).all(axis=(0, 2))  # umap gives NaN to texts without neighbours
-    places = {step: place[placed] for step, place in zip(vectors, places, strict=True)}
-    from sklearn.manifold import trustworthiness
+    usable, steps = usable_texts(checkpoints), sorted(checkpoints)
+    count, rows = int(usable.sum()), []
+    sides = _labels(sides, len(usable), "sides")
+    kinds = {by: _labels(values, len(usable), f"labels ({by})")[usable] for by, values in labels.items()}
+    pairs = None if groups is None else _matches(sides, _labels(groups, len(usable), "groups"), usable)
+    start = checkpoints[steps[0]][usable]
+    first, evenness = _crowd(_unit(start), k if count >= k + 2 else 0)
+    for step in steps:
+        now = checkpoints[step][usable]
+        near, even = (first, evenness) if step == steps[0] else _crowd(_unit(now), first.shape[1])
+        moved, apart = displacement(start, now), np.full(len(usable), np.nan)
+        kept = _jaccard(first, near) if near.size else np.full(count, np.nan)
+        if pairs and len(pairs[0]) > 1:
+            apart[pairs[0]] = 2 * displacement(*(checkpoints[step][rows] for rows in pairs))
+        for by, parts in kinds.items():
+            for part, at in pd.Series(parts).groupby(parts).indices.items():
+                if len(at) < 2:
+                    continue
+                a, b = start[at], now[at]
+                values = {"displacement": moved[at].mean()}
+                values |= {f"displacement_p{q}": np.percentile(moved[at], q) for q in (10, 50, 90)}
+                shape = (linear_cka(a, b), procrustes_residual(a, b)) if len(at) >= FEW else (math.nan, math.nan)
+                values |= dict(zip(("cka", "procrustes"), shape, strict=True))
+                values[f"jaccard@{k}"] = kept[at].mean()
+                values |= {"uniformity": even if len(at) == count else uniformity(b), "anisotropy": anisotropy(b)}
+                values |= {"isoscore": isoscore(b), "alignment": pd.Series(apart[usable][at]).mean()}
+                rows.append({"by": by, "part": part, "texts": len(at), "step": step, **values})
+    names = ["by", "part", "texts", "step", *(rows[0] if rows else [])]
+    table = pd.DataFrame(rows, columns=list(dict.fromkeys(names)))
+    return table.sort_values(["by", "texts", "part", "step"], ascending=[True, False, True, True], ignore_index=True)
 
-    near = min(near, (int(placed.sum()) - 1) // 2)
-    trust = {
-        step: float(trustworthiness(vectors[step][placed], place, n_neighbors=near, metric="cosine"))
-        for step, place in places.items()
-    }
-    return Layout(rows[placed], places, trust, missing=int((~usable).sum() + (~placed).sum()))
+
+def languages(texts: pd.DataFrame) -> list[str]:
+    """The language of each text: its `language` where the table has that column, else the script it is written in.
+
+    The script is "Cyrillic" where at least half of the Cyrillic and Latin letters are Cyrillic (Russian
+    vacancies name tools in Latin: "Java-разработчик"), else "Latin", and "other" without such letters. It does
+    not tell languages of one script apart.
+    """
+    cyrillic, latin = (texts["text"].str.count(letters) for letters in (_CYRILLIC, _LATIN))
+    script = np.select([cyrillic + latin == 0, cyrillic >= latin], ["other", "Cyrillic"], "Latin")
+    known = texts["language"].fillna("").astype(str).str.strip() if "language" in texts else pd.Series("", texts.index)
+    return known.where(known != "", script).tolist()
 
 
-def _align(vectors: list[np.ndarray], near: int, seed: int, regularisation: float, window: int) -> list[np.ndarray]:
-    """The (N, 2) places of the rows of each (N, D) array on one map; NaN for a row without neighbours."""
-    # imported here because they take seconds and only maps need them
-    from sklearn.decomposition import PCA
-    from sklearn.metrics import euclidean_distances
+def movers(texts: pd.DataFrame, checkpoints: Checkpoints, count: int = 10, k: int = 2) -> pd.DataFrame:
+    """The texts that moved most between the first and the last checkpoint, and beside whom they stood then.
 
-    with warnings.catch_warnings():
-        # umap says that a seed means one thread and that some texts lie apart; numba speaks of its caches
-        warnings.simplefilter("ignore")
-        import umap
+    Args:
+        texts: the P probe texts: side, text, group.
+        checkpoints: step to their (P, D) embeddings.
+        count: how many texts.
+        k: nearest other texts named; copies of a text are no others.
 
-        kept = min(DIMENSIONS, *vectors[0].shape)
-        reduced = [PCA(kept, svd_solver="full").fit_transform(x) for x in vectors]
-        # exact distances from here: handed the points, umap calls Python once for every pair of them
-        mapper = umap.AlignedUMAP(near, alignment_regularisation=regularisation, alignment_window_size=window)
-        # both seeds, or the map changes; single maps start anywhere, for only their graphs outlive them
-        mapper.set_params(metric="precomputed", init="random", random_state=seed, transform_seed=seed)
-        same = {row: row for row in range(len(vectors[0]))}
-        places = mapper.fit_transform([euclidean_distances(x) for x in reduced], relations=[same] * (len(reduced) - 1))
-    return [np.array(place) for place in places]
+    Returns:
+        displacement, text, before and after (the nearest texts at both ends, those of the text's own group
+        marked with ✓), side, group.
+    """
+    usable = np.flatnonzero(usable_texts(checkpoints))
+    start, end = (checkpoints[step][usable] for step in (min(checkpoints), max(checkpoints)))
+    folded = texts["text"].iloc[usable].str.split().str.join(" ")
+    names, groups = folded.to_numpy(dtype=object), texts["group"].iloc[usable].to_numpy(dtype=object)
+    moved = displacement(start, end)
+    chosen = np.argsort(-moved, kind="stable")[:count]
+
+    def beside(x: np.ndarray, row: int) -> str:
+        order = np.argsort(-(x @ x[row]), kind="stable")
+        others = pd.Series(groups[order], index=names[order]).drop(names[row])
+        nearest = others[~others.index.duplicated()].iloc[:k]
+        return " | ".join("✓ " * (group == groups[row]) + _cut(name, 50) for name, group in nearest.items())
+
+    return pd.DataFrame({
+        "displacement": moved[chosen],
+        "text": [_cut(names[row], 40) for row in chosen],
+        "before": [beside(start, row) for row in chosen],
+        "after": [beside(end, row) for row in chosen],
+        "side": texts["side"].iloc[usable[chosen]].to_numpy(),
+        "group": [_cut(groups[row], 40) for row in chosen],
+    })  # fmt: skip
 
 
 def load_probes(run_folder: Path | str) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
@@ -270,6 +258,22 @@ def load_probes(run_folder: Path | str) -> tuple[pd.DataFrame, dict[int, np.ndar
     return texts, {step: x.astype(np.float32, copy=False) for step, x in checkpoints.items()}
 
 
+def usable_texts(checkpoints: Checkpoints) -> np.ndarray:
+    """(P,) which texts have a finite embedding at every checkpoint (two at least); the log counts the others."""
+    if not checkpoints:
+        raise InputError("there is no checkpoint to compare; train with probes above 0.")
+    first = min(checkpoints)
+    for step, x in checkpoints.items():
+        if np.ndim(x) != 2 or np.shape(x) != np.shape(checkpoints[first]):
+            raise InputError(f"step {step} has embeddings {np.shape(x)}, step {first} {np.shape(checkpoints[first])}.")
+    finite = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in checkpoints.values()])
+    if finite.sum() < 2:
+        raise InputError(f"only {finite.sum()} texts have finite embeddings at every checkpoint; lower learningrate.")
+    if not finite.all():
+        LOG.warning("%d of %d probe texts have no finite embedding and are left out", (~finite).sum(), len(finite))
+    return finite
+
+
 def _unit(x: np.ndarray) -> np.ndarray:
     """`x` if it is a (P >= 2, D) array of unit rows."""
     x = np.asarray(x)
@@ -290,10 +294,19 @@ def _same_texts(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _centred(x: np.ndarray) -> np.ndarray:
-    """`x` around its mean in float64, exactly zero where only rounding is left."""
+    """`x` around its mean in float64, exactly zero where only rounding is left.
+
+    Fewer texts than dimensions come back turned into fewer dimensions: the same geometry at a small cost.
+    """
     x = x.astype(np.float64)
     x = x - x.mean(axis=0)
-    return x if np.linalg.norm(x) > 1e-5 * math.sqrt(len(x)) else np.zeros_like(x)
+    if np.linalg.norm(x) <= 1e-5 * math.sqrt(len(x)):
+        return np.zeros_like(x)
+    return x if len(x) >= x.shape[1] else np.linalg.qr(x.T, mode="r").T
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _crowd(x: np.ndarray, k: int = 0, chunk: int = 1024) -> tuple[np.ndarray, float]:
@@ -304,7 +317,8 @@ def _crowd(x: np.ndarray, k: int = 0, chunk: int = 1024) -> tuple[np.ndarray, fl
         own = np.arange(len(scores))
         scores[own, start + own] = -np.inf
         if k:
-            found[start : start + chunk] = np.argpartition(scores, -k, axis=1)[:, -k:]
+            # ten times as fast as numpy.argpartition
+            found[start : start + chunk] = torch.from_numpy(scores).topk(k, sorted=False).indices.numpy()
         # |x - y|² = 2 - 2 cos for unit vectors, so exp(-2 |x - y|²) = exp(4 cos - 4)
         total += float(np.exp(4.0 * scores - 4.0).sum(dtype=np.float64))
     return found, math.log(total / (len(x) * (len(x) - 1)))
@@ -314,22 +328,6 @@ def _jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """|both| / |either| of the sets in the rows of two (P, k) arrays."""
     both = (a[:, :, None] == b[:, None, :]).sum(axis=(1, 2))
     return both / (2 * a.shape[1] - both)
-
-
-def _usable(checkpoints: Checkpoints) -> np.ndarray:
-    """(P,) which texts have a finite embedding at every checkpoint."""
-    if not checkpoints:
-        raise InputError("there is no checkpoint to compare; train with probes above 0.")
-    first = min(checkpoints)
-    for step, x in checkpoints.items():
-        if np.ndim(x) != 2 or np.shape(x) != np.shape(checkpoints[first]):
-            raise InputError(f"step {step} has embeddings {np.shape(x)}, step {first} {np.shape(checkpoints[first])}.")
-    finite = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in checkpoints.values()])
-    if finite.sum() < 2:
-        raise InputError(f"only {finite.sum()} texts have finite embeddings at every checkpoint; lower learningrate.")
-    if not finite.all():
-        LOG.warning("%d of %d probe texts have no finite embedding and are left out", (~finite).sum(), len(finite))
-    return finite
 
 
 def _labels(values: Sequence[str], count: int, what: str) -> np.ndarray:

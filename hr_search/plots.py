@@ -20,21 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hr_search.drift import Layout
 from hr_search.errors import InputError
 
 BLUE, ORANGE, RED, SKY, PINK, GREY = "#0072B2", "#E69F00", "#D55E00", "#56B4E9", "#CC79A7", "#999999"
 SIDES = {"query": BLUE, "document": ORANGE, "all": "black"}
 SYSTEMS = {"bm25": GREY, "tfidf": SKY, "base": ORANGE, "trained": BLUE}
-MEASURES = {
-    "displacement": "Displacement (1 - cosine)",
-    "jaccard": "Same neighbours (Jaccard)",
-    "cka": "Same geometry (linear CKA)",
-    "procrustes": "Beyond rotation (Procrustes)",
-    "alignment": "Pairs apart (squared distance)",
-    "uniformity": "Uniformity (lower = more even)",
-    "anisotropy": "Mean cosine (lower = wider)",
-}
 HEADLINES = ("mrr", "pass@1", "recall@10", "ndcg@10")
 STEP = "Step (optimiser updates)"
 
@@ -42,8 +32,8 @@ STEP = "Step (optimiser updates)"
 def lengths(queries: Iterable[str], documents: Iterable[str], ax: Axes | None = None) -> Axes:
     """Text lengths in words, queries beside documents; the longest 1 % share the last bar."""
     parts = {"queries": queries, "documents": documents}
-    words = [np.array([len(str(text).split()) for text in _some(texts, what)]) for what, texts in parts.items()]
-    ax = _axis(ax)
+    words = [np.array([len(str(text).split()) for text in require_some(texts, what)]) for what, texts in parts.items()]
+    ax = new_axis(ax)
     end = max(2, *(int(np.percentile(counts, 99)) for counts in words))
     shares = [np.full(len(counts), 1 / len(counts)) for counts in words]
     long = end > 40  # queries of 3 words and documents of 300 share no linear axis
@@ -57,21 +47,21 @@ def lengths(queries: Iterable[str], documents: Iterable[str], ax: Axes | None = 
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     title = f"Median length in words: queries {np.median(words[0]):g}, documents {np.median(words[1]):g}"
-    return _finish(ax, title, f"Words{long * ', log scale'} (last bar: {end:,} or more)", "Share of texts", legend=True)
+    return finish(ax, title, f"Words{long * ', log scale'} (last bar: {end:,} or more)", "Share of texts", legend=True)
 
 
 def group_sizes(groups: Sequence[str], ax: Axes | None = None) -> Axes:
     """How many groups have one row, two rows and so on: what a split keeps together."""
-    sizes = pd.Series(_some(groups, "groups")).value_counts()
+    sizes = pd.Series(require_some(groups, "groups")).value_counts()
     bars = sizes.clip(upper=20).value_counts()
-    ax = _axis(ax)
+    ax = new_axis(ax)
     ax.bar(bars.index, bars.to_numpy(), color=BLUE)
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.7)
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     title = f"{len(sizes):,} groups: {(sizes == 1).mean():.0%} have a single row, the largest has {sizes.max():,}"
-    return _finish(ax, title, "Rows a group (20 = 20 or more)", "Groups (log scale)")
+    return finish(ax, title, "Rows a group (20 = 20 or more)", "Groups (log scale)")
 
 
 def history(table: pd.DataFrame, goal: str = "mrr", axes: Sequence[Axes] | None = None) -> np.ndarray:
@@ -79,46 +69,46 @@ def history(table: pd.DataFrame, goal: str = "mrr", axes: Sequence[Axes] | None 
 
     A run without validation rows has the loss only.
     """
-    _columns(table, ("step", "loss", goal), "the history")
+    require_columns(table, ("step", "loss", goal), "the history")
     if table[goal].isna().all():
-        axes = _axes(axes, 1, 1, (7, 3))
+        axes = new_axes(axes, 1, 1, (7, 3))
         _line(axes[0], table, "loss", RED)
-        _finish(axes[0], "Loss; no validation rows, so no best step", STEP, "Loss")
+        finish(axes[0], "Loss; no validation rows, so no best step", STEP, "Loss")
         return axes
     best = table.iloc[table[goal].argmax()]
-    axes = _axes(axes, 2, 1, (7, 5), sharex=True)
+    axes = new_axes(axes, 2, 1, (7, 5), sharex=True)
     for ax, name, colour in zip(axes, ("loss", goal), (RED, BLUE), strict=True):
         _line(ax, table, name, colour)
         ax.axvline(best["step"], color=GREY, linestyle="--", linewidth=1)
     axes[1].plot(best["step"], best[goal], marker="*", markersize=13, color=BLUE)
     title = f"Best validation {goal} {best[goal]:.3f} at step {best['step']:,.0f} of {table['step'].max():,.0f}"
-    _finish(axes[0], title, "", "Loss")
-    _finish(axes[1], "", STEP, f"Validation {goal}")
+    finish(axes[0], title, "", "Loss")
+    finish(axes[1], "", STEP, f"Validation {goal}")
     return axes
 
 
 def active_and_spread(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Whether training still has work (active triplets) and room (spread of the documents), from `history.csv`."""
-    _columns(table, ("step", "active", "spread"), "the history")
-    ax = _axis(ax)
+    require_columns(table, ("step", "active", "spread"), "the history")
+    ax = new_axis(ax)
     active = _line(ax, table, "active", RED, "active: triplets that still cost")
     spread = _line(ax, table, "spread", BLUE, "spread: 1 - mean cosine of documents")
     ax.set_ylim(-0.03, max(1.03, ax.get_ylim()[1]))
     title = f"At the end {active:.0%} of the triplets still cost; the documents' spread is {spread:.2f}"
-    return _finish(ax, title, STEP, "Share (0 to 1)", legend=True)
+    return finish(ax, title, STEP, "Share (0 to 1)", legend=True)
 
 
 def metric_bars(
     metrics: pd.DataFrame, direction: str = "q2d", names: Sequence[str] = HEADLINES, ax: Axes | None = None
 ) -> Axes:
     """The metrics `names` of every system, with 95 % intervals, from `metrics.csv` of a run."""
-    _columns(metrics, ("system", "direction", "metric", "value", "low", "high"), "the metrics table")
+    require_columns(metrics, ("system", "direction", "metric", "value", "low", "high"), "the metrics table")
     table = metrics[(metrics["direction"] == direction) & metrics["metric"].isin(names)]
-    table = _some(table, f"metrics of {direction}").drop_duplicates(["system", "metric"], keep="last")
+    table = require_some(table, f"metrics of {direction}").drop_duplicates(["system", "metric"], keep="last")
     wide = table.pivot(index="metric", columns="system", values=["value", "low", "high"]).astype(float)
     wide = wide.loc[[name for name in names if name in wide.index]]
-    systems = _known_first(table["system"], SYSTEMS)
-    ax = _axis(ax, (8, 4.2))
+    systems = known_first(table["system"], SYSTEMS)
+    ax = new_axis(ax, (8, 4.2))
     width = 0.84 / len(systems)
     for place, system in enumerate(systems):
         value, low, high = (wide[part, system].to_numpy() for part in ("value", "low", "high"))
@@ -135,7 +125,7 @@ def metric_bars(
     title = f"{direction}: {scores.idxmax()} leads with {scores.name} {scores.max():.2f}"
     if {"base", "trained"} <= set(systems):
         title += f"; training changed it by {scores['trained'] - scores['base']:+.2f}"
-    _finish(ax, title, "", "Value (0 to 1) and 95% interval", legend=True)
+    finish(ax, title, "", "Value (0 to 1) and 95% interval", legend=True)
     ax.grid(axis="x", visible=False)
     return ax
 
@@ -144,111 +134,28 @@ def gains(
     queries: pd.DataFrame, direction: str = "q2d", before: str = "base", after: str = "trained", ax: Axes | None = None
 ) -> Axes:
     """Which queries training won and lost, by the difference of their reciprocal rank, from `queries.csv`."""
-    _columns(queries, ("system", "direction", "query", "mrr"), "the queries table")
+    require_columns(queries, ("system", "direction", "query", "mrr"), "the queries table")
     table = queries[queries["direction"] == direction]
-    a, b = (_some(table[table["system"] == name], f"{direction} queries of {name}") for name in (before, after))
+    a, b = (require_some(table[table["system"] == name], f"{direction} queries of {name}") for name in (before, after))
     if list(a["query"]) != list(b["query"]):
         raise InputError(f"the {direction} queries of {before} and {after} differ; compare two systems of one run.")
     change = b["mrr"].to_numpy(dtype=float) - a["mrr"].to_numpy(dtype=float)
     lost, won = change[change < -1e-9], change[change > 1e-9]
-    ax = _axis(ax)
+    ax = new_axis(ax)
     for part, colour, label in ((lost, RED, "lost"), (won, BLUE, "won")):
         ax.hist(part, np.linspace(-1, 1, 41), color=colour, label=f"{label} by {after}")
     ax.axvline(0, color="black", linewidth=1)
     same = len(change) - len(lost) - len(won)
     title = f"{after} against {before}, {direction}: {len(won):,} won, {len(lost):,} lost, {same:,} unchanged"
-    return _finish(ax, title, "Change of the reciprocal rank (unchanged not drawn)", "Queries", legend=True)
+    return finish(ax, title, "Change of the reciprocal rank (unchanged not drawn)", "Queries", legend=True)
 
 
 def score_distributions(positives: Sequence[float], negatives: Sequence[float], ax: Axes | None = None) -> Axes:
     """Scores of right against wrong documents; the overlap is the area that both histograms share."""
-    ax = _axis(ax)
-    shares = _shares(ax, {"wrong documents": (negatives, ORANGE), "right documents": (positives, BLUE)})
+    ax = new_axis(ax)
+    shares = shares_of(ax, {"wrong documents": (negatives, ORANGE), "right documents": (positives, BLUE)})
     title = f"Scores of right and wrong documents overlap by {shares.min(axis=0).sum():.0%}"
-    return _finish(ax, title, "Score (cosine)", "Share of pairs", legend=True)
-
-
-def displacement_histogram(values: Sequence[float], sides: Sequence[str], ax: Axes | None = None) -> Axes:
-    """How far single texts moved: `drift.displacement` of two checkpoints, (P,), by side, (P,)."""
-    values, sides = np.asarray(_some(values, "displacements")), np.asarray(sides, dtype=object)
-    if len(values) != len(sides):
-        raise InputError(f"there are {len(sides)} sides for {len(values)} displacements; give one for each text.")
-    parts = {side: (values[sides == side], SIDES.get(side, PINK)) for side in _known_first(sides, SIDES)}
-    ax = _axis(ax)
-    _shares(ax, parts, start=0.0)
-    title = "Median displacement: " + ", ".join(f"{side} {np.median(part):.2f}" for side, (part, _) in parts.items())
-    return _finish(ax, title, "Displacement (1 - cosine; 0 = stayed)", "Share of texts", legend=True)
-
-
-def drift_over_steps(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
-    """The measures of `drift.drift_table` over the steps, an axis each; the band holds 80 % of the texts."""
-    _columns(table, ("step", "side", "measure", "value"), "the drift table")
-    _some(table[table["side"] == "all"], 'rows of side "all" in the drift table')
-    wide = table.pivot(index="step", columns=["measure", "side"], values="value").sort_index()
-    names = {known: name for known in MEASURES for name in wide.columns.levels[0] if name.split("@")[0] == known}
-    columns = (len(_some(names, "measures of drift")) + 1) // 2
-    axes = _axes(axes, 2, columns, (2.9 * columns, 5.2))
-    shown = {}
-    for ax, (known, name) in zip(axes, names.items(), strict=False):
-        sides = _known_first(wide[name].columns, SIDES)
-        for side in [side for side in sides if side != "all"] or sides:
-            colour = SIDES.get(side, PINK)
-            (shown[side],) = ax.plot(wide.index, wide[name, side], color=colour, marker="o", markersize=3)
-            if name == "displacement" and ("displacement_p10", side) in wide:
-                low, high = (wide[f"displacement_p{part}", side] for part in (10, 90))
-                ax.fill_between(wide.index, low, high, color=colour, alpha=0.18, linewidth=0)
-        _finish(ax, MEASURES[known].replace("Jaccard", name.capitalize()), STEP, "")
-        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    for ax in axes[len(names) :]:
-        ax.set_axis_off()
-    end = wide.iloc[-1].xs("all", level="side")
-    figure = axes[0].figure
-    said = {"displacement": "mean displacement", "jaccard": "neighbours kept", "cka": "CKA"}
-    title = ", ".join(f"{words} {end[names[known]]:.2f}" for known, words in said.items() if known in names)
-    figure.suptitle(f"At step {wide.index[-1]:,}: {title}", x=0.01, ha="left", fontsize=11)
-    _plain(figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False))
-    return axes[: len(names)]
-
-
-def drift_arrows(
-    layout: Layout, texts: pd.DataFrame, steps: tuple[int, int] | None = None, arrows: int = 200, ax: Axes | None = None
-) -> Axes:
-    """Where texts went on the map between two checkpoints; grey dots show where all texts are at the end.
-
-    Args:
-        layout: from `drift.aligned_layout`; it understates movement.
-        texts: all probe texts (side, text), as `drift.load_probes` returns them.
-        steps: from and to; none = the first and the last.
-        arrows: at most this many, evenly taken from the map; up to 8 of the longest carry their text.
-    """
-    first, last = steps or (min(layout.places), max(layout.places))
-    if not {first, last} <= set(layout.places):
-        raise InputError(f"the map has the steps {', '.join(map(str, layout.places))}, not {first} and {last}.")
-    if len(texts) <= layout.rows.max():
-        raise InputError(f"the map shows text {layout.rows.max() + 1} of only {len(texts)}; give all probe texts.")
-    a, b = layout.places[first], layout.places[last]
-    shown = texts.iloc[layout.rows]
-    drawn = np.unique(np.linspace(0, len(a) - 1, min(arrows, len(a))).round().astype(int))
-    longest = drawn[np.argsort(-np.linalg.norm(b - a, axis=1)[drawn], kind="stable")]
-    named = _apart(b, longest, 8)
-    ax = _axis(ax, (8, 6.4))
-    ax.scatter(*b.T, s=4, color="#D9D9D9", linewidths=0)
-    for side in _known_first(shown["side"], SIDES):
-        for rows, alpha, width in ((np.setdiff1d(drawn, named), 0.45, 0.0015), (named, 1.0, 0.0035)):
-            part = rows[shown["side"].to_numpy()[rows] == side]
-            look = {"color": SIDES.get(side, PINK), "alpha": alpha, "width": width, "headwidth": 5}
-            ax.quiver(*a[part].T, *(b - a)[part].T, angles="xy", scale_units="xy", scale=1, **look)
-        ax.plot([], [], color=SIDES.get(side, PINK), linewidth=3, label=side)  # for the legend
-    for index in named:
-        right = b[index, 0] >= a[index, 0]  # ahead of the arrow, not on it
-        place = {"xytext": (5 if right else -5, 0), "ha": "left" if right else "right", "va": "center"}
-        box = {"boxstyle": "round,pad=0.15", "color": "white", "alpha": 0.75}
-        text = " ".join(str(shown["text"].iloc[index]).split())
-        text = text if len(text) <= 28 else text[:27] + "…"
-        ax.annotate(text, b[index], textcoords="offset points", fontsize=8, bbox=box, parse_math=False, **place)
-    ax.set(aspect="equal", adjustable="datalim", xticks=[], yticks=[])
-    title = f"Paths of {len(drawn):,} of {len(a):,} texts, step {first:,} to {last:,} (the map understates movement)"
-    return _finish(ax, title, "Map x (no unit)", "Map y (no unit)", legend=True)
+    return finish(ax, title, "Score (cosine)", "Share of pairs", legend=True)
 
 
 def show(drawn: Any, alt: str) -> None:
@@ -263,30 +170,42 @@ def show(drawn: Any, alt: str) -> None:
     """
     from IPython.display import display
 
+    display({"text/html": image(drawn, alt), "text/plain": alt}, raw=True)
+
+
+def image(drawn: Any, alt: str, sharpness: int = 200) -> str:
+    """A figure as an HTML image with everything inside; the figure is closed.
+
+    Args:
+        drawn: a figure, an axis or an array of axes.
+        alt: what is seen, in one or two sentences.
+        sharpness: dots an inch; shown at 100, so 200 is sharp on fine screens.
+    """
     figure = drawn if isinstance(drawn, Figure) else np.ravel(drawn)[0].figure
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # scripts that the font lacks become boxes
-        figure.savefig(picture, format="png", dpi=200)  # shown at 100 an inch: sharp on fine screens
-    source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
-    image = f'<img src="{source}" width="{figure.get_figwidth() * 100:.0f}" alt="{html.escape(alt)}">'
-    display({"text/html": image, "text/plain": alt}, raw=True)
+        figure.savefig(picture, format="png", dpi=sharpness)
     plt.close(figure)
+    source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
+    return f'<img src="{source}" width="{figure.get_figwidth() * 100:.0f}" alt="{html.escape(alt)}">'
 
 
-def _axis(ax: Axes | None, size: tuple[float, float] = (7, 4)) -> Axes:
+def new_axis(ax: Axes | None, size: tuple[float, float] = (7, 4)) -> Axes:
     """`ax`, or the axis of a new figure of `size` inches."""
     return ax if ax is not None else plt.subplots(figsize=size, dpi=100, layout="constrained")[1]
 
 
-def _axes(axes: Sequence[Axes] | None, rows: int, columns: int, size: tuple[float, float], **more: Any) -> np.ndarray:
+def new_axes(
+    axes: Sequence[Axes] | None, rows: int, columns: int, size: tuple[float, float], **more: Any
+) -> np.ndarray:
     """`axes`, or those of a new figure, flat."""
     if axes is None:
         axes = plt.subplots(rows, columns, figsize=size, dpi=100, layout="constrained", **more)[1]
     return np.ravel(axes)
 
 
-def _finish(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> Axes:
+def finish(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> Axes:
     """The look that all figures share: what is seen on top, the legend between it and the data."""
     ax.set_title(title, loc="left", fontsize=11, pad=24 if legend else 6, parse_math=False)
     ax.set_xlabel(x)
@@ -295,11 +214,12 @@ def _finish(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> Axes:
     ax.grid(color="#E5E5E5", linewidth=0.7)
     ax.set_axisbelow(True)
     if legend:
-        _plain(ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=8, frameon=False, fontsize=9))
+        plain(ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=8, frameon=False, fontsize=9))
     return ax
 
 
-def _plain(legend: Legend) -> None:
+def plain(legend: Legend) -> None:
+    """Shows the legend's texts as they are, not as mathematics."""
     plt.setp(legend.get_texts(), parse_math=False)
 
 
@@ -311,10 +231,10 @@ def _line(ax: Axes, table: pd.DataFrame, name: str, colour: str, label: str | No
     return float(seen[name].iloc[-1]) if len(seen) else np.nan
 
 
-def _shares(ax: Axes, parts: Mapping[str, tuple[Sequence[float], str]], start: float | None = None) -> np.ndarray:
+def shares_of(ax: Axes, parts: Mapping[str, tuple[Sequence[float], str]], start: float | None = None) -> np.ndarray:
     """Draws histograms (values and colour by label) over common bins and returns the shares, (parts, bins)."""
     arrays = {label: np.asarray(part, dtype=float) for label, (part, _) in parts.items()}
-    values = [_some(x[np.isfinite(x)], f"finite values of {label}") for label, x in arrays.items()]
+    values = [require_some(x[np.isfinite(x)], f"finite values of {label}") for label, x in arrays.items()]
     low, high = min(map(np.min, values)) if start is None else start, max(map(np.max, values))
     bins = np.linspace(low, max(high, low + 1e-6), int(np.clip(np.sqrt(min(map(len, values))), 8, 60)) + 1)
     shares = np.array([np.histogram(part, bins)[0] / len(part) for part in values])
@@ -325,14 +245,14 @@ def _shares(ax: Axes, parts: Mapping[str, tuple[Sequence[float], str]], start: f
     return shares
 
 
-def _columns(table: pd.DataFrame, names: Sequence[str], what: str) -> None:
+def require_columns(table: pd.DataFrame, names: Sequence[str], what: str) -> None:
     """Refuses a table that lacks a column or has no row."""
     if missing := [name for name in names if name not in table]:
         raise InputError(f"{what} has no column {missing[0]}; columns: {', '.join(map(str, table.columns))}.")
-    _some(table, f"rows in {what}")
+    require_some(table, f"rows in {what}")
 
 
-def _some(values: Any, what: str) -> Any:
+def require_some(values: Any, what: str) -> Any:
     """`values` if there are any."""
     values = values if hasattr(values, "__len__") else list(values)
     if not len(values):
@@ -340,17 +260,7 @@ def _some(values: Any, what: str) -> Any:
     return values
 
 
-def _known_first(present: Iterable[str], known: Iterable[str]) -> list[str]:
+def known_first(present: Iterable[str], known: Iterable[str]) -> list[str]:
     """What occurs, without repeats: the known names in their order, then the others."""
     present = dict.fromkeys(present)
     return [name for name in known if name in present] + [name for name in present if name not in set(known)]
-
-
-def _apart(places: np.ndarray, ranked: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` of `ranked` whose labels would not cover each other."""
-    span, kept = np.ptp(places, axis=0), np.empty(0, dtype=int)
-    for index in ranked:
-        gaps = np.abs(places[kept] - places[index]) / span
-        if len(kept) < count and ((gaps[:, 0] > 0.4) | (gaps[:, 1] > 0.05)).all():
-            kept = np.append(kept, index)
-    return kept

@@ -246,17 +246,6 @@ def test_metrics_with_intervals(make_run):
     ]
 
 
-def test_texts_that_moved_most():
-    texts = pd.DataFrame(
-        {"side": ["query", "document", "query"], "text": ["a", "b" * 300, "c"], "group": ["x", "y", "z"]}
-    )
-    table = analysis.moved_most(texts, np.array([0.1, 0.5, 0.5]), 2)
-    assert table.to_dict("list") == {
-        "displacement": [0.5, 0.5], "side": ["document", "query"], "group": ["y", "z"], "text": ["b" * 200, "c"],
-    }  # fmt: skip
-    assert len(analysis.moved_most(texts, np.zeros(3), 10)) == 3
-
-
 # -- runs ----------------------------------------------------------------------------------------
 
 

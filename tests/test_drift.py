@@ -1,4 +1,4 @@
-"""Drift measures against known answers, the map by its guarantees, the probes by every way they break."""
+"""Drift measures against known answers, the tables by parts, the probes by every way they break."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
+from sklearn.decomposition import PCA
 
 from hr_search import drift
 from hr_search.errors import InputError
@@ -124,6 +125,50 @@ def test_alignment_of_equal_and_opposite_pairs():
     )
 
 
+def paper_isoscore(x: np.ndarray) -> float:
+    """The seven steps of the paper, one by one."""
+    turned = PCA(n_components=x.shape[1]).fit_transform(x)
+    variances = np.diag(np.cov(turned.T))
+    n = len(variances)
+    scaled = math.sqrt(n) * variances / np.linalg.norm(variances)
+    defect = np.linalg.norm(scaled - 1) / math.sqrt(2 * (n - math.sqrt(n)))
+    used = (n - defect**2 * (n - math.sqrt(n))) ** 2 / n**2
+    return (n * used - 1) / (n - 1)
+
+
+CONE = unit(np.random.default_rng(1).normal(size=(200, 24)) * np.geomspace(1, 0.05, 24))
+SHORT = unit(np.random.default_rng(2).normal(size=(12, 40)))
+
+
+@pytest.mark.parametrize(
+    ("x", "published"),  # of IsoScore 2.0.1, the authors' own package
+    [(A, 0.8360179185781665), (CONE, 0.3340894096177145), (SHORT, 0.19635165934716442)],
+)
+def test_isoscore_is_that_of_its_authors(x: np.ndarray, published: float):
+    assert drift.isoscore(x) == pytest.approx(published, abs=1e-6)
+    if len(x) > x.shape[1]:
+        assert drift.isoscore(x) == pytest.approx(paper_isoscore(x), abs=1e-12)
+
+
+def test_isoscore_of_one_direction_of_all_and_of_none():
+    line = np.array([[1.0, 0, 0], [-1.0, 0, 0], [1.0, 0, 0], [-1.0, 0, 0]])
+    assert drift.isoscore(line) == pytest.approx(0, abs=1e-12)
+    assert drift.isoscore(np.vstack([np.eye(5), -np.eye(5)])) == pytest.approx(1)
+    assert drift.isoscore(A @ TURN) == pytest.approx(drift.isoscore(A))
+    assert math.isnan(drift.isoscore(np.tile(A[:1], (5, 1)))) and math.isnan(drift.isoscore(np.array([[1.0], [-1.0]])))
+    assert drift.isoscore(SHORT) < 10 / 39
+
+
+def test_measures_of_fewer_texts_than_dimensions_are_those_of_their_definitions():
+    from scipy.spatial import procrustes
+
+    b = unit(SHORT + 0.3 * sphere(12, 40, seed=4))
+    centre = np.eye(12) - 1 / 12
+    k, m = centre @ SHORT @ SHORT.T @ centre, centre @ b @ b.T @ centre
+    assert drift.linear_cka(SHORT, b) == pytest.approx((k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum()))
+    assert drift.procrustes_residual(SHORT, b) == pytest.approx(procrustes(SHORT, b)[2])
+
+
 def test_geometry_of_a_collapsed_checkpoint_is_not_a_number():
     flat = np.tile(A[:1], (80, 1)).astype(np.float32)
     assert math.isnan(drift.linear_cka(A, flat))
@@ -139,6 +184,7 @@ def test_every_measure_stays_in_its_bounds(seed: int, count: int, dimension: int
         assert 0 <= share <= 1
     assert -8.001 <= drift.uniformity(a) <= 1e-9
     assert -1 <= drift.anisotropy(a) <= 1
+    assert 0 <= drift.isoscore(a) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -171,7 +217,7 @@ def test_table_holds_every_measure_for_every_side_and_step():
     table = drift.drift_table(checkpoints, sides, groups=list("abcdefgh") * 10)
     assert list(table.columns) == ["step", "side", "measure", "value"]
     assert not table.duplicated(["step", "side", "measure"]).any()
-    single = 9
+    single = 10
     assert len(table) == 2 * (3 * single + 1)
     assert table.value.notna().all()
     value = table.set_index(["step", "side", "measure"]).value
@@ -181,6 +227,9 @@ def test_table_holds_every_measure_for_every_side_and_step():
     assert value[120, "all", "jaccard@10"] == pytest.approx(drift.neighbour_overlap(A, checkpoints[120]).mean())
     assert value[120, "document", "uniformity"] == pytest.approx(drift.uniformity(checkpoints[120][40:]))
     assert value[120, "all", "cka"] == pytest.approx(drift.linear_cka(A, checkpoints[120]))
+    assert value[120, "query", "isoscore"] == pytest.approx(drift.isoscore(checkpoints[120][:40]))
+    overlap = drift.neighbour_overlap(A, checkpoints[120])  # a query's neighbours are sought among all texts
+    assert value[120, "query", "jaccard@10"] == pytest.approx(overlap[:40].mean())
     assert value[0, "all", "displacement"] == 0
     assert value[0, "all", "jaccard@10"] == 1
 
@@ -235,91 +284,90 @@ def test_bad_tables_are_named(checkpoints, sides, words: str):
         drift.drift_table(checkpoints, sides)
 
 
-def test_thin_keeps_both_ends():
-    checkpoints = dict.fromkeys(range(0, 1000, 100), A)
-    assert list(drift.thin(checkpoints, 4)) == [0, 300, 600, 900]
-    assert list(drift.thin(checkpoints, 1)) == [0, 900]
-    assert list(drift.thin({7: A}, 4)) == [7]
-    assert drift.thin({}, 4) == {}
+# Parts
 
 
-# The map
+def test_parts_have_the_measures_of_their_texts_and_neighbours_among_all():
+    after = unit(A + 0.3 * sphere(80, 16, seed=2))
+    sides, groups = ["query", "document"] * 40, np.repeat(["a", "b", "lonely"], [59, 20, 1])
+    table = drift.drift_by({0: A, 7: after}, {"group": groups, "half": [1] * 40 + [2] * 40}, sides, groups)
+    assert list(table["by"]) == ["group"] * 4 + ["half"] * 4
+    assert list(table["part"]) == ["a", "a", "b", "b", "1", "1", "2", "2"]  # no part of one text, large ones first
+    assert list(table["texts"]) == [59, 59, 20, 20, 40, 40, 40, 40] and list(table["step"]) == [0, 7] * 4
+    b, here = table.iloc[3], slice(59, 79)
+    assert b["displacement"] == pytest.approx(drift.displacement(A, after)[here].mean())
+    assert b["displacement_p10"] == pytest.approx(np.percentile(drift.displacement(A, after)[here], 10))
+    assert b["jaccard@10"] == pytest.approx(drift.neighbour_overlap(A, after)[here].mean())
+    assert b["cka"] == pytest.approx(drift.linear_cka(A[here], after[here]))
+    assert b["procrustes"] == pytest.approx(drift.procrustes_residual(A[here], after[here]))
+    assert b["uniformity"] == pytest.approx(drift.uniformity(after[here]))
+    assert b["anisotropy"] == pytest.approx(drift.anisotropy(after[here]))
+    assert b["isoscore"] == pytest.approx(drift.isoscore(after[here]))
+    queries, documents = after[60:79:2], after[59:79:2]  # row 59 is a document, row 60 a query
+    assert b["alignment"] == pytest.approx(drift.alignment(queries, documents[: len(queries)]))
 
 
-@pytest.fixture(scope="module")
-def moving() -> dict[int, np.ndarray]:
-    """Three checkpoints of four clusters, of which the last moves into the first; text 3 breaks at the end."""
-    random = np.random.default_rng(0)
-    centres, noise = random.normal(size=(4, 12)), 0.3 * random.normal(size=(60, 12))
-    steps = {}
-    for step, share in ((0, 0.0), (50, 0.5), (100, 1.0)):
-        now = centres.copy()
-        now[3] = (1 - share) * centres[3] + share * centres[0]
-        steps[step] = unit(now[np.arange(60) % 4] + noise).astype(np.float32)
-    steps[100][3] = np.nan
-    return steps
+def test_small_parts_have_no_shape_and_parts_without_pairs_no_alignment():
+    groups = ["small"] * 9 + ["large"] * 71
+    table = drift.drift_by({0: A, 1: A @ TURN}, {"g": groups}, ["query"] * 80, groups).set_index(["part", "step"])
+    assert math.isnan(table.loc[("small", 1), "cka"]) and math.isnan(table.loc[("small", 1), "procrustes"])
+    assert table.loc[("large", 1), "cka"] == pytest.approx(1) and table.loc[("large", 1), "displacement"] > 0.5
+    assert table["alignment"].isna().all() and table["isoscore"].notna().all()
 
 
-@pytest.fixture(scope="module")
-def layout(moving: dict[int, np.ndarray]) -> drift.Layout:
-    return drift.aligned_layout(moving, neighbours=8, points=40)
+def test_parts_leave_out_nan_texts_and_may_be_none_at_all():
+    broken = A.copy()
+    broken[0] = np.nan
+    table = drift.drift_by({0: A, 1: broken}, {"g": ["a", "a", *map(str, range(78))]}, ["query"] * 80)
+    assert table.empty and list(table.columns) == ["by", "part", "texts", "step"]
+    table = drift.drift_by({0: A, 1: broken}, {"g": ["a", "a", "a", *map(str, range(77))]}, ["query"] * 80)
+    assert set(table["texts"]) == {2}
 
 
-def test_map_keeps_identities_and_masks_nan(layout: drift.Layout):
-    assert len(layout.rows) == 40
-    assert 3 not in layout.rows and layout.missing == 1
-    assert (np.diff(layout.rows) > 0).all()
-    assert list(layout.places) == [0, 50, 100] == list(layout.trustworthiness)
-    assert all(place.shape == (40, 2) and np.isfinite(place).all() for place in layout.places.values())
+def test_labels_that_do_not_fit_are_named():
+    with pytest.raises(InputError, match=r"3 labels \(group\) for 80 embeddings"):
+        drift.drift_by({0: A}, {"group": ["a"] * 3}, ["query"] * 80)
+    with pytest.raises(InputError, match="2 groups for 80"):
+        drift.drift_by({0: A}, {}, ["query"] * 80, ["a"] * 2)
 
 
-def test_map_shows_where_texts_went_and_can_be_trusted(layout: drift.Layout):
-    def share_of_first(step: int) -> float:
-        """How many of the six nearest points of the last cluster's points belong to the first cluster."""
-        place, cluster = layout.places[step], layout.rows % 4
-        distance = np.linalg.norm(place[:, None] - place[None], axis=2) + 1e9 * np.eye(len(place))
-        return float((cluster[np.argsort(distance[cluster == 3], axis=1)[:, :6]] == 0).mean())
-
-    assert share_of_first(0) < 0.1 < 0.3 < share_of_first(100)
-    assert all(0.85 < value <= 1 for value in layout.trustworthiness.values())
-
-
-def test_map_is_equal_to_the_bit_for_one_seed_and_not_for_another(layout: drift.Layout, moving, recwarn):
-    again = drift.aligned_layout(moving, neighbours=8, points=40)
-    other = drift.aligned_layout(moving, neighbours=8, points=40, seed=1)
-    assert again.rows.tobytes() == layout.rows.tobytes() != other.rows.tobytes()
-    assert all(again.places[step].tobytes() == layout.places[step].tobytes() for step in layout.places)
-    assert any(other.places[step].tobytes() != layout.places[step].tobytes() for step in layout.places)
-    assert not [warning for warning in recwarn if "n_jobs" in str(warning.message)]
-
-
-def test_map_leaves_out_texts_that_umap_could_not_place(monkeypatch: pytest.MonkeyPatch):
-    # umap gives NaN to a text without neighbours, which no small table of finite distances provokes
-    def placed(vectors: list[np.ndarray], *_: object) -> list[np.ndarray]:
-        places = [x[:, :2].copy() for x in vectors]
-        places[1][4] = np.nan
-        return places
-
-    monkeypatch.setattr(drift, "_align", placed)
-    layout = drift.aligned_layout({0: A, 1: A})
-    assert layout.missing == 1 and len(layout.rows) == 79 and 4 not in layout.rows
-    assert {len(place) for place in layout.places.values()} == {79}
+def test_the_language_is_the_script_of_the_letters_or_what_the_data_say():
+    texts = [
+        "Сварщик",
+        "Java-разработчик",
+        "C++ разработчик игр",
+        "Senior Java Developer в Пермь",
+        "žena über",
+        "1С",
+        "42 %",
+        "",
+    ]
+    table = pd.DataFrame({"text": texts})
+    scripts = ["Cyrillic", "Cyrillic", "Cyrillic", "Latin", "Latin", "Cyrillic", "other", "other"]
+    assert drift.languages(table) == scripts
+    told = table.assign(language=["ru", " de ", "", None, np.nan, "ru", "", "en"])
+    assert drift.languages(told) == ["ru", "de", "Cyrillic", "Latin", "Latin", "ru", "other", "en"]
+    assert drift.languages(table[:0]) == []
 
 
-@pytest.mark.parametrize(
-    ("checkpoints", "more", "words"),
-    [
-        ({0: A}, {}, "at least two checkpoints"),
-        ({0: A, 1: A}, {"points": 9}, "takes 10 to 5000 points"),
-        ({0: A, 1: A}, {"points": 5001}, "takes 10 to 5000 points"),
-        ({0: A, 1: A}, {"neighbours": 1}, "2 neighbours or more"),
-        ({0: A[:9], 1: A[:9]}, {}, "at least 10 texts; 9 are usable"),
-        ({0: A, 1: np.tile(A[:1], (80, 1))}, {}, "at step 1 all texts share one embedding"),
-    ],
-)
-def test_bad_maps_are_named(checkpoints, more: dict, words: str):
-    with pytest.raises(InputError, match=words):
-        drift.aligned_layout(checkpoints, **more)
+def test_movers_name_the_neighbours_before_and_after():
+    before = unit(np.array([[1, 0], [1, 0.1], [1, 0.1], [0, 1], [0.1, 1], [np.nan, 1]], dtype=float))
+    after = before.copy()
+    after[0] = unit(np.array([[0.02, 1.0]]))[0]
+    texts = pd.DataFrame({
+        "side": ["query"] * 3 + ["document"] * 3,
+        "text": ["cook\n  chef", "y" * 90, "y" * 90, "<b>stew</b>", "cook chef", "gone"],
+        "group": ["cook", "baker", "baker", "cook", "chef", "none"],
+    })  # fmt: skip
+    table = drift.movers(texts, {0: before, 9: after}, count=2)
+    assert list(table.columns) == ["displacement", "text", "before", "after", "side", "group"]
+    assert len(table) == 2
+    first = table.iloc[0]
+    assert first["displacement"] == pytest.approx(1 - after[0] @ before[0])
+    assert first["text"] == "cook chef" and first["side"] == "query"
+    assert first["before"] == "y" * 49 + "… | ✓ <b>stew</b>"  # its copies are no neighbours, each text is named once
+    assert first["after"] == "✓ <b>stew</b> | " + "y" * 49 + "…"
+    assert table.iloc[1]["displacement"] == 0
 
 
 # The probes of a run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import warnings
 from collections.abc import Iterator
@@ -16,11 +17,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.quiver import Quiver
 from nbconvert import HTMLExporter
 
 from hr_search import plots
-from hr_search.drift import Layout
 from hr_search.errors import InputError
 
 matplotlib.use("Agg")
@@ -79,28 +78,6 @@ def queries_table() -> pd.DataFrame:
         for system, values in (("base", base), ("trained", trained))
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-def drift_rows(sides: tuple[str, ...] = ("all", "query", "document"), k: int = 10) -> pd.DataFrame:
-    measures = ["displacement", "displacement_p10", "displacement_p50", "displacement_p90"]
-    measures += ["cka", "procrustes", f"jaccard@{k}", "uniformity", "anisotropy"]
-    rows = [
-        (step, side, measure, 0.1 * step / 100 + 0.01 * number)
-        for step in (200, 0, 100)
-        for side in sides
-        for number, measure in enumerate(measures)
-    ]
-    rows += [(step, "all", "alignment", 0.5) for step in (0, 100, 200)]
-    return pd.DataFrame(rows, columns=["step", "side", "measure", "value"])
-
-
-def small_map(count: int = 40) -> tuple[Layout, pd.DataFrame]:
-    random = np.random.default_rng(0)
-    start = random.normal(size=(count, 2))
-    places = {0: start, 50: start + 0.1, 90: start + random.normal(size=(count, 2))}
-    layout = Layout(rows=np.arange(count) * 2, places=places, trustworthiness=dict.fromkeys(places, 0.9), missing=0)
-    sides = np.where(np.arange(2 * count) % 4 == 0, "query", "document")
-    return layout, pd.DataFrame({"side": sides, "text": [f"text {row}" for row in range(2 * count)], "group": "g"})
 
 
 # Data
@@ -225,82 +202,6 @@ def test_scores_state_their_overlap(negatives: list[float], overlap: str):
     assert ax.get_xlabel() == "Score (cosine)"
 
 
-# Drift
-
-
-def test_displacement_histogram_names_the_median_of_each_side():
-    ax = drawn(plots.displacement_histogram([0.1, 0.3, 0.5, 0.0], ["query", "query", "query", AWKWARD]))
-    assert title(ax) == f"Median displacement: query 0.30, {AWKWARD} 0.00"
-    assert legend(ax) == ["query", AWKWARD]
-    assert ax.patches[0].get_data().values.sum() == pytest.approx(1)
-    drawn(plots.displacement_histogram(np.zeros(5), ["query"] * 5))
-
-
-def test_drift_over_steps_has_a_panel_a_measure_with_ordered_steps():
-    axes = plots.drift_over_steps(drift_rows())
-    drawn(axes[0])
-    assert len(axes) == 7
-    assert title(axes[1]) == "Same neighbours (Jaccard@10)"
-    assert [line.get_xdata().tolist() for line in axes[0].lines] == [[0, 100, 200]] * 2
-    assert axes[0].lines[0].get_ydata() == pytest.approx([0, 0.1, 0.2])
-    assert len(axes[0].collections) == 2  # the bands
-    assert not axes[2].collections
-    alignment = next(ax for ax in axes if title(ax).startswith("Pairs"))
-    assert len(alignment.lines) == 1
-    figure = axes[0].figure
-    assert figure.get_suptitle() == "At step 200: mean displacement 0.20, neighbours kept 0.26, CKA 0.24"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["query", "document", "all"]
-    assert not figure.axes[-1].axison  # the eighth place is empty
-
-
-def test_drift_over_steps_of_one_side_another_k_and_fewer_measures():
-    table = drift_rows(sides=("all",), k=3)
-    axes = plots.drift_over_steps(table)
-    assert title(axes[1]) == "Same neighbours (Jaccard@3)"
-    assert all(len(ax.lines) == 1 for ax in axes)
-    few = plots.drift_over_steps(table[table["measure"].isin(["displacement", "cka"])])
-    assert len(few) == 2 and not few[0].collections
-    assert few[0].figure.get_suptitle() == "At step 200: mean displacement 0.20, CKA 0.24"
-    drawn(few[0])
-
-
-def test_drift_arrows_go_from_the_first_place_to_the_last():
-    layout, texts = small_map()
-    ax = drawn(plots.drift_arrows(layout, texts))
-    arrows = [item for item in ax.collections if isinstance(item, Quiver)]
-    assert sum(len(item.U) for item in arrows) == 40
-    ends = np.concatenate([item.XY + np.stack([item.U, item.V], axis=1) for item in arrows])
-    assert sorted(map(tuple, ends.round(9))) == sorted(map(tuple, layout.places[90].round(9)))
-    assert title(ax).startswith("Paths of 40 of 40 texts, step 0 to 90")
-    assert legend(ax) == ["query", "document"]
-    assert 1 <= len(ax.texts) <= 8
-    longest = np.linalg.norm(layout.places[90] - layout.places[0], axis=1).argmax()
-    assert ax.texts[0].get_text() == f"text {2 * longest}"  # row i of the map is text layout.rows[i]
-    assert ax.texts[0].xy == pytest.approx(layout.places[90][longest])
-
-
-def test_drift_arrows_draws_other_steps_fewer_arrows_and_labels_that_keep_apart():
-    layout, texts = small_map(500)
-    ax = plots.drift_arrows(layout, texts, steps=(0, 50), arrows=30)
-    assert sum(len(item.U) for item in ax.collections if isinstance(item, Quiver)) == 30
-    assert "Paths of 30 of 500 texts, step 0 to 50" in title(ax)
-    spots = np.array([text.xy for text in ax.texts]) / np.ptp(layout.places[50], axis=0)
-    gaps = np.abs(spots[:, None] - spots[None]) + 9 * np.eye(len(spots))[:, :, None]
-    assert ((gaps[..., 0] > 0.4) | (gaps[..., 1] > 0.05)).all()
-    everyone_named = plots.drift_arrows(layout, texts, arrows=1)
-    assert len(drawn(everyone_named).texts) == 1
-
-
-def test_texts_of_users_are_drawn_as_they_are():
-    layout, texts = small_map()
-    awkward = [AWKWARD, "_hidden_\n\tline  two", "x" * 60, "Бухгалтер <главный>"]
-    texts["text"] = [awkward[row // 2 % 4] for row in range(len(texts))]
-    ax = drawn(plots.drift_arrows(layout, texts))
-    shown = {text.get_text() for text in ax.texts}
-    assert shown == {AWKWARD, "_hidden_ line two", "x" * 27 + "…", "Бухгалтер <главный>"}
-    drawn(plots.drift_over_steps(drift_rows(sides=("all", AWKWARD)))[0])
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -315,12 +216,6 @@ def test_texts_of_users_are_drawn_as_they_are():
         (lambda: plots.gains(queries_table(), "d2q"), "no d2q queries of base"),
         (lambda: plots.score_distributions([0.1], []), "no finite values of wrong documents"),
         (lambda: plots.score_distributions([np.nan], [0.1]), "no finite values of right documents"),
-        (lambda: plots.displacement_histogram([], []), "no displacements"),
-        (lambda: plots.displacement_histogram([0.1, 0.2], ["query"]), "1 sides for 2 displacements"),
-        (lambda: plots.drift_over_steps(drift_rows().query("side != 'all'")), 'no rows of side "all"'),
-        (lambda: plots.drift_over_steps(drift_rows().assign(measure="mood")[:1]), "no measures of drift"),
-        (lambda: plots.drift_arrows(*small_map(), steps=(0, 7)), "the map has the steps 0, 50, 90, not 0 and 7"),
-        (lambda: plots.drift_arrows(small_map()[0], small_map()[1][:50]), "text 79 of only 50"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(call, words: str):
@@ -337,8 +232,6 @@ def test_what_cannot_be_drawn_is_named(call, words: str):
         lambda ax: plots.metric_bars(metrics_table(), ax=ax),
         lambda ax: plots.gains(queries_table(), ax=ax),
         lambda ax: plots.score_distributions([0.1], [0.2], ax),
-        lambda ax: plots.displacement_histogram([0.1], ["query"], ax),
-        lambda ax: plots.drift_arrows(*small_map(), ax=ax),
     ],
 )
 def test_a_given_axis_is_used_and_no_figure_is_opened(draw):
@@ -386,3 +279,12 @@ def test_show_takes_figures_and_arrays_of_axes_and_scripts_the_font_lacks():
         ax.set_title("会计师")
         assert "image/png" in displayed(figure, "an empty figure")["text/html"]
     assert plt.get_fignums() == []
+
+
+def test_image_is_closed_sharp_and_described():
+    figure = plt.subplots(figsize=(2, 1))[0]
+    image = plots.image(figure, 'a "<b>" & c', sharpness=50)
+    assert plt.get_fignums() == []
+    assert 'width="200" alt="a &quot;&lt;b&gt;&quot; &amp; c"' in image
+    png = base64.b64decode(re.search(r"base64,([^\"]+)", image)[1])
+    assert int.from_bytes(png[16:20]) == 100 and int.from_bytes(png[20:24]) == 50
