@@ -271,10 +271,3 @@ def _scripts(main: Tag) -> list[str]:
     # As a browser reads them, else the policy's hashes differ; and nothing in a text may end the element.
     return [re.sub(r"<(?=/script|!--)", r"\\x3c", re.sub(r"\r\n?", "\n", each), flags=re.I)
             for each in [*found, asset("report.js")]]  # fmt: skip
-
-
-def write_index() -> Path:
-    """The page of all runs, which has a module of its own."""
-    from hr_search import index
-
-    return index.write_index()

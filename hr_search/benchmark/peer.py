@@ -1,0 +1,167 @@
+"""The peer's side of the speed benchmark: the installed sentence-transformers, used as its documentation says.
+
+Its own trainer, losses, evaluator and mining function do the work. Only what must be equal is set:
+weights, texts and their order, precision, dropout, prompts, length, learning rate, decay and clipping.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from hr_search.benchmark.cases import Order, laid_out
+from hr_search.benchmark.meters import best_device, forget_peak, peak_above, step_clock
+from hr_search.benchmark.ours import Answer, held_out, reciprocal_ranks
+from hr_search.errors import InputError
+from hr_search.progress import quiet
+
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+_DEFAULT_BATCH = 8  # of its training arguments
+
+
+def require() -> None:
+    """Refuses where what sentence-transformers needs to train is not installed.
+
+    Raises:
+        InputError: naming the extra.
+    """
+    if importlib.util.find_spec("datasets") is None:
+        raise InputError(
+            "the trainer of sentence-transformers needs the package datasets, which is not installed; "
+            'run `pip install "hr_search[benchmark]"`.'
+        )
+
+
+def measure(order: Order, texts: dict[str, list]) -> Answer:
+    """What `order` asks for, by the peer."""
+    require()
+    kinds = {"train": run_training, "learn": run_training, "evaluate": run_evaluation, "mine": run_mining}
+    with quiet():
+        return kinds[order.kind](order, texts)
+
+
+def load(order: Order) -> Any:
+    """The model with the order's dropout and length, or as it comes where the order is for defaults."""
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(order.model)
+    changed = {name: order.dropout for name in _DROPOUTS if hasattr(config, name)}
+    plain = order.defaults or order.dropout < 0
+    model = SentenceTransformer(order.model, device=str(best_device()), config_kwargs={} if plain else changed)
+    if not order.defaults:
+        model.max_seq_length = min(order.maxlength, model.max_seq_length or order.maxlength)
+    model.encode(["a", "a text to warm up with"] * 8)
+    return model
+
+
+def run_training(order: Order, texts: dict[str, list]) -> Answer:
+    """Training through SentenceTransformerTrainer: rows/s, and each step's loss for "learn"."""
+    table = pd.DataFrame(texts)
+    model = load(order)
+    batchsize = _DEFAULT_BATCH if order.defaults else order.batchsize
+    pace = order.batchsize // batchsize  # so many of its steps are one of ours
+    first, last = order.warm * pace, (order.warm + order.steps) * pace
+    said: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(order, model, laid_out(table[: order.rows], order.settings), folder)
+        if order.kind == "learn":  # its log rounds to four digits
+            trainer.loss.register_forward_hook(lambda *call: said.append(float(call[-1].detach())))
+        with step_clock(first, last) as ticks:
+            trainer.train()
+    answer: Answer = {"rows": {"": {"value": order.batchsize * order.steps / (ticks[last - 1] - ticks[first - 1])}}}
+    if order.kind == "learn":
+        task = held_out(table[order.rows :])
+        sides = model.encode_query(task.queries), model.encode_document(task.documents)
+        answer["mrr"] = reciprocal_ranks(task, *sides)
+    return answer | {"seconds": np.diff(ticks[first - 1 : last]).tolist(), "losses": said}
+
+
+def make_trainer(order: Order, model: Any, pairs: pd.DataFrame, folder: str) -> Any:
+    """The peer's trainer over `pairs`, which it reads from top to bottom.
+
+    Args:
+        order: what both sides are told.
+        model: the SentenceTransformer to train.
+        pairs: rows in the order of training.
+        folder: where it may write.
+    """
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import (
+        MultipleNegativesRankingLoss,
+        TripletDistanceMetric,
+        TripletLoss,
+    )
+    from torch.utils.data import BatchSampler, SequentialSampler
+
+    columns = {"anchor": pairs["query"].tolist(), "positive": pairs["positive"].tolist()}
+    triplets = order.loss == "triplet" and not order.defaults
+    if triplets:
+        columns["negative"] = [wrong[0] for wrong in pairs["negatives"]]
+    prompts = {name: model.prompts.get("query" if name == "anchor" else "document") for name in columns}
+    equal: dict[str, Any] = {} if order.defaults else {
+        "per_device_train_batch_size": order.batchsize, "learning_rate": 5e-5, "weight_decay": 0.0,
+        "max_grad_norm": 1.0, "lr_scheduler_type": "linear", "warmup_steps": 0, "bf16": order.precision == "bf16",
+    }  # fmt: skip
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=folder, num_train_epochs=1, save_strategy="no", report_to="none", logging_strategy="no",
+        disable_tqdm=True, use_cpu=best_device().type == "cpu", seed=order.seed,
+        prompts={name: prompt for name, prompt in prompts.items() if prompt},
+        batch_sampler=lambda dataset, batch_size, drop_last, **_: BatchSampler(
+            SequentialSampler(dataset), batch_size, drop_last
+        ),
+        **equal,
+    )  # fmt: skip
+    if triplets:
+        loss: nn.Module = TripletLoss(model, TripletDistanceMetric.COSINE, 0.3)
+    else:
+        loss = MultipleNegativesRankingLoss(model)
+    return SentenceTransformerTrainer(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), loss=loss)
+
+
+def run_evaluation(order: Order, texts: dict[str, list]) -> Answer:
+    """InformationRetrievalEvaluator from texts to metrics: texts/s, GB above the loaded model, and MRR@10."""
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    model = load(order)
+    queries = {f"q{at}": text for at, text in enumerate(texts["queries"])}
+    documents = {f"d{at}": text for at, text in enumerate(texts["documents"])}
+    relevant = {f"q{at}": {f"d{place}" for place in places} for at, places in enumerate(texts["relevant"])}
+    start = forget_peak(model.device)
+    started = time.perf_counter()
+    found = InformationRetrievalEvaluator(queries, documents, relevant)(model)
+    seconds = time.perf_counter() - started
+    return {"rows": {
+        "": {"value": (len(queries) + len(documents)) / seconds},
+        "-memory": {"value": peak_above(start, model.device)},
+        "-mrr": {"value": float(found["cosine_mrr@10"])},
+    }}  # fmt: skip
+
+
+def run_mining(order: Order, texts: dict[str, list]) -> Answer:
+    """mine_hard_negatives from texts: queries/s, the same for the search alone, and the negatives found."""
+    from datasets import Dataset
+    from sentence_transformers.util import mine_hard_negatives
+
+    model = load(order)
+    pairs = Dataset.from_dict(texts)
+    values = {}
+    with tempfile.TemporaryDirectory() as folder:
+        # The second time the embeddings come from the folder, and what is left is the search.
+        for suffix in ("", "-search"):
+            started = time.perf_counter()
+            mined = mine_hard_negatives(
+                pairs, model, num_negatives=10, range_max=100, batch_size=32, verbose=False, cache_folder=folder
+            )
+            values[suffix] = {"value": len(pairs) / (time.perf_counter() - started)}
+    negatives: dict[str, list[str]] = {}
+    for query, negative in zip(mined["query"][:10_000], mined["negative"][:10_000], strict=True):
+        negatives.setdefault(query, []).append(negative)
+    return {"rows": values, "negatives": negatives}
