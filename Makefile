@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 TEST_HOME := build/test-home
 RECIPE ?= data/recipes/esco.yaml
-# Threads that wait by spinning halve the speed as soon as another program wants a core.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads that wait long by spinning halve the speed as soon as another program wants a core; threads that do not
+# spin at all wake up slowly, and a training step has thousands of short waits. This many turns are some microseconds.
+export GOMP_SPINCOUNT ?= 20000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup report train lab test lint clean

@@ -64,6 +64,7 @@ class Encoder(nn.Module):
             (module.p for module in self.transformer.modules() if isinstance(module, nn.Dropout)), default=0
         )
         pool_dropout(self.transformer)
+        packing.cast_once(self.transformer)
         self._kept: np.ndarray | None = None  # token ids whose embedding rows are present, when compacted
         self._full: torch.Tensor | None = None  # the whole embedding table, aside, when compacted
         self._row_of: np.ndarray | None = None  # token id -> row of the compacted table, -1 where absent

@@ -52,7 +52,7 @@ def _environment(threads: int) -> dict[str, str]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
     return {
         # Threads that wait by spinning take the cores from those that work.
-        "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "0", "TOKENIZERS_PARALLELISM": "true", **os.environ,
+        "GOMP_SPINCOUNT": "20000", "CUDA_VISIBLE_DEVICES": "0", "TOKENIZERS_PARALLELISM": "true", **os.environ,
         **(dict.fromkeys(names, str(threads)) if threads else {}), "HF_HUB_OFFLINE": "1", HEADLESS_VARIABLE: "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
     }  # fmt: skip

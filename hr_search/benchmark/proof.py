@@ -24,7 +24,7 @@ SCALES = (10_000, 100_000, 1_000_000)
 
 
 def proof(
-    steps: int = 16, learnsteps: int = 60, threads: int = 0, out: str = "", model: str = embedded.NAME
+    steps: int = 16, learnsteps: int = 30, threads: int = 0, out: str = "", model: str = embedded.NAME
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Shows that both sides do the same training: the loss of every step, and what the models are worth.
 
