@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hr_search import analysis, grid, paths
+from hr_search import analysis, grid, paths, study
 from hr_search.config import DIRECTIONS, METRICS
 from hr_search.errors import InputError, nearest
 from hr_search.runs import Run
@@ -47,7 +47,7 @@ def arm_table(name: str) -> pd.DataFrame:
     Raises:
         InputError: no such grid, nothing finished yet, or a run that is gone.
     """
-    cells = grid.read_cells(name)
+    cells = study.read_cells(name)
     columns = list(cells.columns)
     varied = [column for column in columns[columns.index("cell") + 1 : columns.index("status")] if column != "seed"]
     # The arms in the order of the file, even where the first cell of one has failed.
@@ -273,15 +273,15 @@ def open_or_smoke(name: str = "") -> str:
         InputError: there is no grid of that name.
     """
     if name:
-        grid.read_cells(name)
+        study.read_cells(name)
         return name
     known = sorted(grid.tables("").glob("*/cells.csv"), key=lambda path: path.stat().st_mtime, reverse=True)
     for place in known:
-        if (grid.read_cells(place.parent.name)["status"] == "finished").any():
+        if (study.read_cells(place.parent.name)["status"] == "finished").any():
             return place.parent.name
     log.info("no finished grid yet: a tiny one of two cells on the Russian sample makes one")
     tiny = grid.read_grid(grid.grids() / "smoke.yaml")
-    grid.run_grid(tiny, workers=2)
+    study.run_grid(tiny, workers=2)
     return tiny.name
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hr_search.batches import Batch, Rows
+from hr_search.devices import to_device
 from hr_search.errors import InputError
 
 
@@ -62,7 +63,7 @@ class Bank:
         self.documents[np.isin(self.documents, documents)] = -1
         places = (self._next + np.arange(len(documents))) % size
         self.documents[places] = documents
-        self.embeddings[torch.from_numpy(places).to(self.embeddings.device)] = embeddings.detach().to(self.embeddings)
+        self.embeddings[to_device(places, self.embeddings.device)] = embeddings.detach().to(self.embeddings)
         self._next = (self._next + len(documents)) % size
 
     def masks(self, rows: Rows, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -83,7 +84,7 @@ class Bank:
         groups = rows.document_groups[self.documents[places]]
         fits[:, places] = (rows.query_groups[batch.queries] @ groups.T).toarray() > 0
         relevant = fits[batch.query]
-        both = torch.from_numpy(np.stack([relevant, usable & ~relevant])).to(self.embeddings.device)
+        both = to_device(np.stack([relevant, usable & ~relevant]), self.embeddings.device)
         return both[0], both[1]
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from torch import nn
 
 from hr_search import embedded, hub, packing
+from hr_search.devices import to_device, use_bf16
 from hr_search.dropout import pool_dropout
 from hr_search.errors import InputError, nearest, one_line
 from hr_search.files import whole_folder
@@ -113,8 +112,8 @@ class Encoder(nn.Module):
         lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
         groups = self._groups(lengths, budget)
         parts = [self._embed([rows[i] for i in group]) for group in groups]
-        back = torch.from_numpy(np.argsort(np.concatenate(groups), kind="stable"))
-        return torch.cat(parts)[back.to(parts[0].device)]
+        back = np.argsort(np.concatenate(groups), kind="stable")
+        return torch.cat(parts)[to_device(back, parts[0].device)]
 
     @property
     def packed(self) -> bool:
@@ -136,7 +135,7 @@ class Encoder(nn.Module):
         """Token embeddings of the rows, computed without padding and padded for the pooling only."""
         packed = packing.pack([len(row) for row in rows])
         ids = self._rows_of(np.concatenate([rows[i] for i in packed.order]))
-        hidden = packing.run_packed(self.transformer, torch.from_numpy(ids).to(self.device, non_blocking=True), packed)
+        hidden = packing.run_packed(self.transformer, to_device(ids, self.device), packed)
         padded, mask = packing.unpack(hidden, packed)
         return {"token_embeddings": padded, "attention_mask": mask}
 
@@ -149,8 +148,8 @@ class Encoder(nn.Module):
         for at, row in enumerate(rows):
             ids[at, : len(row)] = row
             mask[at, : len(row)] = 1
-        features = {"input_ids": torch.from_numpy(self._rows_of(ids)), "attention_mask": torch.from_numpy(mask)}
-        return {name: value.to(self.device, non_blocking=True) for name, value in features.items()}
+        features = {"input_ids": self._rows_of(ids), "attention_mask": mask}
+        return {name: to_device(value, self.device) for name, value in features.items()}
 
     def _rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Rows of the embedding table for token ids, int64."""
@@ -305,25 +304,3 @@ def load_encoder(
 
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether bfloat16 is wanted and, for "auto", whether this hardware multiplies it fast."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Where a CPU has no instruction for it, bfloat16 is slower than float32, at worst by a hundred times.
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-def hardware(device: torch.device) -> str:
-    """The device in words, for the record of a run."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = ""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    amx = ", AMX" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else ""
-    return f"{model or device.type}, {os.cpu_count()} cores{amx}"

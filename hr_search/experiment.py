@@ -19,7 +19,8 @@ from hr_search import evaluation, files, paths, runs, train
 from hr_search.batches import Rows, index_rows
 from hr_search.config import Settings
 from hr_search.data import Data, Task
-from hr_search.encoder import Encoder, hardware, load_encoder
+from hr_search.devices import hardware
+from hr_search.encoder import Encoder, load_encoder
 from hr_search.errors import InputError
 from hr_search.ledgers import append_rows
 from hr_search.metrics import METRICS

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hr_search.devices import to_device
 from hr_search.errors import InputError, nearest
 
 QUERY_SIDE = ("mean", "weighted", "rocchio", "slerp")
@@ -92,7 +93,7 @@ def mixed(
         raise ValueError("mixing some rows only, or making synthetic negatives, needs a generator")
     chosen = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
     if probability < 1:
-        chosen = torch.from_numpy(generator.random(len(queries)) < probability).to(queries.device)
+        chosen = to_device(generator.random(len(queries)) < probability, queries.device)
     if strategy in DOCUMENT_SIDE:
         synthetic = synthesise(queries, documents, candidates, strategy, generator, k, count, detach=detach)
         return Mixed(queries, synthetic * chosen[:, None, None])
@@ -263,10 +264,10 @@ def synthesise(
     size, query = (len(queries), count), queries[:, None]
 
     def drawn(low: float, high: float) -> Tensor:
-        return torch.from_numpy(generator.uniform(low, high, (*size, 1))).to(queries)
+        return to_device(generator.uniform(low, high, (*size, 1)), queries.device).to(queries.dtype)
 
     def places(among: Tensor) -> Tensor:  # whole numbers below each row's `among`, 0 where that is 0
-        share = torch.from_numpy(generator.random(size, dtype=np.float32)).to(queries.device)
+        share = to_device(generator.random(size, dtype=np.float32), queries.device)
         return (share * among).long().minimum(among - 1).clamp(min=0)
 
     def parent(place: Tensor) -> Tensor:
@@ -279,7 +280,9 @@ def synthesise(
         second = (first + 1 + places(parents - 1)) % parents.clamp(min=1)
         kinds, needed = [parent(second).lerp(near, drawn(0, 1)), inward], (2, 1)
     else:
-        noise = NOISE * torch.from_numpy(generator.standard_normal(tuple(near.shape), dtype=np.float32)).to(queries)
+        noise = NOISE * to_device(generator.standard_normal(tuple(near.shape), dtype=np.float32), queries.device).to(
+            queries.dtype
+        )
         kinds, needed = [query + drawn(1, 1.5) * (near - query), inward, near + noise], (1, 1, 1)
     there = torch.cat([(parents >= least).expand(size) for least in needed], dim=1)
     return functional.normalize(torch.cat(kinds, dim=1), dim=-1) * there[..., None]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
+from hr_search.devices import to_device
 from hr_search.dropout import drop, noise
 
 try:  # FlashAttention for texts of different lengths, part of torch since 2.10; GPUs only
@@ -27,6 +28,8 @@ except ImportError:  # pragma: no cover
 # Absolute positions and plain attention; others (relative positions, sliding windows) are padded.
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 _NAME = "hr_search_packed"
+# Attention scores per head that are held at a time: with a dozen heads they then stay in a core's cache.
+_SCORES = 2 * 128**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Packing:
     Attributes:
         order: (N,) the texts, longest first.
         lengths: (N,) their tokens, in that order.
-        runs: (first token, texts, tokens of each) for every run of texts of one length.
+        runs: (first token, texts, tokens of each) for runs of texts of one length, none too large for the cache.
     """
 
     order: np.ndarray
@@ -63,7 +66,10 @@ def pack(lengths: Sequence[int] | np.ndarray) -> Packing:
     first = np.flatnonzero(np.diff(ordered, prepend=-1))  # where a new length begins
     counts = np.diff(first, append=len(ordered))
     starts = (np.cumsum(ordered) - ordered)[first]
-    runs = [(int(s), int(n), int(length)) for s, n, length in zip(starts, counts, ordered[first], strict=True)]
+    runs = []
+    for start, count, length in zip(starts.tolist(), counts.tolist(), ordered[first].tolist(), strict=True):
+        most = max(1, _SCORES // length**2)
+        runs += [(start + at * length, min(most, count - at), length) for at in range(0, count, most)]
     return Packing(order, ordered, runs)
 
 
@@ -100,13 +106,13 @@ def run_packed(transformer: nn.Module, ids: Tensor, packing: Packing) -> Tensor:
         ids: (T,) token ids of the texts in the packing's order.
         packing: where the texts lie.
     """
-    positions = torch.from_numpy(packing.positions).to(ids.device, non_blocking=True)
+    positions = to_device(packing.positions, ids.device)
     if hasattr(transformer.embeddings, "create_position_ids_from_input_ids"):  # RoBERTa counts from behind the padding
         positions = positions + transformer.embeddings.padding_idx + 1
     config, extra = transformer.config, {}
     if ids.is_cuda:
         ends = np.concatenate([[0], np.cumsum(packing.lengths)]).astype(np.int32)
-        extra = {"ends": torch.from_numpy(ends).to(ids.device, non_blocking=True)}
+        extra = {"ends": to_device(ends, ids.device)}
     before = config._attn_implementation
     config._attn_implementation = _NAME
     try:
@@ -137,7 +143,7 @@ def _in_half(_: nn.Module, arguments: tuple) -> tuple:
 def unpack(hidden: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     """Packed hidden states as a padded (N, longest, D) array in the texts' first order, and its (N, longest) mask."""
     shape = (len(packing.order), int(packing.lengths[0]))
-    places = torch.from_numpy(packing.places).to(hidden.device, non_blocking=True)
+    places = to_device(packing.places, hidden.device)
     padded = hidden.new_zeros(shape[0] * shape[1], hidden.shape[1]).index_copy(0, places, hidden)
     mask = torch.zeros(shape[0] * shape[1], dtype=torch.int64, device=hidden.device).index_fill(0, places, 1)
     return padded.view(*shape, -1), mask.view(shape)
@@ -194,10 +200,13 @@ class _Attention(torch.autograd.Function):
         for run, (weights, mask) in zip(ctx.runs, ctx.kept, strict=True):
             q, k, v, g = (_cut(x, run) for x in (query, key, value, gradient))
             _paste(out[2], run, torch.matmul(drop(weights, mask).transpose(2, 3), g))
-            slope = drop(torch.matmul(g, v.transpose(2, 3)), mask)
-            slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype).mul_(ctx.scale)
-            _paste(out[0], run, torch.matmul(slope, k))
-            _paste(out[1], run, torch.matmul(slope.transpose(2, 3), q))
+            slope = torch.matmul(g, v.transpose(2, 3))
+            if mask is not None:
+                slope.mul_(mask)
+            slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype)
+            # Scaling these is cheaper than scaling the slope, which is tokens by tokens.
+            _paste(out[0], run, torch.matmul(slope, k).mul_(ctx.scale))
+            _paste(out[1], run, torch.matmul(slope.transpose(2, 3), q.mul_(ctx.scale)))
         return (*out, None, None, None)
 
 

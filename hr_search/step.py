@@ -17,6 +17,7 @@ from hr_search import losses, mixing
 from hr_search.bank import Bank
 from hr_search.batches import Batch, Rows, candidates
 from hr_search.config import Settings
+from hr_search.devices import to_device
 from hr_search.errors import InputError
 from hr_search.packing import chunks
 from hr_search.tokens import TokenTable
@@ -107,11 +108,10 @@ def batch_loss(embeddings: Tensor, batch: Batch, context: Context, step: int) ->
     """
     settings, documents = context.settings, embeddings[len(batch.queries) :]
     place = {
-        name: torch.from_numpy(getattr(batch, name)).to(embeddings.device, non_blocking=True)
-        for name in ("query", "positive", "relevant", "same")
+        name: to_device(getattr(batch, name), embeddings.device) for name in ("query", "positive", "relevant", "same")
     }
     draw = np.random.default_rng([settings.seed, 1, step])
-    wrong = torch.from_numpy(candidates(batch, settings.negatives, draw)).to(embeddings.device, non_blocking=True)
+    wrong = to_device(candidates(batch, settings.negatives, draw), embeddings.device)
     queries = embeddings[: len(batch.queries)][place["query"]]
     seen = mixed(queries, documents, place["positive"], place["relevant"], batch, context, step, draw)
     right, margin = place["positive"], settings.margin
@@ -187,7 +187,7 @@ def cached_backward(
             states.append(_random_state(accelerator.device))
             embeddings = model([texts[i] for i in part], _WHOLE)
             local = embeddings.new_empty(len(texts), embeddings.shape[1]) if local is None else local
-            local[torch.from_numpy(part).to(local.device)] = embeddings
+            local[to_device(part, local.device)] = embeddings
         leaf = join(local, mine, texts, accelerator).requires_grad_()
     loss, figures = objective(leaf)
     (slope,) = torch.autograd.grad(loss * accelerator.num_processes, leaf)
@@ -198,7 +198,7 @@ def cached_backward(
         wait = accelerator.no_sync(model) if number < len(parts) else contextlib.nullcontext()
         with wait:
             embeddings = model([texts[i] for i in part], _WHOLE)
-            accelerator.backward((embeddings * slope[torch.from_numpy(part).to(slope.device)]).sum())
+            accelerator.backward((embeddings * slope[to_device(part, slope.device)]).sum())
     _set_random_state(after, accelerator.device)
     return figures
 
@@ -217,7 +217,7 @@ def embed_together(model: Any, accelerator: Accelerator, texts: list[np.ndarray]
     mine = share_of(texts, accelerator)
     local = model([texts[i] for i in mine], budget)
     every = local.new_zeros(len(texts), local.shape[1])
-    return join(every.index_copy(0, torch.from_numpy(mine).to(local.device), local), mine, texts, accelerator)
+    return join(every.index_copy(0, to_device(mine, local.device), local), mine, texts, accelerator)
 
 
 def share_of(texts: list[np.ndarray], accelerator: Accelerator) -> np.ndarray:
@@ -237,14 +237,14 @@ def join(local: Tensor, mine: np.ndarray, texts: list[np.ndarray], accelerator: 
     """
     if accelerator.num_processes == 1:
         return local
-    rows = torch.from_numpy(mine).to(local.device)
+    rows = to_device(mine, local.device)
     size = -(-len(texts) // accelerator.num_processes)
     padded = torch.nn.functional.pad(local.detach()[rows], (0, 0, 0, size - len(mine)))
     shares = accelerator.gather(padded).view(accelerator.num_processes, size, -1)
     # Text number order[i] stands in share i % processes at row i // processes.
     dealt = shares.transpose(0, 1).flatten(0, 1)[: len(texts)]
     order = np.argsort([-len(row) for row in texts], kind="stable")
-    every = dealt[torch.from_numpy(np.argsort(order)).to(dealt.device)]
+    every = dealt[to_device(np.argsort(order), dealt.device)]
     return every.index_copy(0, rows, local[rows])
 
 

@@ -144,7 +144,8 @@ def benchmark(arguments: argparse.Namespace) -> int:
 
 def grid(arguments: argparse.Namespace) -> int:
     """`grid`: the cells of a file, then their page; code 1 where a cell or the page failed."""
-    from hr_search.grid import read_grid, run_grid
+    from hr_search.grid import read_grid
+    from hr_search.study import run_grid
 
     cells = read_grid(paths.resolve(arguments.file))
     table = run_grid(cells, arguments.workers, arguments.retry, arguments.scheduler)

@@ -14,7 +14,7 @@ import torch
 from conftest import ARCHITECTURES, JOBS, make_model
 from sentence_transformers import SentenceTransformer
 
-from hr_search import embedded, encoder, paths
+from hr_search import devices, embedded, paths
 from hr_search.encoder import load_encoder
 from hr_search.errors import InputError
 
@@ -221,9 +221,9 @@ def test_auto_precision_follows_the_hardware(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert not encoder.use_bf16("auto", cpu)
+    assert not devices.use_bf16("auto", cpu)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert encoder.use_bf16("auto", cpu) and encoder.use_bf16("bf16", cpu) and not encoder.use_bf16("fp32", cpu)
+    assert devices.use_bf16("auto", cpu) and devices.use_bf16("bf16", cpu) and not devices.use_bf16("fp32", cpu)
 
 
 def test_prompts_are_set_by_side_and_saved(tiny_model, tmp_path):

@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from hr_search import files, grid, ledgers, paths
+from hr_search import files, grid, ledgers, paths, study, workers
 from hr_search.config import FIELDS
 from hr_search.errors import InputError
-from hr_search.grid import Cell, read_grid, run_grid
+from hr_search.grid import Cell, read_grid
 from hr_search.runs import Run
+from hr_search.study import run_grid
 
 
 def write_grid(tmp_path: Path, **values) -> Path:
@@ -190,7 +191,7 @@ def test_two_hundred_cells_with_failures_are_all_accounted_for(home, tmp_path, c
     finished = table[table["status"] == "finished"].set_index("run")["seed"].to_dict()
     assert ledger == finished == {name: Run(paths.runs() / name).summary["seed"] for name in finished}
     assert len({Run(paths.runs() / name).summary["process"] for name in finished}) == 2
-    on_disk = grid.read_cells("tiny")
+    on_disk = study.read_cells("tiny")
     assert on_disk["status"].tolist() == table["status"].tolist()
     assert list(on_disk) == ["cell", "margin", "seed", "status", "seconds", "run", "notebook", "error"]
 
@@ -223,7 +224,7 @@ def test_workers_share_the_cores(home, tmp_path, monkeypatch):
     run_grid(found, workers=3, run=stand_in)
     assert {Run(paths.runs() / cell.runid).summary["threads"] for cell in found.cells} == {2}
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert grid.cores() == len(os.sched_getaffinity(0))
+    assert workers.cores() == len(os.sched_getaffinity(0))
 
 
 def test_cells_added_to_the_file_run_and_finished_ones_do_not(home, tmp_path):
@@ -238,9 +239,12 @@ def test_cells_added_to_the_file_run_and_finished_ones_do_not(home, tmp_path):
 
 def test_a_grid_runs_once_at_a_time(home, tmp_path):
     found = read_grid(write_grid(tmp_path, product={"seed": [1]}))
-    with grid.alone(found.folder, "it"), pytest.raises(InputError, match="grid tiny is being run by another process"):
+    with (
+        workers.alone(found.folder, "it"),
+        pytest.raises(InputError, match="grid tiny is being run by another process"),
+    ):
         run_grid(found, run=stand_in)
-    with grid.alone(found.cells[0].folder, "it"):
+    with workers.alone(found.cells[0].folder, "it"):
         assert "being run by another process" in run_grid(found, run=stand_in)["error"][0]
     assert run_grid(found, retry=True, run=stand_in)["status"].tolist() == ["finished"]
 
@@ -266,11 +270,11 @@ def test_a_run_made_under_other_defaults_is_not_taken_for_this_one(home, tmp_pat
 
 def test_damaged_tables_and_unknown_grids_are_refused(home, tmp_path):
     with pytest.raises(InputError, match="none has been started"):
-        grid.read_cells("tiny")
+        study.read_cells("tiny")
     found = read_grid(write_grid(tmp_path, product={"seed": [1]}))
     run_grid(found, run=stand_in)
     with pytest.raises(InputError, match='did you mean "tiny"'):
-        grid.read_cells("tinny")
+        study.read_cells("tinny")
     for content in ("", "a,b\n1,2\n", "cell,seed,seconds,run\n1,1,0,x\n", "cell,seconds,status\n1,soon,failed\n"):
         (found.folder / "cells.csv").write_text(content)
         with pytest.raises(InputError, match="start the grid again"):
@@ -291,7 +295,7 @@ def test_data_that_is_not_there_is_found_before_anything_runs(home, tmp_path):
 
 INTERRUPTED = """
 import sys
-from hr_search import grid
+from hr_search import grid, study
 from hr_search.errors import guarded
 from hr_search.progress import show_log
 from test_grid import slow
@@ -299,7 +303,7 @@ from test_grid import slow
 if __name__ == "__main__":
     show_log(sys.stderr)
     found = grid.read_grid(sys.argv[1])
-    sys.exit(guarded(lambda: len(grid.run_grid(found, 2, run=slow))))
+    sys.exit(guarded(lambda: len(study.run_grid(found, 2, run=slow))))
 """
 
 
@@ -323,7 +327,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(home, tmp_path):
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "hr_search: interrupted" and "Traceback" not in errors
-    assert grid.read_cells("tiny")["status"].tolist() == ["finished"] * 2 + ["waiting"] * 3
+    assert study.read_cells("tiny")["status"].tolist() == ["finished"] * 2 + ["waiting"] * 3
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
@@ -379,7 +383,7 @@ def test_no_scheduler_no_workers_and_no_package_are_one_sentence_each(home, tmp_
     found = read_grid(write_grid(tmp_path, product={"seed": [1]}))
     from distributed import LocalCluster
 
-    monkeypatch.setattr(grid, "PATIENCE", 0.5)
+    monkeypatch.setattr(workers, "PATIENCE", 0.5)
     empty = LocalCluster(n_workers=0, processes=False, dashboard_address=":0")
     with empty, pytest.raises(InputError, match="has no workers"):
         run_grid(found, scheduler=empty.scheduler_address, run=stand_in)

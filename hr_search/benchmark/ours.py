@@ -22,7 +22,8 @@ from hr_search.benchmark.cases import Order
 from hr_search.benchmark.meters import best_device, forget_peak, peak_above, step_clock
 from hr_search.config import METRICS, Settings
 from hr_search.data import Task
-from hr_search.encoder import Encoder, load_encoder, use_bf16
+from hr_search.devices import use_bf16
+from hr_search.encoder import Encoder, load_encoder
 from hr_search.metrics import embedding_scores, evaluate
 from hr_search.mining import Mined, mine, mine_texts
 from hr_search.tokens import TokenTable

@@ -48,10 +48,10 @@ def measure(side: str, order: Order, texts: dict[str, list], more: dict[str, str
 
 def _environment(threads: int) -> dict[str, str]:
     """The variables both sides run under: threads, one GPU, no network, no chatter."""
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
     return {
-        # Threads that wait by spinning take the cores from those that work.
+        # As the Makefile has it: threads that spin for long take the cores from those that work.
         "GOMP_SPINCOUNT": "20000", "CUDA_VISIBLE_DEVICES": "0", "TOKENIZERS_PARALLELISM": "true", **os.environ,
         **(dict.fromkeys(names, str(threads)) if threads else {}), "HF_HUB_OFFLINE": "1", HEADLESS_VARIABLE: "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),

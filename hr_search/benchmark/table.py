@@ -22,7 +22,7 @@ from hr_search.benchmark import cases, peer
 from hr_search.benchmark.cases import CASES, SIDES, Order
 from hr_search.benchmark.meters import best_device
 from hr_search.benchmark.processes import at_least, has_gpu, measure, model_folder
-from hr_search.encoder import hardware
+from hr_search.devices import hardware
 from hr_search.errors import InputError
 
 log = logging.getLogger(__name__)
