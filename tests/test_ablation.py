@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from hr_search import ablation, files, grid, paths
+from hr_search import ablation, files, grid, paths, study
 from hr_search.errors import InputError
 from hr_search.runs import Run
 from hr_search.statistics import paired_comparison
@@ -39,7 +39,7 @@ def make(tmp_path: Path, values: dict, score, **more) -> grid.Grid:
         result = score(cell.settings)
         if result is not None:
             finish(cell, *result, **{key: value(cell.settings) for key, value in more.items()})
-    grid.write_cells(found, grid.known_outcomes(found))
+    study.write_cells(found, study.known_outcomes(found))
     return found
 
 
