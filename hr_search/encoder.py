@@ -134,7 +134,9 @@ class Encoder(nn.Module):
     def _packed(self, rows: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Token embeddings of the rows, computed without padding and padded for the pooling only."""
         packed = packing.pack([len(row) for row in rows])
-        ids = self._rows_of(np.concatenate([rows[i] for i in packed.order]))
+        # The first text's opening token fills up: it is in the vocabulary, compacted or not.
+        filling = np.full(packed.filling, rows[0][0])
+        ids = self._rows_of(np.concatenate([*(rows[i] for i in packed.order), filling]))
         hidden = packing.run_packed(self.transformer, to_device(ids, self.device), packed)
         padded, mask = packing.unpack(hidden, packed)
         return {"token_embeddings": padded, "attention_mask": mask}

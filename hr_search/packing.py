@@ -27,6 +27,7 @@ except ImportError:  # pragma: no cover
 
 # Absolute positions and plain attention; others (relative positions, sliding windows) are padded.
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
+ROUND = 64  # a matrix library keeps code for every size it meets, half a megabyte each: sizes come in steps
 _NAME = "hr_search_packed"
 # Attention scores per head that are held at a time: with a dozen heads they then stay in a core's cache.
 _SCORES = 2 * 128**2
@@ -34,27 +35,30 @@ _SCORES = 2 * 128**2
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Where N texts lie in a row of T tokens.
+    """Where N texts lie in a row of T tokens, with a filling behind them that is no text.
 
     Attributes:
         order: (N,) the texts, longest first.
         lengths: (N,) their tokens, in that order.
-        runs: (first token, texts, tokens of each) for runs of texts of one length, none too large for the cache.
+        runs: (first token, texts, tokens of each) for runs of texts of one length, none too large for the cache;
+            the filling is the last of them.
+        filling: tokens behind the texts, up to the next multiple of `ROUND`.
     """
 
     order: np.ndarray
     lengths: np.ndarray
     runs: list[tuple[int, int, int]]
+    filling: int
 
     @functools.cached_property
     def positions(self) -> np.ndarray:
-        """Each token's place within its text, (T,), from 0."""
+        """Each token's place within its text, (T - filling,), from 0."""
         starts = np.cumsum(self.lengths) - self.lengths
         return np.arange(self.lengths.sum()) - np.repeat(starts, self.lengths)
 
     @functools.cached_property
     def places(self) -> np.ndarray:
-        """Each token's place in the padded (N, longest) matrix laid out flat, texts in their first order, (T,)."""
+        """Each token's place in the padded (N, longest) matrix laid out flat, its texts in their first order."""
         return np.repeat(self.order * self.lengths[0], self.lengths) + self.positions
 
 
@@ -70,7 +74,8 @@ def pack(lengths: Sequence[int] | np.ndarray) -> Packing:
     for start, count, length in zip(starts.tolist(), counts.tolist(), ordered[first].tolist(), strict=True):
         most = max(1, _SCORES // length**2)
         runs += [(start + at * length, min(most, count - at), length) for at in range(0, count, most)]
-    return Packing(order, ordered, runs)
+    filling = int(-ordered.sum() % ROUND)
+    return Packing(order, ordered, runs + [(int(ordered.sum()), 1, filling)] * bool(filling), filling)
 
 
 def chunks(lengths: Sequence[int] | np.ndarray, tokens: int) -> list[np.ndarray]:
@@ -99,19 +104,19 @@ def works(transformer: nn.Module, bf16: bool, dropout: bool) -> bool:
 
 
 def run_packed(transformer: nn.Module, ids: Tensor, packing: Packing) -> Tensor:
-    """The last hidden states of packed texts, (T, D).
+    """The last hidden states of packed texts, (T - filling, D).
 
     Args:
         transformer: a model for which `packs` holds.
-        ids: (T,) token ids of the texts in the packing's order.
+        ids: (T,) token ids of the texts in the packing's order, and of the filling.
         packing: where the texts lie.
     """
-    positions = to_device(packing.positions, ids.device)
+    positions = to_device(np.concatenate([packing.positions, np.arange(packing.filling)]), ids.device)
     if hasattr(transformer.embeddings, "create_position_ids_from_input_ids"):  # RoBERTa counts from behind the padding
         positions = positions + transformer.embeddings.padding_idx + 1
     config, extra = transformer.config, {}
     if ids.is_cuda:
-        ends = np.concatenate([[0], np.cumsum(packing.lengths)]).astype(np.int32)
+        ends = np.cumsum([0, *packing.lengths, packing.filling], dtype=np.int32)  # an empty last text does no harm
         extra = {"ends": to_device(ends, ids.device)}
     before = config._attn_implementation
     config._attn_implementation = _NAME
@@ -119,7 +124,7 @@ def run_packed(transformer: nn.Module, ids: Tensor, packing: Packing) -> Tensor:
         out = transformer(input_ids=ids[None], position_ids=positions[None], packing=packing, **extra)
     finally:
         config._attn_implementation = before
-    return out.last_hidden_state[0]
+    return out.last_hidden_state[0, : len(ids) - packing.filling]
 
 
 def cast_once(transformer: nn.Module) -> None:
@@ -164,7 +169,7 @@ def attend(
     """Attention within each packed text, in the form transformers calls it: (1, heads, T, d) to (1, T, heads, d)."""
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, d)
     if query.is_cuda:
-        longest = int(packing.lengths[0])
+        longest = max(int(packing.lengths[0]), packing.filling)
         out = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling)
     else:
         out = _Attention.apply(query, key, value, packing.runs, scaling, dropout)
