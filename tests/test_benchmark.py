@@ -17,7 +17,7 @@ from hr_search import embedded, train
 from hr_search.batches import index_rows
 from hr_search.benchmark import cases, kernels, meters, ours, peer, processes, proof
 from hr_search.benchmark import plots as drawings
-from hr_search.benchmark import table as table_module
+from hr_search.benchmark import table as speeds
 from hr_search.benchmark.cases import CASES, Order
 from hr_search.config import Settings
 from hr_search.encoder import load_encoder
@@ -33,7 +33,7 @@ def small(tiny_model):
 
 
 def row(case="train-x", hardware="abacus", ours=(4.0, 2.0, 3.0), peer=(1.0, 1.0, 2.0), unit="rows/s", limit=30.0):
-    return table_module.table_row(case, unit, ours, peer, limit, hardware)
+    return speeds.table_row(case, unit, ours, peer, limit, hardware)
 
 
 def known(count):
@@ -43,7 +43,7 @@ def known(count):
 
 
 def table(*rows):
-    return pd.DataFrame(rows, columns=table_module.COLUMNS)
+    return pd.DataFrame(rows, columns=speeds.COLUMNS)
 
 
 # -- equal work ----------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def test_evaluation_finds_the_same_on_both_sides(tiny_model):
     assert set(mine["rows"]) == set(theirs["rows"]) == {"", "-memory", "-mrr"}
     assert mine["rows"]["-mrr"]["value"] == pytest.approx(theirs["rows"]["-mrr"]["value"], abs=1e-6)
     assert mine["rows"][""]["value"] > 0 and mine["precision"] == "fp32"
-    table_module.refuse_disagreement("evaluate", mine, theirs)
+    speeds.refuse_disagreement("evaluate", mine, theirs)
 
 
 def test_mining_finds_the_same_on_both_sides(tiny_model):
@@ -129,7 +129,7 @@ def test_mining_finds_the_same_on_both_sides(tiny_model):
     mine, theirs = ours.measure(order, texts), peer.measure(order, texts)
     assert len(mine["negatives"]) == len(theirs["negatives"]) == 150
     assert all(len(found) == 10 for found in theirs["negatives"].values())
-    table_module.refuse_disagreement("mine", mine, theirs)
+    speeds.refuse_disagreement("mine", mine, theirs)
     assert set(mine["rows"]) == set(theirs["rows"]) == {"", "-search"}
 
 
@@ -139,7 +139,7 @@ def test_the_losses_have_one_value_on_both_sides(suffix, monkeypatch):
     order = CASES["loss-kernels"].orders[suffix]
     mine, theirs = (kernels.measure(side, order) for side in cases.SIDES)
     assert mine["losses"][0] > 0
-    table_module.refuse_disagreement("loss-kernels" + suffix, mine, theirs)
+    speeds.refuse_disagreement("loss-kernels" + suffix, mine, theirs)
     assert mine["rows"][""] == {"value": 2.0, "unit": "passes/s", "flops": 6 * 256 * 256 * 384}
 
 
@@ -159,16 +159,16 @@ def test_disagreement_is_refused_in_fp32_and_said_in_bf16():
     def answer(mrr, precision="fp32", negatives="abcd", loss=1.0):
         return {"rows": {"-mrr": {"value": mrr}}, "precision": precision, "losses": [loss], "negatives": {"q": list(negatives)}}  # fmt: skip
 
-    table_module.refuse_disagreement("evaluate", answer(0.5), answer(0.5019))
-    table_module.refuse_disagreement("evaluate", answer(0.5, "bf16", "wxyz"), answer(0.6))
+    speeds.refuse_disagreement("evaluate", answer(0.5), answer(0.5019))
+    speeds.refuse_disagreement("evaluate", answer(0.5, "bf16", "wxyz"), answer(0.6))
     with pytest.raises(
         InputError, match=r"evaluate: the two sides compute different things \(MRR@10 0.5000 and 0.5030"
     ):
-        table_module.refuse_disagreement("evaluate", answer(0.5), answer(0.503))
+        speeds.refuse_disagreement("evaluate", answer(0.5), answer(0.503))
     with pytest.raises(InputError, match="only 75.0% of the negatives are the same"):
-        table_module.refuse_disagreement("mine", answer(0.5, negatives="abcx"), answer(0.5))
+        speeds.refuse_disagreement("mine", answer(0.5, negatives="abcx"), answer(0.5))
     with pytest.raises(InputError, match="losses 1.000000 and 1.001000"):
-        table_module.refuse_disagreement("loss-kernels-x", answer(0.5), answer(0.5, loss=1.001))
+        speeds.refuse_disagreement("loss-kernels-x", answer(0.5), answer(0.5, loss=1.001))
 
 
 # -- texts ---------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_generated_pairs_differ_and_grow_from_the_front():
 
 def test_a_row_holds_medians_ratio_and_spread():
     found = row()
-    assert list(found) == table_module.COLUMNS
+    assert list(found) == speeds.COLUMNS
     assert (found["ours"], found["peer"], found["ratio"]) == (3.0, 1.0, 3.0)
     assert [found[name] for name in ("ours_min", "ours_max", "peer_min", "peer_max", "runs")] == [2.0, 4.0, 1.0, 2.0, 3]
     assert "sentence-transformers " in found["versions"] and "torch " in found["versions"]
@@ -235,10 +235,10 @@ def test_sides_take_turns_and_limits_follow_from_rate_and_work(monkeypatch):
                 "-search": {"value": value, "unit": "rows/s", "flops": 10, "precision": "fp32"}}  # fmt: skip
         return {"rows": rows, "precision": "bf16"}
 
-    monkeypatch.setattr(table_module, "measure", measured)
-    table_module.matrix_rate.cache_clear()
-    found = table_module.compare("case", Order("train"), {}, 3).set_index("case")
-    table_module.matrix_rate.cache_clear()
+    monkeypatch.setattr(speeds, "measure", measured)
+    speeds.matrix_rate.cache_clear()
+    found = speeds.compare("case", Order("train"), {}, 3).set_index("case")
+    speeds.matrix_rate.cache_clear()
     assert turns == ["ours", "peer"] * 3
     assert found["limit"].to_dict() == pytest.approx(
         {"case": 100, "case-memory": np.nan, "case-search": 10}, nan_ok=True
@@ -297,16 +297,16 @@ def test_the_metric_table_tells_noise_from_difference():
 
 def test_rows_replace_those_of_the_same_case_and_hardware(tmp_path):
     path = tmp_path / "deep" / "speed.csv"
-    assert table_module.read_table(path).empty
-    table_module.replace_rows(path, table(row("a"), row("b"), row("a", "sundial"), row("a-memory", limit=np.nan)))
-    table_module.replace_rows(path, table(row("a", ours=(9.0,), peer=(1.0,))))
-    found = table_module.read_table(path)
+    assert speeds.read_table(path).empty
+    speeds.replace_rows(path, table(row("a"), row("b"), row("a", "sundial"), row("a-memory", limit=np.nan)))
+    speeds.replace_rows(path, table(row("a", ours=(9.0,), peer=(1.0,))))
+    found = speeds.read_table(path)
     assert found[["case", "hardware"]].values.tolist() == [
         ["b", "abacus"], ["a", "sundial"], ["a-memory", "abacus"], ["a", "abacus"]
     ]  # fmt: skip
     assert found["ours"].tolist() == [3.0, 3.0, 3.0, 9.0]
     assert found["limit"].isna().tolist() == [False, False, True, False]
-    assert list(found.columns) == table_module.COLUMNS
+    assert list(found.columns) == speeds.COLUMNS
     assert not list(path.parent.glob(".*"))
 
 
@@ -315,9 +315,9 @@ def test_a_strange_table_is_refused_and_left_alone(tmp_path, text, words):
     path = tmp_path / "speed.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=words):
-        table_module.replace_rows(path, table(row()))
+        speeds.replace_rows(path, table(row()))
     with pytest.raises(InputError, match=words):
-        table_module.run_benchmark("loss-kernels", out=str(path))
+        speeds.run_benchmark("loss-kernels", out=str(path))
     assert path.read_text() == text
 
 
@@ -344,14 +344,14 @@ def test_both_sides_run_under_the_same_variables(monkeypatch):
 def test_a_whole_case_ends_in_the_table(tmp_path, monkeypatch):
     small = cases.Case("a loss", {"-semi-hard": CASES["loss-kernels"].orders["-semi-hard"]})
     monkeypatch.setitem(cases.CASES, "loss-kernels", small)
-    monkeypatch.setattr(table_module, "matrix_rate", lambda precision, threads: 1e9)
+    monkeypatch.setattr(speeds, "matrix_rate", lambda precision, threads: 1e9)
     monkeypatch.setattr(kernels, "durations", lambda work, *_: np.array([0.5 + 0 * work().item()]))
-    monkeypatch.setattr(table_module, "measure", lambda side, order, texts: kernels.measure(side, order))
+    monkeypatch.setattr(speeds, "measure", lambda side, order, texts: kernels.measure(side, order))
     path = tmp_path / "speed.csv"
-    found = table_module.run_benchmark("loss-kernels", runs=2, out=str(path), model=str(tmp_path))
+    found = speeds.run_benchmark("loss-kernels", runs=2, out=str(path), model=str(tmp_path))
     assert found[["case", "ours", "peer", "ratio", "runs"]].values.tolist() == [["loss-kernels-semi-hard", 2, 2, 1, 2]]
     assert found["limit"][0] == pytest.approx(1e9 / (6 * 256 * 256 * 384))
-    assert table_module.read_table(path)["case"].tolist() == found["case"].tolist()
+    assert speeds.read_table(path)["case"].tolist() == found["case"].tolist()
 
 
 def test_growth_is_measured_on_a_table_from_disk(tmp_path, tiny_model, monkeypatch):
@@ -396,17 +396,17 @@ def test_the_proof_writes_its_tables(tmp_path, tiny_model, monkeypatch):
 )
 def test_wrong_arguments_are_refused(home, arguments, words):
     with pytest.raises(InputError, match=words):
-        table_module.run_benchmark(**arguments)
+        speeds.run_benchmark(**arguments)
     assert not home.exists()
 
 
 def test_a_gpu_case_is_refused_alone_and_left_out_of_all(home, monkeypatch, caplog):
-    monkeypatch.setattr(table_module, "has_gpu", lambda: False)
+    monkeypatch.setattr(speeds, "has_gpu", lambda: False)
     with pytest.raises(InputError, match="train-infonce-mpnet needs an NVIDIA GPU"):
-        table_module.run_benchmark("train-infonce-mpnet")
+        speeds.run_benchmark("train-infonce-mpnet")
     monkeypatch.setattr(cases, "CASES", {"train-infonce-mpnet": CASES["train-infonce-mpnet"]})
     with caplog.at_level("INFO", "hr_search"):
-        assert table_module.run_benchmark().empty
+        assert speeds.run_benchmark().empty
     assert "needs an NVIDIA GPU" in caplog.text
 
 
@@ -415,7 +415,7 @@ def test_the_missing_package_is_named(home, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "datasets" else found(name, *more)
     )
-    for verb in (table_module.run_benchmark, proof.proof):
+    for verb in (speeds.run_benchmark, proof.proof):
         with pytest.raises(InputError, match=r'needs the package datasets.*pip install "hr_search\[benchmark\]"'):
             verb()
 
