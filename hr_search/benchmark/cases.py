@@ -28,7 +28,7 @@ class Order:
     """What one process measures; both sides get the same one.
 
     Attributes:
-        kind: train, learn (train and say every loss), evaluate, mine, loss, start or rate.
+        kind: train, learn (train and say every loss), race, evaluate, mine, loss, start or rate.
         model: the model's folder.
         loss: triplet or infonce; batch-hard or semi-hard for the kind loss.
         precision: auto (each side as it comes), fp32 or bf16.
@@ -40,6 +40,9 @@ class Order:
         threads: of the processor; 0 = as torch chooses.
         defaults: each side with its own default settings in place of those above.
         seed: of order and dropout.
+        learningrate: its peak.
+        seconds: of training in a race.
+        recipe: our settings in a race.
     """
 
     kind: str
@@ -54,6 +57,9 @@ class Order:
     threads: int = 0
     defaults: bool = False
     seed: int = 0
+    learningrate: float = 5e-5
+    seconds: float = 0.0
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -68,7 +74,7 @@ class Order:
         return Settings(
             modelname=self.model, loss=self.loss, negatives="given" if self.loss == "triplet" else "batch", margin=0.3,
             temperature=0.05, batchsize=self.batchsize, maxlength=self.maxlength, dropout=self.dropout,
-            precision=self.precision, learningrate=5e-5, weightdecay=0.0, clip=1.0, warmup=0.0, patience=0,
+            precision=self.precision, learningrate=self.learningrate, weightdecay=0.0, clip=1.0, warmup=0.0, patience=0,
             evalsteps=int(self.kind == "learn"), seed=self.seed, symmetric=False,
         )  # fmt: skip
 

@@ -18,6 +18,7 @@ from torch import nn
 from hr_search.benchmark.cases import Order, laid_out
 from hr_search.benchmark.meters import best_device, forget_peak, peak_above, step_clock
 from hr_search.benchmark.ours import Answer, held_out, reciprocal_ranks
+from hr_search.devices import use_bf16
 from hr_search.errors import InputError
 from hr_search.progress import quiet
 
@@ -92,6 +93,53 @@ def make_trainer(order: Order, model: Any, pairs: pd.DataFrame, folder: str) -> 
         pairs: rows in the order of training.
         folder: where it may write.
     """
+    from torch.utils.data import BatchSampler, SequentialSampler
+
+    columns = {"anchor": pairs["query"].tolist(), "positive": pairs["positive"].tolist()}
+    if order.loss == "triplet" and not order.defaults:
+        columns["negative"] = [wrong[0] for wrong in pairs["negatives"]]
+    prompts = {name: model.prompts.get("query" if name == "anchor" else "document") for name in columns}
+    equal = {} if order.defaults else _equal_arguments(order) | {"warmup_steps": 0}
+    in_order = {"batch_sampler": lambda dataset, batch_size, drop_last, **_: BatchSampler(
+        SequentialSampler(dataset), batch_size, drop_last
+    )}  # fmt: skip
+    return _trainer(order, model, columns, prompts, folder, {"num_train_epochs": 1} | in_order | equal)
+
+
+def make_racer(
+    order: Order, model: Any, pairs: pd.DataFrame, sides: tuple[str, str], steps: int, folder: str
+) -> Any:
+    """The peer's trainer as its documentation advises: shuffled, no text twice in a batch, a tenth of warm-up.
+
+    Args:
+        order: loss, learning rate, batch size, precision and seed.
+        model: the SentenceTransformer to train.
+        pairs: `anchor` and `positive`; the triplet loss gets the positive of a random other row as negative.
+        sides: whose prompts anchor and positive get.
+        steps: of training.
+        folder: where it may write.
+    """
+    columns = {name: pairs[name].tolist() for name in ("anchor", "positive")}
+    if order.loss == "triplet":
+        shift = np.random.default_rng(order.seed).integers(1, len(pairs), len(pairs))
+        other = (np.arange(len(pairs)) + shift) % len(pairs)
+        columns["negative"] = pairs["positive"].to_numpy()[other].tolist()
+    prompts = {name: model.prompts.get(sides[name != "anchor"]) for name in columns}
+    sampled = {"batch_sampler": "no_duplicates", "max_steps": steps, "warmup_steps": round(steps / 10)}
+    return _trainer(order, model, columns, prompts, folder, _equal_arguments(order) | sampled)
+
+
+def _equal_arguments(order: Order) -> dict[str, Any]:
+    """Training arguments that say what our settings say."""
+    return {
+        "per_device_train_batch_size": order.batchsize, "learning_rate": order.learningrate, "weight_decay": 0.0,
+        "max_grad_norm": 1.0, "lr_scheduler_type": "linear", "bf16": use_bf16(order.precision, best_device()),
+    }  # fmt: skip
+
+
+def _trainer(
+    order: Order, model: Any, columns: dict[str, list], prompts: dict[str, str | None], folder: str, more: dict
+) -> Any:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import (
@@ -99,30 +147,15 @@ def make_trainer(order: Order, model: Any, pairs: pd.DataFrame, folder: str) -> 
         TripletDistanceMetric,
         TripletLoss,
     )
-    from torch.utils.data import BatchSampler, SequentialSampler
 
-    columns = {"anchor": pairs["query"].tolist(), "positive": pairs["positive"].tolist()}
-    triplets = order.loss == "triplet" and not order.defaults
-    if triplets:
-        columns["negative"] = [wrong[0] for wrong in pairs["negatives"]]
-    prompts = {name: model.prompts.get("query" if name == "anchor" else "document") for name in columns}
-    equal: dict[str, Any] = {} if order.defaults else {
-        "per_device_train_batch_size": order.batchsize, "learning_rate": 5e-5, "weight_decay": 0.0,
-        "max_grad_norm": 1.0, "lr_scheduler_type": "linear", "warmup_steps": 0, "bf16": order.precision == "bf16",
-    }  # fmt: skip
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=folder, num_train_epochs=1, save_strategy="no", report_to="none", logging_strategy="no",
-        disable_tqdm=True, use_cpu=best_device().type == "cpu", seed=order.seed,
-        prompts={name: prompt for name, prompt in prompts.items() if prompt},
-        batch_sampler=lambda dataset, batch_size, drop_last, **_: BatchSampler(
-            SequentialSampler(dataset), batch_size, drop_last
-        ),
-        **equal,
+        output_dir=folder, save_strategy="no", report_to="none", logging_strategy="no", disable_tqdm=True,
+        use_cpu=best_device().type == "cpu", seed=order.seed,
+        prompts={name: prompt for name, prompt in prompts.items() if prompt}, **more,
     )  # fmt: skip
-    if triplets:
-        loss: nn.Module = TripletLoss(model, TripletDistanceMetric.COSINE, 0.3)
-    else:
-        loss = MultipleNegativesRankingLoss(model)
+    loss: nn.Module = MultipleNegativesRankingLoss(model)
+    if "negative" in columns:
+        loss = TripletLoss(model, TripletDistanceMetric.COSINE, 0.3)
     return SentenceTransformerTrainer(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), loss=loss)
 
 

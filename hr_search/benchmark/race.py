@@ -1,0 +1,225 @@
+"""The race: our recipe and sentence-transformers train for the same time, and are tested on the same queries.
+
+Speed and quality in one figure. The peer gets its trainer, its documented losses and batches without
+repeated texts, the learning rate that suits it best, and the same model, length, precision and pilot
+run; the clock counts training only. Which steps fit into the time is found by a pilot of some steps
+and fixed before the training begins, so a run depends on the clock by its number of steps alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hr_search import data, embedded, files, paths
+from hr_search.benchmark import peer
+from hr_search.benchmark.cases import Order
+from hr_search.benchmark.meters import step_clock
+from hr_search.benchmark.processes import at_least, measure, model_folder
+from hr_search.config import METRICS, Settings
+from hr_search.errors import InputError
+from hr_search.metrics import embedding_scores, evaluate
+from hr_search.statistics import bootstrap_interval, holm, paired_comparison
+
+log = logging.getLogger(__name__)
+
+RATES = (2e-5, 5e-5, 1e-4)
+TESTED = ("mrr", "pass@1", "recall@10")
+_PILOT, _WARM = 10, 3  # steps of the pilot, the first of which are not timed
+_EPOCHS = 10_000  # more than any race has time for
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One competitor: a side with a loss and a learning rate of its own."""
+
+    name: str
+    side: str
+    loss: str
+    learningrate: float
+
+
+def arms(recipe: Settings, rates: Sequence[float] = RATES) -> list[Arm]:
+    """Our recipe, and the peer's two losses at each learning rate."""
+    ours = Arm("ours", "ours", recipe.loss, recipe.learningrate)
+    losses = {"MultipleNegativesRankingLoss": "infonce", "TripletLoss": "triplet"}
+    return [ours] + [Arm(name, "peer", loss, rate) for name, loss in losses.items() for rate in rates]
+
+
+def race(
+    recipe: Settings,
+    minutes: float = 10.0,
+    seeds: Sequence[int] = (1, 2, 3),
+    rates: Sequence[float] = RATES,
+    out: str = "",
+    model: str = embedded.NAME,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Trains every arm for so long, the peer's losses at the learning rate that suits them best on the first seed.
+
+    Args:
+        recipe: our settings, with datapath and testpath; the test is in its direction.
+        minutes: of training, for each run.
+        seeds: of order and sampling.
+        rates: learning rates the peer may choose from, by the test itself.
+        out: the table of runs; empty = `metrics/race.csv`. The comparison goes beside it, `_effects` at the end.
+        model: "embedded", or a model's folder.
+
+    Returns:
+        Runs (`arm`, `learningrate`, `seed`, `steps`, `seconds`, `mrr`, `pass@1`, `recall@10`) and effects (`arm`,
+        `metric`, `value`, `low`, `high`; ours minus the arm: `difference`, `difference_low`, `difference_high`, `p`,
+        `p_holm`), where a query's value is its mean over the seeds.
+
+    Raises:
+        InputError: no test table, numbers that are too small, or a run that failed.
+    """
+    if not recipe.testpath:
+        raise InputError("a race needs --testpath, the table on which both sides are tested.")
+    if not minutes > 0:
+        raise InputError(f"--minutes is {minutes:g}; it must be above 0.")
+    at_least({"seeds": (len(seeds), 1), "rates": (len(rates), 1)})
+    peer.require()
+    path = paths.resolve(out) if out else paths.metrics() / "race.csv"
+    recipe = recipe.replace(modelname=model_folder("", model))
+    # The peer keeps the dropout that the model comes with.
+    order = Order(
+        "race", recipe.modelname, precision=recipe.precision, dropout=-1.0, batchsize=recipe.batchsize,
+        maxlength=recipe.maxlength, recipe=recipe.to_dict(), seconds=60 * minutes,
+    )  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    values: dict[tuple[str, int], dict[str, list[float]]] = {}
+
+    def run(arm: Arm, seed: int) -> float:
+        given = dataclasses.replace(order, loss=arm.loss, learningrate=arm.learningrate, seed=seed)
+        answer = measure(arm.side, given, {})
+        values[arm.name, seed] = answer["values"]
+        means = {metric: float(np.mean(answer["values"][metric])) for metric in TESTED}
+        known = {"arm": arm.name, "learningrate": arm.learningrate, "seed": seed}
+        rows.append({**known, "steps": answer["steps"], "seconds": answer["seconds"], **means})
+        log.info("%s", ", ".join(f"{name} {value}" for name, value in rows[-1].items()))
+        files.write_csv(path, pd.DataFrame(rows))
+        return means["mrr"]
+
+    chosen: dict[str, tuple[float, Arm, dict]] = {}
+    for arm in arms(recipe, rates):
+        score = run(arm, seeds[0])
+        if arm.name not in chosen or score > chosen[arm.name][0]:
+            chosen[arm.name] = (score, arm, values[arm.name, seeds[0]])
+    for name, (_, arm, first) in chosen.items():
+        values[name, seeds[0]] = first
+        for seed in seeds[1:]:
+            run(arm, seed)
+    table = effects({name: [values[name, seed] for seed in seeds] for name in chosen})
+    files.write_csv(path.with_name(f"{path.stem}_effects{path.suffix}"), table)
+    return pd.DataFrame(rows), table
+
+
+def effects(values: dict[str, list[dict[str, list[float]]]]) -> pd.DataFrame:
+    """Each arm's metrics, and ours minus the arm's, a query's value being its mean over the seeds.
+
+    Args:
+        values: arm -> for each seed, metric -> one value a query.
+    """
+    tables = []
+    for metric in TESTED:
+        means = {arm: np.mean([seed[metric] for seed in seeds], axis=0) for arm, seeds in values.items()}
+        tests = {arm: paired_comparison(each, means["ours"], 0) for arm, each in means.items() if arm != "ours"}
+        corrected = dict(zip(tests, holm(test["p"] for test in tests.values()), strict=True))
+        for arm, each in means.items():
+            low, high = bootstrap_interval(each, 0)
+            test = tests.get(arm, dict.fromkeys(("difference", "low", "high", "p"), math.nan))
+            tables.append({
+                "arm": arm, "metric": metric, "value": each.mean(), "low": low, "high": high,
+                "difference": test["difference"], "difference_low": test["low"], "difference_high": test["high"],
+                "p": test["p"], "p_holm": corrected.get(arm, math.nan),
+            })  # fmt: skip
+    return pd.DataFrame(tables)
+
+
+# -- one run, in a process of its own ------------------------------------------------------------
+
+
+def run_ours(order: Order) -> dict[str, Any]:
+    """Our side of a race: pilot, training through `train.fit`, test."""
+    from hr_search import train
+    from hr_search.batches import index_rows
+    from hr_search.benchmark.ours import token_tables
+    from hr_search.encoder import load_encoder
+
+    settings = Settings(**order.recipe).replace(
+        seed=order.seed, epochs=_EPOCHS, evalsteps=0, patience=0, checkpointpath="", resume=False
+    )
+    pairs, task = train_and_test(settings)
+    rows, nothing = index_rows(pairs), dict.fromkeys(METRICS, math.nan)
+    searched = dict(zip(sides(settings), (task.queries, task.documents), strict=True))
+
+    def fitted(steps: int) -> tuple[Any, list[float], float]:
+        encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision, settings.dropout)
+        started = time.perf_counter()
+        tables = token_tables(encoder, rows)
+        encoder.compact([*tables.values(), *(encoder.tokens(texts, side) for side, texts in searched.items())])
+        with step_clock(1, steps) as ticks:
+            train.fit(encoder, rows, tables, settings.replace(maxsteps=steps), lambda step: nothing)
+        return encoder, ticks, time.perf_counter() - started
+
+    steps = fitting_steps(order.seconds, fitted(_PILOT)[1])
+    encoder, _, seconds = fitted(steps)
+    found = {side: encoder.encode(texts, side) for side, texts in searched.items()}
+    return {"values": tested(task, *found.values()), "steps": steps, "seconds": seconds}
+
+
+def run_peer(order: Order) -> dict[str, Any]:
+    """The peer's side of a race: pilot, training through its trainer, test with its own encoding."""
+    settings = Settings(**order.recipe)
+    pairs, task = train_and_test(settings)
+    anchor, positive = sides(settings)
+    columns = {"query": pairs["query"], "document": pairs["positive"]}
+    pairs = pd.DataFrame({"anchor": columns[anchor], "positive": columns[positive]})
+
+    def fitted(steps: int) -> tuple[Any, list[float], float]:
+        model = peer.load(order)
+        with tempfile.TemporaryDirectory() as folder, step_clock(1, steps) as ticks:
+            trainer = peer.make_racer(order, model, pairs, (anchor, positive), steps, folder)
+            started = time.perf_counter()
+            trainer.train()
+            return model, ticks, time.perf_counter() - started
+
+    steps = fitting_steps(order.seconds, fitted(_PILOT)[1])
+    model, _, seconds = fitted(steps)
+    encode = {"query": model.encode_query, "document": model.encode_document}
+    values = tested(task, encode[anchor](task.queries), encode[positive](task.documents))
+    return {"values": values, "steps": steps, "seconds": seconds}
+
+
+def fitting_steps(seconds: float, ticks: Sequence[float]) -> int:
+    """How many steps fit into `seconds` at the pace of a pilot, whose first steps do not count.
+
+    Args:
+        seconds: to be filled.
+        ticks: the times at which the pilot's steps ended.
+    """
+    return max(2, round(seconds / float(np.mean(np.diff(ticks[_WARM - 1 :])))))
+
+
+def sides(settings: Settings) -> tuple[str, str]:
+    """The sides that are searched with and searched in, by the settings' direction."""
+    return ("query", "document") if settings.direction == "q2d" else ("document", "query")
+
+
+def train_and_test(settings: Settings) -> tuple[pd.DataFrame, data.Task]:
+    """The train rows of the settings' tables, and the search task of their test rows."""
+    loaded = data.load(settings)
+    return loaded.train, data.tasks(loaded.test)[settings.direction]
+
+
+def tested(task: data.Task, queries: np.ndarray, documents: np.ndarray) -> dict[str, list[float]]:
+    """One value a query for each metric."""
+    table = evaluate(task, embedding_scores(queries, documents))
+    return {metric: table[metric].tolist() for metric in TESTED}

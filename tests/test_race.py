@@ -1,0 +1,109 @@
+"""The race: both sides get the same time and texts, the peer its best learning rate, queries are compared in pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import JOBS
+
+from hr_search.benchmark import peer, processes, race
+from hr_search.benchmark.cases import Order
+from hr_search.config import Settings
+from hr_search.errors import InputError
+from hr_search.files import write_csv
+
+
+@pytest.fixture
+def recipe(tiny_model, tmp_path):
+    """Settings over two small tables without a common text."""
+    words = sorted({word for text in JOBS.values() for word in text.split()})
+    generator = np.random.default_rng(0)
+    texts = [" ".join(row) for row in generator.choice(words, (240, 6))]
+    pairs = pd.DataFrame({"query": texts[:120], "positive": texts[120:]}).drop_duplicates("query")
+    write_csv(tmp_path / "train.csv", pairs[:80])
+    write_csv(tmp_path / "test.csv", pairs[80:])
+    return Settings(
+        datapath=str(tmp_path / "train.csv"), testpath=str(tmp_path / "test.csv"), modelname=str(tiny_model),
+        loss="infonce", batchsize=4, maxlength=16, validationshare=0.1, testshare=0.0, precision="fp32",
+    )  # fmt: skip
+
+
+def order(recipe, **changes):
+    given = {"batchsize": 4, "maxlength": 16, "dropout": -1.0, "loss": "infonce", "recipe": recipe.to_dict()}
+    return Order("race", recipe.modelname, seconds=0.2, **(given | changes))
+
+
+def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path):
+    asked = []
+
+    def answer(side, given, texts):
+        asked.append((side, given.loss, given.learningrate, given.seed))
+        good = 0.9 if side == "ours" else 0.2 + (given.learningrate == 5e-5) / 4 + (given.loss == "infonce") / 4
+        values = np.clip(good + np.linspace(-0.1, 0.1, 30), 0, 1).tolist()
+        return {"values": dict.fromkeys(race.TESTED, values), "steps": 7, "seconds": 60.0}
+
+    monkeypatch.setattr(race, "measure", answer)
+    runs, effects = race.race(recipe, minutes=1, seeds=(1, 2), model=recipe.modelname, out=str(tmp_path / "race.csv"))
+    assert asked[0] == ("ours", "infonce", recipe.learningrate, 1) and len(asked) == 7 + 3
+    # Only the rate that suited the peer best runs with the other seeds.
+    assert {rate for side, _, rate, seed in asked if side == "peer" and seed == 2} == {5e-5}
+    assert len(runs) == 10 and len(pd.read_csv(tmp_path / "race.csv")) == 10
+    mine = effects[(effects.metric == "mrr") & (effects.arm == "MultipleNegativesRankingLoss")].iloc[0]
+    assert mine.difference == pytest.approx(0.2) and mine.p < mine.p_holm < 0.001
+    assert effects[effects.arm == "ours"].difference.isna().all()
+    assert len(pd.read_csv(tmp_path / "race_effects.csv")) == 9
+
+
+def test_a_querys_value_is_its_mean_over_the_seeds():
+    values = {
+        "ours": [{metric: [1.0, 0.0, 1.0] for metric in race.TESTED}, {metric: [0.0, 0.0, 1.0] for metric in race.TESTED}],
+        "b": [{metric: [0.0, 0.0, 0.5] for metric in race.TESTED}] * 2,
+    }  # fmt: skip
+    table = race.effects(values).set_index(["arm", "metric"])
+    assert table.loc[("ours", "mrr"), "value"] == pytest.approx(0.5)
+    assert table.loc[("b", "mrr"), "difference"] == pytest.approx((0.5 + 0.0 + 0.5) / 3)
+
+
+def test_the_pilots_first_steps_do_not_count():
+    assert race.fitting_steps(10.0, [0.0, 9.0, 10.0, 10.5, 11.0, 11.5]) == 20
+    assert race.fitting_steps(0.001, [0.0, 1.0, 2.0, 3.0]) == 2
+
+
+@pytest.mark.parametrize("direction", ["q2d", "d2q"])
+def test_both_sides_train_and_are_tested_in_the_direction_of_the_recipe(recipe, direction):
+    recipe = recipe.replace(direction=direction)
+    answers = [race.run_ours(order(recipe)), race.run_peer(order(recipe))]
+    for answer in answers:
+        assert answer["steps"] >= 2 and answer["seconds"] > 0
+        assert {len(values) for values in answer["values"].values()} == {len(pd.read_csv(recipe.testpath))}
+        assert json.dumps(answer)
+
+
+def test_the_peers_triplets_have_another_rows_document(recipe, tmp_path):
+    pairs = pd.DataFrame({"anchor": [f"a{i}" for i in range(20)], "positive": [f"p{i}" for i in range(20)]})
+    given = order(recipe, loss="triplet", learningrate=3e-4, seed=5)
+    trainer = peer.make_racer(given, peer.load(given), pairs, ("document", "query"), 6, str(tmp_path))
+    rows = trainer.train_dataset.to_pandas()
+    assert (rows["negative"] != rows["positive"]).all() and rows["negative"].nunique() > 5
+    arguments = trainer.args
+    assert (arguments.learning_rate, arguments.max_steps, arguments.seed) == (3e-4, 6, 5)
+    assert arguments.warmup_steps == 1 and type(trainer.loss).__name__ == "TripletLoss"
+
+
+def test_a_process_of_its_own_answers(recipe):
+    answer = processes.measure("ours", order(recipe), {})
+    assert set(answer["values"]) == set(race.TESTED)
+
+
+@pytest.mark.parametrize(("changes", "minutes", "said"), [
+    ({"testpath": ""}, 1.0, "needs --testpath"),
+    ({}, 0.0, "must be above 0"),
+    ({}, float("nan"), "must be above 0"),
+])  # fmt: skip
+def test_what_cannot_race_is_refused(recipe, changes, minutes, said):
+    with pytest.raises(InputError, match=said):
+        race.race(dataclasses.replace(recipe, **changes), minutes, model=recipe.modelname)
