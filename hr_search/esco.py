@@ -76,6 +76,22 @@ def load_esco() -> pd.DataFrame:
     return pairs
 
 
+def load_names() -> pd.DataFrame:
+    """The title of each occupation beside its other names, which come as one text without separators.
+
+    Returns:
+        `query` (title), `positive` (other names) and `group` (the occupation's address); occupations without other
+        names, and those whose texts cannot be told apart with certainty, are left out.
+
+    Raises:
+        InputError: the package is not installed or its data file is not the expected one.
+    """
+    table = occupations()
+    entries = zip(table["id"], split(table["description"].tolist()), strict=True)
+    rows = [(entry.title, entry.keywords, address) for address, entry in entries if entry and entry.keywords]
+    return pd.DataFrame(rows, columns=["query", "positive", "group"])
+
+
 def occupations() -> pd.DataFrame:
     """ESCO occupations as the package carries them, without the ISCO groups above them.
 
