@@ -27,6 +27,7 @@ from hr_search.metrics import METRICS
 from hr_search.release import command, model_card, require_output, require_place, save_model
 from hr_search.runs import Probes, Run
 from hr_search.statistics import verdict
+from hr_search.tokens import TokenTable
 from hr_search.tracking import Tracker, require_tracker
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
         "run %s: %d train, %d validation, %d test rows", run.id, len(data.train), len(data.validation), len(data.test)
     )
 
-    validation, test = (datasets.tasks(part) if len(part) else {} for part in (data.validation, data.test))
+    validation, test = data.tasks("validation"), data.tasks("test")
     with accelerator.main_process_first():
         tables = {side: encoder.tokens(getattr(rows, texts), side) for side, texts in _TEXTS.items()}
         held_out = [evaluation.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
@@ -82,10 +83,8 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
     results: evaluation.Results = {}
     if test:
         log.info("test, before training: BM25, TF-IDF and the base model")
-        results |= evaluation.evaluate_floors(test)
-        results |= systems(
-            "base", evaluation.evaluate_embeddings(test, evaluation.embed_sides(encoder, held_out[1], True))
-        )
+        found, cosines = measure("base", encoder, test, held_out[1], settings.seed)
+        results |= evaluation.evaluate_floors(test) | found
     with Tracker(settings, accelerator) as tracker:
         probes = _probes(run, validation, settings)
 
@@ -106,10 +105,9 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
         run.write("mining", pd.DataFrame(progress.mining))
     if test:
         log.info("test, after training")
-        results |= systems(
-            "trained", evaluation.evaluate_embeddings(test, evaluation.embed_sides(encoder, held_out[1], True))
-        )
-        write_tables(run, test, results, settings.seed)
+        found, after = measure("trained", encoder, test, held_out[1], settings.seed)
+        write_tables(run, test, results | found, data.train, settings.seed)
+        run.write("scores", pd.concat([cosines, after]))
         run.write("timing", evaluation.timing_table(encoder, test["q2d"].documents, 500, settings.seed))
     encoder.expand()
     summary = summarise(run, settings, data, progress, begun, time.perf_counter() - started)
@@ -219,15 +217,22 @@ def environment(settings: Settings, data: Data, encoder: Encoder, accelerator: A
     }  # fmt: skip
 
 
-def systems(name: str, tables: dict[str, pd.DataFrame]) -> evaluation.Results:
-    """Per-query tables of one system, keyed as results are."""
-    return {(name, direction): table for direction, table in tables.items()}
+def measure(
+    system: str, encoder: Encoder, tasks: dict[str, Task], tables: dict[str, TokenTable], seed: int
+) -> tuple[evaluation.Results, pd.DataFrame]:
+    """The per-query results of an encoder as it is now, in both directions, and a sample of its cosines."""
+    sides = evaluation.embed_sides(encoder, tables, progress=True)
+    found = evaluation.evaluate_embeddings(tasks, sides)
+    results = {(system, direction): table for direction, table in found.items()}
+    return results, evaluation.scores_table(system, tasks, sides, seed)
 
 
-def write_tables(run: Run, tasks: dict[str, Task], results: evaluation.Results, seed: int) -> None:
+def write_tables(
+    run: Run, tasks: dict[str, Task], results: evaluation.Results, train_rows: pd.DataFrame, seed: int
+) -> None:
     """Writes metrics, queries, documents and comparison of a test."""
     run.write("metrics", evaluation.metrics_table(results, seed))
-    run.write("queries", evaluation.queries_table(results))
+    run.write("queries", evaluation.queries_table(results, evaluation.seen_titles(train_rows, tasks)))
     run.write("documents", evaluation.documents_table(tasks))
     run.write("comparison", evaluation.comparison_table(results, seed))
 
@@ -270,9 +275,11 @@ def _probes(run: Run, validation: dict[str, Task], settings: Settings) -> Probes
     if not validation:
         return Probes(run, {}, {}, 0)
     task, back = validation["q2d"], validation["d2q"]
+    # Documents of a judged collection that are nobody's answer have no group; they stand behind the others.
+    limit = min(settings.probes, len(back.queries)) if len(back.queries) < len(task.documents) else settings.probes
     return Probes(
         run,
         {"query": task.queries, "document": task.documents},
         {"query": task.groups, "document": back.groups},
-        settings.probes,
+        limit,
     )

@@ -16,8 +16,8 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from hr_search.copies import normalise
 
 if TYPE_CHECKING:
-    from hr_search.data import Task
     from hr_search.metrics import Scores
+    from hr_search.tasks import Task
 
 # On vacancies and job titles in six languages as good as (3, 5), with two thirds of the features.
 NGRAMS = (3, 4)

@@ -130,34 +130,6 @@ def metric_bars(
     return ax
 
 
-def gains(
-    queries: pd.DataFrame, direction: str = "q2d", before: str = "base", after: str = "trained", ax: Axes | None = None
-) -> Axes:
-    """Which queries training won and lost, by the difference of their reciprocal rank, from `queries.csv`."""
-    require_columns(queries, ("system", "direction", "query", "mrr"), "the queries table")
-    table = queries[queries["direction"] == direction]
-    a, b = (require_some(table[table["system"] == name], f"{direction} queries of {name}") for name in (before, after))
-    if list(a["query"]) != list(b["query"]):
-        raise InputError(f"the {direction} queries of {before} and {after} differ; compare two systems of one run.")
-    change = b["mrr"].to_numpy(dtype=float) - a["mrr"].to_numpy(dtype=float)
-    lost, won = change[change < -1e-9], change[change > 1e-9]
-    ax = new_axis(ax)
-    for part, colour, label in ((lost, RED, "lost"), (won, BLUE, "won")):
-        ax.hist(part, np.linspace(-1, 1, 41), color=colour, label=f"{label} by {after}")
-    ax.axvline(0, color="black", linewidth=1)
-    same = len(change) - len(lost) - len(won)
-    title = f"{after} against {before}, {direction}: {len(won):,} won, {len(lost):,} lost, {same:,} unchanged"
-    return finish(ax, title, "Change of the reciprocal rank (unchanged not drawn)", "Queries", legend=True)
-
-
-def score_distributions(positives: Sequence[float], negatives: Sequence[float], ax: Axes | None = None) -> Axes:
-    """Scores of right against wrong documents; the overlap is the area that both histograms share."""
-    ax = new_axis(ax)
-    shares = shares_of(ax, {"wrong documents": (negatives, ORANGE), "right documents": (positives, BLUE)})
-    title = f"Scores of right and wrong documents overlap by {shares.min(axis=0).sum():.0%}"
-    return finish(ax, title, "Score (cosine)", "Share of pairs", legend=True)
-
-
 def show(drawn: Any, alt: str) -> None:
     """Displays a figure in a notebook with a text for those who cannot see it, then closes the figure.
 

@@ -21,7 +21,7 @@ from hr_search import files, paths
 from hr_search.errors import InputError, nearest, one_line
 
 SHOWN = 300  # characters of a text that result tables carry
-TABLES = ("history", "metrics", "queries", "documents", "comparison", "timing", "mining")
+TABLES = ("history", "metrics", "queries", "documents", "comparison", "timing", "mining", "scores")
 _TEXTS = ("query", "group", "text", "found", "expected")
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "tokenizers", "numpy", "pandas", "scipy",
              "umap-learn", "bm25s")  # fmt: skip
@@ -54,7 +54,7 @@ class Run:
         return files.read_json(self.folder / "environment.json")
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of the run's tables: history, metrics, queries, documents, comparison, timing or mining.
+        """One of the run's tables: history, metrics, queries, documents, comparison, timing, mining or scores.
 
         Raises:
             InputError: there is no such table, or the run has not written it.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
+from matplotlib.axes import Axes
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -24,6 +29,10 @@ from transformers import (
 )
 
 from hr_search import paths
+
+matplotlib.use("Agg")
+
+AWKWARD = r"$\oops_ <b>$ & 100 %"  # as mathematics it cannot be drawn
 
 JOBS = {
     "welder": "joins metal parts with an electric arc and grinds the seam",
@@ -68,6 +77,29 @@ def make_model(folder: Path, architecture: str = "bert") -> Path:
     config = config_class(vocab_size=len(pieces), max_position_embeddings=80, **sizes, **{"pad_token_id": 1, **extra})
     model_class(config).save_pretrained(folder)
     return folder
+
+
+def title(ax: Axes) -> str:
+    return ax.get_title(loc="left")
+
+
+def legend(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def drawn(ax: Axes) -> Axes:
+    """The axis after a full rendering without any warning, for errors in texts show only then."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax.figure.canvas.draw()
+    return ax
+
+
+@pytest.fixture
+def closed() -> Iterator[None]:
+    """No figure stays open after a test."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

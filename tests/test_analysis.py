@@ -169,11 +169,45 @@ def test_runs_that_cannot_be_compared(make_run):
     for others, message in [
         ([], "needs two runs or more"),
         ([make_run("elsewhere", data="vacancies")], "good was tested on jobs and elsewhere on vacancies"),
-        ([make_run("reordered", "other rows")], "good and reordered were tested on different rows"),
-        ([make_run("same"), make_run("untested", "none")], "good or untested has no test results"),
+        (
+            [make_run("reordered", "other rows", splitseed=7, seed=9)],
+            r"good and reordered were tested on different rows: q2d query 1 is \"NA\" in the one and \"long long .*\" in the "
+            r"other; they differ in splitseed \(42 and 7\); give both the same data",
+        ),
+        ([make_run("same"), make_run("untested", "none")], "untested has no test results; train with a test file"),
+        ([make_run("again"), good], "good is named twice"),
     ]:
         with pytest.raises(InputError, match=message):
             analysis.compare_runs([good, *others])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t[t["direction"] == "q2d"], "good was tested on 8 d2q queries and odd on 0; their data changed"),
+        (lambda t: t.drop(index=t.index[t["query"] == "007"]), "good was tested on 8 q2d queries and odd on 7"),
+        (
+            lambda t: t.assign(expected=t["expected"].where(t["query"] != "ёж", "[0]")),
+            r"q2d query 6 is \"ёж\" in both, with other right documents; their data changed in between; give both",
+        ),
+        (lambda t: t.assign(relevant=t["relevant"] + (t["direction"] == "d2q")), r"d2q query 1 is \"0\" in both"),
+    ],
+)
+def test_a_refusal_names_the_difference(make_run, change, message):
+    good, odd = make_run("good"), make_run("odd")
+    odd.write("queries", change(odd.table("queries")))
+    with pytest.raises(InputError, match=message):
+        analysis.compare_runs([good, odd])
+    assert analysis.find_other(odd) is None
+
+
+def test_the_seed_split_the_data_of_older_runs(make_run):
+    good, older = make_run("good"), make_run("older", "other rows", seed=7)
+    config = older.config
+    del config["splitseed"]
+    files.write_json(older.folder / "config.json", config)
+    with pytest.raises(InputError, match=r"they differ in splitseed \(42 and 7\)"):
+        analysis.compare_runs([good, older])
 
 
 def test_settings_in_which_runs_differ(make_run):
@@ -213,7 +247,8 @@ def test_changes(make_run):
     assert table["outcome"].tolist() == ["won", "won", "won", "lost", "won", "won", "unchanged", "unchanged"]
     assert table["gain"].tolist() == pytest.approx([0.5, 0.5, 0.5, -0.5, 0.75, 2 / 3, 0, 0])
     assert table["expected"].tolist() == DOCUMENTS
-    assert table["found"].tolist() == ["0", "1", "2", "0", "4", "5", "0", "0"]
+    assert table["found trained"].tolist() == ["0", "1", "2", "0", "4", "5", "0", "0"]
+    assert table["found base"].tolist() == ["1", "0", "0", "3", "0", "0", "0", "0"]
     back = analysis.changes(run, "d2q", "trained", "bm25")
     assert list(back)[2:4] == ["rank trained", "rank bm25"] and set(back["outcome"]) == {"lost"}
     assert back["expected"].tolist() == [text[:300] for text in QUERIES]
@@ -225,11 +260,47 @@ def test_extremes(make_run):
     table = analysis.changes(make_run("a"))
     won = analysis.extremes(table, "won", 3)
     assert won["query"].tolist() == [QUERIES[4], QUERIES[5], QUERIES[0]]  # equal gains stay in the order of the test
-    assert list(won) == ["query", "rank base", "rank trained", "gain", "found", "expected"]
+    assert list(won) == ["query", "rank", "found base", "found trained", "expected"]
+    assert won["rank"].tolist() == ["4\u00a0→\u00a01", "3\u00a0→\u00a01", "2\u00a0→\u00a01"] and won[
+        "found base"
+    ].tolist() == ["0", "0", "1"]
+    assert won["found trained"].tolist() == ["✓ 4", "✓ 5", "✓ 0"] and won["expected"].tolist() == ["4", "5", "0"]
     assert analysis.extremes(table, "lost")["query"].tolist() == [QUERIES[3]]
     unchanged = analysis.extremes(table, "unchanged")["query"].tolist()
     assert unchanged == [QUERIES[6], QUERIES[7][:200]] and len(QUERIES[7]) > 200
     assert analysis.extremes(table[:0], "won").empty
+
+
+def test_outcomes(make_run):
+    table = analysis.outcomes(analysis.changes(make_run("a")))
+    assert table["outcome"].tolist() == ["won", "lost", "unchanged"] and table["queries"].tolist() == [5, 1, 2]
+    assert table["share"].tolist() == [5 / 8, 1 / 8, 2 / 8]
+    assert table["mean gain"].tolist() == pytest.approx([(1.5 + 0.75 + 2 / 3) / 5, -0.5, 0])
+    lost = analysis.outcomes(analysis.changes(make_run("b"), "q2d", "trained", "bm25"))
+    assert lost["queries"].tolist() == [0, 8, 0] and lost["mean gain"].isna().tolist() == [True, False, True]
+
+
+def test_failures(make_run):
+    run = make_run("a")
+    table = analysis.failures(run, "q2d", "base", 2)
+    assert list(table) == ["rank", "query", "place", "text"]
+    assert table["rank"].tolist() == [4] * 6 + [3] * 6
+    assert table["query"].tolist() == [QUERIES[4]] * 6 + [QUERIES[5]] * 6
+    assert table["place"].tolist() == ["right", "1", "2", "3", "4", "5"] * 2
+    assert table["text"].tolist() == ["✓ 4", "0", "1", "2", "✓ 4", "3", "✓ 5", "0", "1", "✓ 5", "2", "3"]
+    everyone = analysis.failures(run, "q2d", "base")
+    assert everyone["query"].nunique() == 7 and QUERIES[3] not in set(everyone["query"])  # right at once
+    assert everyone["query"].str.len().max() == 200
+    back = analysis.failures(run, "d2q", "bm25", 3)
+    assert back["text"][0] == "✓ NA" and "✓" not in "".join(back.loc[back["place"] != "right", "text"])
+    perfect = analysis.failures(make_run("b", "perfect"))
+    assert perfect.empty and list(perfect) == list(table)
+
+
+def test_documents_of_a_direction(make_run):
+    table = analysis.documents(make_run("a"), "d2q")
+    assert table["text"].tolist() == [text[:300] for text in QUERIES] and table.index.tolist() == list(range(8))
+    assert table["length"].tolist() == [1, 1, 1, 2, 3, 1, 1, 90]
 
 
 def test_metrics_with_intervals(make_run):
@@ -252,6 +323,7 @@ def test_metrics_with_intervals(make_run):
 def test_tables_come_back_as_they_went(make_run, tables):
     run = make_run("a")
     for name in ("queries", "documents"):
+        assert (run.table(name)["length"] == tables["good"][name]["length"]).all()
         written, read = tables["good"][name], run.table(name)
         for column in set(written) & {"query", "group", "text", "found", "expected"}:
             assert read[column].tolist() == written[column].tolist()

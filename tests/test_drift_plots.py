@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterator
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
+from conftest import AWKWARD, drawn, legend, title
 from matplotlib.colors import to_hex
 from matplotlib.quiver import Quiver
 
@@ -19,31 +16,7 @@ from hr_search import drift_plots
 from hr_search.errors import InputError
 from hr_search.layout import Layout
 
-matplotlib.use("Agg")
-
-AWKWARD = r"$\oops_ <b>$ & 100 %"  # as mathematics it cannot be drawn
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    plt.close("all")
-
-
-def title(ax: Axes) -> str:
-    return ax.get_title(loc="left")
-
-
-def legend(ax: Axes) -> list[str]:
-    return [text.get_text() for text in ax.get_legend().get_texts()]
-
-
-def drawn(ax: Axes) -> Axes:
-    """The axis after a full rendering without any warning, for errors in texts show only then."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ax.figure.canvas.draw()
-    return ax
+pytestmark = pytest.mark.usefixtures("closed")
 
 
 def drift_rows(sides: tuple[str, ...] = ("all", "query", "document"), k: int = 10) -> pd.DataFrame:

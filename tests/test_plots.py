@@ -5,48 +5,22 @@ from __future__ import annotations
 import base64
 import re
 import warnings
-from collections.abc import Iterator
 
-import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import AWKWARD, drawn, legend, title
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from nbconvert import HTMLExporter
 
 from hr_search import plots
 from hr_search.errors import InputError
 
-matplotlib.use("Agg")
-
-AWKWARD = r"$\oops_ <b>$ & 100 %"  # as mathematics it cannot be drawn
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    plt.close("all")
-
-
-def title(ax: Axes) -> str:
-    return ax.get_title(loc="left")
-
-
-def legend(ax: Axes) -> list[str]:
-    return [text.get_text() for text in ax.get_legend().get_texts()]
-
-
-def drawn(ax: Axes) -> Axes:
-    """The axis after a full rendering without any warning, for errors in texts show only then."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ax.figure.canvas.draw()
-    return ax
+pytestmark = pytest.mark.usefixtures("closed")
 
 
 def metrics_table() -> pd.DataFrame:
@@ -69,15 +43,6 @@ def history_table() -> pd.DataFrame:
             "spread": [0.1, 0.4, 0.5, 0.6],
         }
     )
-
-
-def queries_table() -> pd.DataFrame:
-    base, trained = [1, 0.5, 0.25, 0, 1], [1, 1, 0.5, 0.5, 0.5]
-    parts = [
-        pd.DataFrame({"system": system, "direction": "q2d", "query": list("abcde"), "mrr": values})
-        for system, values in (("base", base), ("trained", trained))
-    ]
-    return pd.concat(parts, ignore_index=True)
 
 
 # Data
@@ -175,33 +140,6 @@ def test_metric_bars_draws_other_systems_directions_and_gaps():
     assert title(ax).startswith("d2q: trained leads with mrr 0.66")
 
 
-def test_gains_counts_won_lost_and_unchanged():
-    ax = drawn(plots.gains(queries_table()))
-    assert title(ax) == "trained against base, q2d: 3 won, 1 lost, 1 unchanged"
-    assert sum(patch.get_height() for patch in ax.containers[0]) == 1
-    assert sum(patch.get_height() for patch in ax.containers[1]) == 3
-    assert legend(ax) == ["lost by trained", "won by trained"]
-
-
-def test_gains_refuses_systems_with_other_queries():
-    table = queries_table()
-    with pytest.raises(InputError, match="no q2d queries of bm25"):
-        plots.gains(table, before="bm25")
-    table.loc[7, "query"] = "another"
-    with pytest.raises(InputError, match="queries of base and trained differ"):
-        plots.gains(table)
-
-
-@pytest.mark.parametrize(
-    ("negatives", "overlap"), [([0.1] * 100, "0%"), ([0.9] * 100, "100%"), ([0.1] * 75 + [0.9] * 25, "25%")]
-)
-def test_scores_state_their_overlap(negatives: list[float], overlap: str):
-    ax = drawn(plots.score_distributions([0.9] * 40, negatives))
-    assert title(ax) == f"Scores of right and wrong documents overlap by {overlap}"
-    assert legend(ax) == ["wrong documents", "right documents"]
-    assert ax.get_xlabel() == "Score (cosine)"
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -213,9 +151,6 @@ def test_scores_state_their_overlap(negatives: list[float], overlap: str):
         (lambda: plots.active_and_spread(pd.DataFrame({"step": [1]})), "no column active"),
         (lambda: plots.metric_bars(metrics_table(), "sideways"), "no metrics of sideways"),
         (lambda: plots.metric_bars(metrics_table().drop(columns="low")), "no column low"),
-        (lambda: plots.gains(queries_table(), "d2q"), "no d2q queries of base"),
-        (lambda: plots.score_distributions([0.1], []), "no finite values of wrong documents"),
-        (lambda: plots.score_distributions([np.nan], [0.1]), "no finite values of right documents"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(call, words: str):
@@ -230,8 +165,6 @@ def test_what_cannot_be_drawn_is_named(call, words: str):
         lambda ax: plots.group_sizes(["a"], ax),
         lambda ax: plots.active_and_spread(history_table(), ax),
         lambda ax: plots.metric_bars(metrics_table(), ax=ax),
-        lambda ax: plots.gains(queries_table(), ax=ax),
-        lambda ax: plots.score_distributions([0.1], [0.2], ax),
     ],
 )
 def test_a_given_axis_is_used_and_no_figure_is_opened(draw):

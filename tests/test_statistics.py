@@ -92,6 +92,23 @@ def test_p_is_that_of_all_sign_flips():
     assert result["p"] == pytest.approx(exact, abs=0.01)
 
 
+def test_interval_and_p_are_those_of_scipy():
+    rng = np.random.default_rng(4)
+    a, b = rng.beta(0.5, 1, (2, 80))
+    result = paired_comparison(a, b, 0)
+    drawn = scipy.stats.bootstrap((b - a,), np.mean, method="BCa", n_resamples=9999, rng=np.random.default_rng(1))
+    assert (result["low"], result["high"]) == pytest.approx(tuple(drawn.confidence_interval), abs=0.005)
+    test = scipy.stats.permutation_test(
+        (b, a), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(1)
+    )
+    assert result["p"] == pytest.approx(test.pvalue, abs=0.02)
+
+
+def test_p_is_never_zero():
+    # 1 of 1 + 99 labellings, the observed one, is as extreme
+    assert paired_comparison(np.zeros(40), np.linspace(0.5, 1, 40), 0, permutations=99)["p"] == 0.01
+
+
 def test_equal_sums_count_although_they_are_rounded():
     # .1 + .2 - .3 and its negative are both zero on paper, so every one of the flips that gives zero is as extreme.
     assert paired_comparison(np.zeros(3), np.array([0.1, 0.2, -0.3]), seed=0)["p"] == 1.0
