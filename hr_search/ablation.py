@@ -1,8 +1,8 @@
 """Ablations: what the arms of a grid reached, how much each differs from a baseline, and what it cost.
 
 An arm is a combination of the settings that vary, whatever its seeds. Seeds and queries are both samples: another
-seed would split, order and sample differently, other users would ask other queries. So differences are taken within
-a seed (the same test rows for both arms), and intervals draw seeds and queries anew:
+seed would order and sample differently, other users would ask other queries. The test rows are those of `splitseed`,
+whatever the seed. Differences are taken within a seed, and intervals draw seeds and queries anew:
 
 - The value of an arm is the mean over its seeds of the mean over the seed's test queries.
 - Its difference from the baseline is the same mean of the differences query by query, over the seeds both have.
@@ -165,7 +165,7 @@ def check_same_data(cells: pd.DataFrame) -> None:
             if (other.data, other.fingerprint) != (first["data"], first["fingerprint"]):
                 raise InputError(
                     f"{first['run']} and {other.run} have different data ({first['data']} {first['fingerprint']}, "
-                    f"{other.data} {other.fingerprint}); compare arms on the same data, shares and seed."
+                    f"{other.data} {other.fingerprint}); compare arms on the same data, shares and splitseed."
                 )
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from hr_search.copies import incidence
+from hr_search.errors import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,3 +148,22 @@ def candidates(batch: Batch, policy: str, generator: np.random.Generator) -> np.
     chosen = np.zeros_like(others)
     chosen[np.arange(len(draws)), draws.argmax(axis=1)] = True
     return chosen & others
+
+
+def named(rows: Rows, chosen: np.ndarray, count: int = 3) -> str:
+    """The first of the chosen rows by the start of their texts, so that a person finds them in the file.
+
+    Numbers would not do: rows are dropped, split and drawn on the way from the file.
+
+    Args:
+        rows: all rows.
+        chosen: numbers of some of them.
+        count: rows named.
+
+    Returns:
+        Such as `"welder" with "joins metal parts …", "baker" with "kneads dough …" and 14 more`.
+    """
+    first = np.sort(chosen)[:count]
+    texts = [f'"{shown(rows.queries[rows.query[row]], 40)}" with "{shown(rows.documents[rows.positive[row]])}"'
+             for row in first]  # fmt: skip
+    return ", ".join(texts) + (f" and {len(chosen) - count} more" if len(chosen) > count else "")

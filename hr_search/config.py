@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 
-from hr_search.errors import InputError, nearest, one_line
+from hr_search.errors import InputError, nearest, one_line, quoted, shown
 
 LOSSES = ("triplet", "margin-ce", "infonce")
 MIXINGS = ("none", "mean", "weighted", "rocchio", "slerp", "mochi", "synco")
@@ -23,6 +25,9 @@ PRECISIONS = ("auto", "fp32", "bf16")
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 DIRECTIONS = ("q2d", "d2q")
 METRICS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
+
+MANY = 10**12  # more than any count of rows or steps, and small enough for all arithmetic
+YAML_LIMIT = 1_000_000  # characters of a YAML file, and values it may stand for: aliases make billions of a few lines
 
 
 def _setting(
@@ -51,9 +56,11 @@ class Settings:
     )
     template: str = _setting("", 'makes the query of several columns, such as "{title}. Skills: {skills}"')
     documenttemplate: str = _setting("", 'makes the matching document likewise, such as "{text} {requirements}"')
+    redact: bool = _setting(False, "replaces e-mails, phones, links and handles in all texts on reading")
     validationshare: float = _setting(0.1, "share of the groups held out for validation", 0.0, 0.8)
     testshare: float = _setting(0.1, "share of the groups held out for the test", 0.0, 0.8)
-    maxrows: int = _setting(0, "train on at most this many rows; 0 = all", 0)
+    splitseed: int = _setting(42, "seed of the split of datapath; the same held-out rows for any --seed", 0, 2**31 - 1)
+    maxrows: int = _setting(0, "train on at most this many rows; 0 = all", 0, MANY)
     allowleaks: bool = _setting(False, "go on although validation or test texts occur in train")
 
     # Model
@@ -87,9 +94,9 @@ class Settings:
     # Mining: with negatives = mined
     minepool: int = _setting(10, "hard negatives mined for each query", 1, 1000)
     minecount: int = _setting(1, "of them join the batch with each row, drawn anew at every step", 1, 100)
-    mineevery: int = _setting(0, "mine anew every this many steps; 0 = at the start of each epoch", 0)
-    minestart: int = _setting(0, "first rank taken; skipping the nearest avoids right documents nobody marked", 0)
-    minestop: int = _setting(0, "rank behind the last one taken; 0 = 100, or the end of the band", 0)
+    mineevery: int = _setting(0, "mine anew every this many steps; 0 = at the start of each epoch", 0, MANY)
+    minestart: int = _setting(0, "first rank taken; skipping the nearest avoids right documents nobody marked", 0, MANY)
+    minestop: int = _setting(0, "rank behind the last one taken; 0 = 100, or the end of the band", 0, MANY)
     minebandlow: float = _setting(0.0, "ranks from this share of the corpus on (ConFit v2: 0.03)", 0.0, 1.0)
     minebandhigh: float = _setting(0.0, "ranks up to this share of the corpus (ConFit v2: 0.04); 0 = no band", 0.0, 1.0)
     mineshare: float = _setting(
@@ -113,29 +120,31 @@ class Settings:
     mixprobability: float = _setting(1.0, "share of the rows that are mixed", 0.0, 1.0)
     mixown: bool = _setting(False, "a row's own positive may be one of its nearest; lowers the loss by itself")
     mixdetach: bool = _setting(True, "neighbours get no gradient from being mixed in")
-    bank: int = _setting(0, "recent documents kept as further neighbours for mixing; 0 = those of the batch only", 0)
+    bank: int = _setting(
+        0, "recent documents kept as further neighbours for mixing; 0 = those of the batch only", 0, 1_000_000
+    )
 
     # Optimisation
     learningrate: float = _setting(5e-5, "peak learning rate of AdamW", 1e-9, 1.0)
     batchsize: int = _setting(32, "rows a step; in-batch negatives grow with it, so does memory", 1, 65536)
     epochs: int = _setting(1, "passes over the train rows", 1, 10000)
-    maxsteps: int = _setting(0, "stop after this many steps; 0 = after the epochs", 0)
+    maxsteps: int = _setting(0, "stop after this many steps; 0 = after the epochs", 0, MANY)
     warmup: float = _setting(0.1, "share of the steps in which the learning rate rises", 0.0, 0.9)
     weightdecay: float = _setting(0.0, "AdamW weight decay (never on embeddings, biases and norms)", 0.0, 1.0)
     clip: float = _setting(1.0, "largest gradient norm; 0 = no clipping", 0.0)
-    chunktokens: int = _setting(0, "padded tokens encoded at a time; 0 = what suits the device", 0)
+    chunktokens: int = _setting(0, "padded tokens encoded at a time; 0 = what suits the device", 0, MANY)
     gradcache: bool = _setting(
         False, "encode each batch twice, chunktokens at a time: memory of one part, a third more time, the same loss"
     )
-    seed: int = _setting(42, "seed of splits, order, dropout and sampling", 0, 2**31 - 1)
+    seed: int = _setting(42, "seed of order, dropout and sampling", 0, 2**31 - 1)
 
     # Evaluation and stopping
-    evalsteps: int = _setting(0, "also validate every this many steps; 0 = after each epoch only", 0)
+    evalsteps: int = _setting(0, "also validate every this many steps; 0 = after each epoch only", 0, MANY)
     goal: str = _setting("mrr", "validation metric that picks the best model", choices=METRICS)
     direction: str = _setting(
         "q2d", "direction the goal is measured in: q2d = query to document, d2q = document to query", choices=DIRECTIONS
     )
-    patience: int = _setting(3, "stop after this many validations without a new best; 0 = never", 0)
+    patience: int = _setting(3, "stop after this many validations without a new best; 0 = never", 0, MANY)
     target: float = _setting(0.0, "stop once the goal reaches this value; 0 = never", 0.0, 1.0)
     probes: int = _setting(
         1000, "validation texts of each side whose embeddings are kept at every validation, for drift", 0, 5000
@@ -145,7 +154,7 @@ class Settings:
     projectname: str = _setting("hr-search", "name of the run and of the tracked project")
     outputpath: str = _setting("", "where the model goes: a folder, or FILE.pt for weights and a folder beside it")
     checkpointpath: str = _setting("", "file the checkpoint is written to, and resumed from; empty = none")
-    checkpointsteps: int = _setting(1000, "write the checkpoint every this many steps", 1)
+    checkpointsteps: int = _setting(1000, "write the checkpoint every this many steps", 1, MANY)
     resume: bool = _setting(False, "go on from checkpointpath where it exists")
     tracker: str = _setting("none", "also log to an experiment tracker (extra: track)", choices=TRACKERS)
 
@@ -198,7 +207,7 @@ def canonical(name: str, source: str = "the settings") -> str:
     """
     key = name.strip().lstrip("-").replace("-", "").replace("_", "").lower()
     if key not in FIELDS:
-        raise InputError(f'{source} has no setting "{name}"; {nearest(key, FIELDS)}')
+        raise InputError(f'{source} has no setting "{shown(name)}"; {nearest(key, FIELDS)}')
     return key
 
 
@@ -212,7 +221,7 @@ def checked(name: str, value: Any, source: str = "the settings") -> Any:
     value = converted(name, value, kind, source)
     low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
-        raise InputError(f"{source}: {name} is {value!r}; {nearest(value, choices)}")
+        raise InputError(f"{source}: {name} is {quoted(value)}; {nearest(value, choices)}")
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
         raise InputError(f"{source}: {name} is {value:g}; it must be {bounds}.")
@@ -223,9 +232,9 @@ def converted(name: str, value: Any, kind: type, source: str = "the settings") -
     """`value` as `kind` (int, float, bool or str), accepting the texts a command line or YAML gives.
 
     Raises:
-        InputError: the value is of another kind, NaN or infinite.
+        InputError: the value is of another kind, NaN or infinite, or a text that no file can hold.
     """
-    wrong = InputError(f"{source}: {name} is {value!r}; it must be {_KIND_WORDS[kind]}.")
+    wrong = InputError(f"{source}: {name} is {quoted(value)}; it must be {_KIND_WORDS[kind]}.")
     if isinstance(value, bool) or kind is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         value = words.get(str(value).strip().lower()) if isinstance(value, str) else value
@@ -235,6 +244,11 @@ def converted(name: str, value: Any, kind: type, source: str = "the settings") -
     if kind is str:
         if not isinstance(value, str | Path):
             raise wrong
+        if re.search("[\0\ud800-\udfff]", str(value)):
+            raise InputError(
+                f"{source}: {name} is {quoted(str(value))}, which holds a NUL or half a character; take it out, or "
+                "rename the file."
+            )
         return str(value)
     try:
         number = float(value)
@@ -255,20 +269,37 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         InputError: the file is missing, is not YAML, is not a mapping of names to values or gives a name twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        values, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+        with open(path, encoding="utf-8") as file:
+            text = file.read(YAML_LIMIT + 1)
+        node = yaml.compose(text, yaml.SafeLoader) if len(text) <= YAML_LIMIT else None
+        endless = len(text) > YAML_LIMIT or _values_of(node, {}) > YAML_LIMIT
+        values = None if endless else yaml.safe_load(text)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; recipes lie in data/recipes.") from error
     # Impossible dates and numbers of thousands of digits are plain ValueErrors, deep nesting ends the recursion.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read as YAML ({one_line(error)}).") from error
+    if endless:
+        raise InputError(
+            f"{path} has, with its aliases written out, more than {YAML_LIMIT:,} values or characters; give a file of "
+            "settings, not of data."
+        )
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold lines of `name: value`.")
-    names = [name.value for name, _ in node.value]
     # YAML itself keeps the last of two and says nothing.
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{path} gives {twice[0]} twice; keep one of the two.")
+    if twice := [name for name, count in Counter(name.value for name, _ in node.value).items() if count > 1]:
+        raise InputError(f"{path} gives {shown(twice[0])} twice; keep one of the two.")
     return values
+
+
+def _values_of(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a YAML node stands for with its aliases written out; endless where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = YAML_LIMIT + 1
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = (each if isinstance(each, tuple) else (each,) for each in inner)
+        known[id(node)] = 1 + sum(_values_of(each, known) for pair in pairs for each in pair)
+    return known[id(node)]
 
 
 def read_recipe(path: Path | str) -> Settings:

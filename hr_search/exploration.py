@@ -10,21 +10,32 @@ import pandas as pd
 from hr_search.copies import normalised
 from hr_search.data import Data
 
+SHORT = 200
+"""Characters of a text that a page shows."""
+
 _WORDS = {
     "rows": "rows read",
     "empty": "dropped: query or document empty",
     "duplicates": "dropped: repeats another row",
     "unsplit": "dropped: title and duties could not be told apart",
+    "unanswered": "dropped: judged query without a right document",
+    "emails": "replaced: e-mail addresses",
+    "phones": "replaced: phone numbers",
+    "links": "replaced: links",
+    "handles": "replaced: handles, such as @name",
     "groups": "groups",
     "train": "train rows",
     "validation": "validation rows",
     "test": "test rows",
+    "distractors": "documents of judged collections that are right for no query",
 }
 _LEAKS = {
     "exact_leaks": "held-out rows whose document also stands in train",
     "near_leaks": "held-out rows whose document is nearly one of train",
     "negative_leaks": "given negatives dropped from train: they are held-out documents",
+    "test_leaks": "test rows whose document also stands in validation",
     "seen_queries": "held-out rows whose query also stands in train (no leak by itself)",
+    "seen_groups": "held-out rows whose group also stands in train (a leak if groups are persons or vacancies)",
 }
 
 
@@ -46,7 +57,8 @@ def _table(counts: dict[str, int], words: dict[str, str]) -> pd.DataFrame:
 def frequent_titles(pairs: pd.DataFrame, count: int = 10) -> pd.DataFrame:
     """The queries with the most rows, and how many different documents each has."""
     table = pairs.groupby("query")["positive"].agg(rows="size", documents="nunique")
-    return table.sort_values("rows", ascending=False, kind="stable").head(count).reset_index()
+    table = table.sort_values("rows", ascending=False, kind="stable").head(count).reset_index()
+    return table.assign(query=table["query"].str.slice(0, SHORT))
 
 
 def language_table(data: Data) -> pd.DataFrame:
@@ -91,3 +103,10 @@ def cyrillic_share(texts: Iterable[str]) -> np.ndarray:
         letters = [letter for letter in text if letter.isalpha()]
         shares.append(sum("\u0400" <= letter <= "\u052f" for letter in letters) / max(1, len(letters)))
     return np.array(shares, dtype=np.float64)
+
+
+def examples(pairs: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """Some rows drawn at random, each text cut to 200 characters: group, query, positive."""
+    drawn = pairs.sample(min(count, len(pairs)), random_state=seed)
+    columns = ["group", "query", "positive"]
+    return drawn.assign(**{name: drawn[name].str.slice(0, SHORT) for name in columns})[columns].reset_index(drop=True)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from hr_search import vectors
 from hr_search.config import METRICS
 from hr_search.errors import InputError, one_line
 from hr_search.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
-    from hr_search.data import Task
+    from hr_search.tasks import Task
 
 Scores = Callable[[int, int], np.ndarray]
 """Rows start..stop of the (Q, N) score matrix; higher is better."""
@@ -39,12 +40,8 @@ def embedding_scores(queries: np.ndarray, documents: np.ndarray) -> Scores:
     Raises:
         InputError: not two (rows, D) arrays of one D, or NaN or infinity in a row.
     """
-    queries, documents = _directions(queries, "query"), _directions(documents, "document")
-    if queries.shape[1] != documents.shape[1]:
-        raise InputError(
-            f"query embeddings have {queries.shape[1]} dimensions and document embeddings {documents.shape[1]}; "
-            "embed both with one model."
-        )
+    queries, documents = vectors.directions(queries, "query"), vectors.directions(documents, "document")
+    vectors.check_dimensions(queries, documents)
 
     def scores(start: int, stop: int) -> np.ndarray:
         block = queries[start:stop] @ documents.T
@@ -58,7 +55,8 @@ def evaluate(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
     """How well `scores` ranks the documents of `task`, query by query.
 
     Args:
-        task: queries, documents and for each query the sorted indices of its relevant documents.
+        task: queries, documents and for each query the sorted indices of its relevant documents; barred
+            documents count as if they were not in the collection.
         scores: rows start..stop of the (Q, N) score matrix, higher is better.
         chunk: queries scored at a time; fewer where they would need more than 128 MB.
 
@@ -78,6 +76,9 @@ def evaluate(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
         stop = min(start + chunk, len(task.queries))
         for query, row in enumerate(_block(task, scores, start, stop), start):
             relevant = np.asarray(task.relevant[query])
+            if task.barred is not None and len(barred := task.barred[query]):
+                row = row.copy()  # scores may be a view of somebody's array
+                row[barred] = -np.inf
             ranks = relevant_ranks(row, relevant)
             rows.append(
                 {
@@ -170,7 +171,7 @@ def search_timing(documents: np.ndarray, repeats: int = 100) -> pd.DataFrame:
     Raises:
         InputError: as `embedding_scores`, or less than one repeat.
     """
-    documents = _directions(documents, "document")
+    documents = vectors.directions(documents, "document")
     if repeats < 1:
         raise InputError(f"repeats is {repeats}; it must be at least 1.")
     count = min(5, len(documents))
@@ -193,32 +194,13 @@ def search_timing(documents: np.ndarray, repeats: int = 100) -> pd.DataFrame:
     return pd.DataFrame([*rows, {"what": "documents searched", "unit": "texts", "value": float(len(documents))}])
 
 
-def _directions(embeddings: np.ndarray, side: str) -> np.ndarray:
-    """Embeddings (rows, D) scaled to length 1 in float32; all-zero rows stay."""
-    embeddings = np.asarray(embeddings)
-    if embeddings.ndim != 2 or 0 in embeddings.shape or embeddings.dtype.kind not in "fiu":
-        raise InputError(
-            f"{side} embeddings are an array of shape {embeddings.shape} and type {embeddings.dtype}; "
-            "they must be numbers of shape (texts, dimensions)."
-        )
-    with np.errstate(over="ignore"):
-        embeddings = embeddings.astype(np.float32, copy=False)
-    # Squares of float32 neither overflow nor vanish in float64, so they tell unusable rows as well as lengths.
-    lengths = np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64))
-    wrong = np.flatnonzero(~np.isfinite(lengths))
-    if wrong.size:
-        raise InputError(
-            f"{side} embeddings: row {wrong[0] + 1} holds NaN or infinity ({wrong.size} such rows); "
-            "the model that made them is broken, a smaller learning rate may help."
-        )
-    return (embeddings / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32, copy=False)
-
-
 def _check(task: Task) -> None:
     """Refuse a task that cannot be evaluated."""
     sizes = len(task.queries), len(task.relevant), len(task.groups)
     if len(set(sizes)) > 1:
         raise InputError(f"task {task.name} has {sizes[0]} queries, {sizes[1]} relevant lists and {sizes[2]} groups.")
+    if task.barred is not None and len(task.barred) != sizes[0]:
+        raise InputError(f"task {task.name} has {sizes[0]} queries and {len(task.barred)} lists of barred documents.")
     if not task.queries or not task.documents:
         raise InputError(
             f"task {task.name} has {sizes[0]} queries and {len(task.documents)} documents; give some of both."
@@ -232,6 +214,8 @@ def _check(task: Task) -> None:
             raise InputError(f"{where}: relevant documents must be ascending indices without repeats.")
         if relevant[0] < 0 or relevant[-1] >= len(task.documents):
             raise InputError(f"{where}: relevant documents must be indices from 0 to {len(task.documents) - 1}.")
+        if task.barred is not None and np.isin(relevant, task.barred[number - 1]).any():
+            raise InputError(f"{where}: a document cannot be relevant and barred from the ranking.")
 
 
 def _block(task: Task, scores: Scores, start: int, stop: int) -> np.ndarray:
@@ -251,8 +235,11 @@ def _block(task: Task, scores: Scores, start: int, stop: int) -> np.ndarray:
 
 
 def _first(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """The indices of the first documents in the order that the ranks assume: ties put relevant ones last."""
-    count, rest = min(_SHOWN, scores.size), scores.copy()
+    """The indices of the first documents in the order that the ranks assume: ties put relevant ones last.
+
+    Barred documents, whose score is -inf, are not among them.
+    """
+    count, rest = min(_SHOWN, np.isfinite(scores).sum()), scores.copy()
     # A few passes for the maximum take a tenth of the time of numpy's partition, which is slow with many ties.
     for _ in range(count):
         best = rest.argmax()

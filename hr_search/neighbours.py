@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from hr_search import errors
+from hr_search import errors, vectors
 from hr_search.errors import InputError
 
 BACKENDS = ("auto", "torch", "faiss")
@@ -86,13 +86,9 @@ def nearest_chunks(
     Raises:
         InputError: as `nearest`; raised by the call, before the first chunk.
     """
-    queries, documents = _table(queries, "query"), _table(documents, "document")
+    queries, documents = vectors.checked(queries, "query"), vectors.checked(documents, "document")
     count = len(documents)
-    if queries.shape[1] != documents.shape[1]:
-        raise InputError(
-            f"query embeddings have {queries.shape[1]} dimensions and document embeddings {documents.shape[1]}; "
-            "embed both with one model."
-        )
+    vectors.check_dimensions(queries, documents)
     if not 1 <= k <= count:
         raise InputError(f"k is {k}; with {count} documents it must be from 1 to {count}.")
     if exclude is not None:
@@ -107,7 +103,7 @@ def nearest_chunks(
     if min(chunk) < 0:
         raise InputError(f"chunk is {chunk}; both numbers must be at least 1, or 0 for what suits the device.")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    left, right = _Side(queries, _lengths(queries, "query")), _Side(documents, _lengths(documents, "document"))
+    left, right = _Side(queries, "query"), _Side(documents, "document")
     rows, columns = _chunk(chunk, k, device)
 
     def exact(query_rows: slice | np.ndarray) -> Tensor:
@@ -131,53 +127,24 @@ def pair_scores(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Raises:
         InputError: not two arrays of one shape, or NaN or infinity in a row.
     """
-    first, second = _table(first, "query"), _table(second, "document")
+    first, second = vectors.checked(first, "query"), vectors.checked(second, "document")
     if first.shape != second.shape:
         raise InputError(f"embeddings of shapes {first.shape} and {second.shape} do not pair up row by row.")
-    left, right = _Side(first, _lengths(first, "query")), _Side(second, _lengths(second, "document"))
+    left, right = _Side(first, "query"), _Side(second, "document")
     return np.round(np.einsum("nd,nd->n", left[:], right[:]), 6)
 
 
 class _Side:
     """Embeddings that come out as float32 rows of length 1; `side[rows]` reads only those rows."""
 
-    def __init__(self, vectors: np.ndarray, lengths: np.ndarray) -> None:
-        self.vectors, self.lengths = vectors, lengths
+    def __init__(self, table: np.ndarray, side: str) -> None:
+        self.vectors, self.lengths = table, vectors.lengths(table, side).astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         return self.vectors[rows].astype(np.float32, copy=False) / self.lengths[rows, None]
-
-
-def _table(vectors: np.ndarray, side: str) -> np.ndarray:
-    """`vectors`, a memory map left where it is, refused unless they are numbers (rows, D)."""
-    vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or 0 in vectors.shape or vectors.dtype.kind not in "fiu":
-        raise InputError(
-            f"{side} embeddings are an array of shape {vectors.shape} and type {vectors.dtype}; "
-            "they must be numbers of shape (texts, dimensions)."
-        )
-    return vectors
-
-
-def _lengths(vectors: np.ndarray, side: str) -> np.ndarray:
-    """The length of each row (N,) in float32, 1 for an all-zero one; NaN and infinity are refused."""
-    lengths = np.empty(len(vectors), np.float32)
-    for start in range(0, len(vectors), 4096):
-        with np.errstate(over="ignore"):
-            block = vectors[start : start + 4096].astype(np.float32, copy=False)
-        # Squares of float32 neither overflow nor vanish in float64.
-        found = np.sqrt(np.einsum("nd,nd->n", block, block, dtype=np.float64))
-        wrong = np.flatnonzero(~np.isfinite(found))
-        if wrong.size:
-            raise InputError(
-                f"{side} embeddings: row {start + wrong[0] + 1} holds NaN or infinity; the model that made them is "
-                "broken, a smaller learning rate may help."
-            )
-        lengths[start : start + 4096] = np.where(found > 0, found, 1)
-    return lengths
 
 
 def _chunk(chunk: tuple[int, int], k: int, device: torch.device) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hr_search import copies, data, exploration
+from hr_search import copies, data, exploration, splits
 from hr_search.config import Settings
 from hr_search.errors import InputError
 
@@ -86,13 +86,13 @@ def test_each_group_is_in_exactly_one_part(table: str) -> None:
     assert parts.name == "rows.jsonl"
     assert parts.counts == {
         "rows": 120, "empty": 0, "duplicates": 0, "groups": 40, "train": 96, "validation": 12, "test": 12,
-        "exact_leaks": 0, "near_leaks": 0, "seen_queries": 0, "near_exact": 1,
+        "exact_leaks": 0, "near_leaks": 0, "test_leaks": 0, "seen_queries": 0, "seen_groups": 0, "near_exact": 1,
         "negative_leaks": 0,
     }  # fmt: skip
 
 
-def test_the_seed_decides_the_split(table: str) -> None:
-    first, again, other = load(table), load(table), load(table, seed=7)
+def test_the_seed_of_the_split_decides_it_and_no_other(table: str) -> None:
+    first, again, other = load(table), load(table, seed=7, maxrows=1000), load(table, splitseed=7)
     for name in PARTS:
         pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
     assert first.fingerprint == again.fingerprint != other.fingerprint
@@ -106,7 +106,7 @@ def test_no_group_and_no_document_is_ever_torn_apart(pairs: list[tuple[int, int]
         {"group": [f"g{group}" for group, _ in pairs], "document_key": [sentence(document, 9) for _, document in pairs]}
     )
     try:
-        parts, exact = data._split(frame, {"validation": 0.2, "test": 0.2}, Settings(seed=seed))
+        parts, exact = splits.split(frame, {"validation": 0.2, "test": 0.2}, Settings(splitseed=seed))
     except InputError:
         return
     assert exact
@@ -125,7 +125,7 @@ def test_groups_that_share_a_document_or_a_near_copy_stay_together(tmp_path: Pat
     rows += [("near c", sentence(98, 30) + " " + sentence(97, 5), "near c")]
     path = write(tmp_path / "rows.jsonl", rows)
     for seed in range(6):
-        parts = load(path, seed=seed, validationshare=0.3, testshare=0.3)
+        parts = load(path, splitseed=seed, validationshare=0.3, testshare=0.3)
         for family in ({"same a", "same b", "near a"}, {"near b", "near c"}):
             assert [bool(groups & family) for groups in groups_of(parts)].count(True) == 1
         assert parts.counts["near_leaks"] == 0
@@ -419,3 +419,14 @@ def test_fifty_thousand_rows_load_in_seconds(tmp_path: Path, monkeypatch: pytest
     parts = data.load(Settings(datapath=str(tmp_path / "rows.csv")))
     assert time.perf_counter() - start < 20
     assert parts.counts["train"] > 35_000
+
+
+def test_what_notebooks_show_of_texts_is_short() -> None:
+    long = pd.DataFrame(
+        {"query": ["q" * 500] * 3, "positive": ["d" * 500] * 3, "negatives": [[]] * 3, "group": ["g" * 500] * 3}
+    )
+    shown = exploration.examples(long, 2, seed=0)
+    assert list(shown) == ["group", "query", "positive"] and len(shown) == 2
+    assert shown.map(len).to_numpy().max() == 200
+    assert exploration.frequent_titles(long)["query"].tolist() == ["q" * 200]
+    assert len(exploration.examples(long, 9, seed=0)) == 3

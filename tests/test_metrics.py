@@ -215,7 +215,7 @@ def test_a_collapsed_model_comes_last(dimensions, chunk):
 def test_unusable_embeddings_name_side_and_row(value, side):
     good, bad = np.ones((4, 3)), np.ones((4, 3))
     bad[2, 1] = value
-    with pytest.raises(InputError, match=f"{side} embeddings: row 3 .*1 such rows"):
+    with pytest.raises(InputError, match=f"{side} embeddings: row 3 .*1 such row\\)"):
         embedding_scores(*((bad, good) if side == "query" else (good, bad)))
 
 

@@ -1,0 +1,223 @@
+"""Numbers that would lie: shuffled labels give chance, leaks and NaN stop the run, a collapse is said beside its numbers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import JOBS
+
+from hr_search import data, evaluation, exploration, files, neighbours, origins, train
+from hr_search.batches import index_rows, named
+from hr_search.config import Settings
+from hr_search.data import Task
+from hr_search.encoder import load_encoder
+from hr_search.errors import InputError
+from hr_search.metrics import embedding_scores, evaluate
+from hr_search.runs import Run
+
+TITLES = list(JOBS)
+WORDS = [text.split()[0] for text in JOBS.values()]  # one word of each description, no two alike
+
+
+def chance(documents: int) -> tuple[float, float]:
+    """Mean and deviation of the reciprocal rank of one right document in a random ranking: H_N / N and so on."""
+    ranks = 1 / np.arange(1, documents + 1)
+    return ranks.mean(), ranks.std()
+
+
+# -- shuffled labels -----------------------------------------------------------------------------
+
+
+def learnable() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Queries of two titles and documents of the two words that belong to them; the held-out pairs of titles are new."""
+    rows = [
+        {
+            "query": f"{TITLES[a]} {TITLES[b]}",
+            "positive": f"{WORDS[b]} {WORDS[a]}",
+            "negatives": [],
+            "group": f"{a} {b}",
+        }
+        for a, b in itertools.combinations(range(len(TITLES)), 2)
+    ]
+    table = pd.DataFrame(rows).sample(frac=1, random_state=0)
+    return table[:44].reset_index(drop=True), table[44:].reset_index(drop=True)
+
+
+def held_out_mrr(model: Path, pairs: pd.DataFrame, held: pd.DataFrame) -> float:
+    """MRR on the held-out rows of a tiny model trained on the pairs."""
+    settings = Settings(
+        modelname=str(model), batchsize=16, epochs=25, learningrate=3e-3, loss="infonce", precision="fp32", patience=0,
+        seed=1,
+    )  # fmt: skip
+    encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision, settings.dropout)
+    rows = index_rows(pairs)
+    tables = {"query": encoder.tokens(rows.queries, "query"), "document": encoder.tokens(rows.documents, "document")}
+    train.fit(encoder, rows, tables, settings, lambda step: {"mrr": float(step)}, "toy")
+    return float(evaluation.evaluate_encoder(encoder, data.tasks(held))["q2d"]["mrr"].mean())
+
+
+def test_training_on_shuffled_labels_ends_at_chance(tiny_model):
+    pairs, held = learnable()
+    expected, deviation = chance(len(held))
+    assert held_out_mrr(tiny_model, pairs, held) > expected + 0.4  # the labels can be learnt
+    shuffled = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(pairs))
+        shuffled.append(held_out_mrr(tiny_model, pairs.assign(positive=pairs["positive"].to_numpy()[order]), held))
+    # Queries that share a title are no independent draws, so the noise is that of half as many.
+    assert abs(np.mean(shuffled) - expected) < 3 * deviation / math.sqrt(3 * len(held) / 2)
+
+
+@pytest.mark.parametrize("documents", [5, 50, 400])
+def test_shuffled_relevance_gives_the_analytic_chance_level(documents):
+    generator, count = np.random.default_rng(documents), 3000
+    right = [np.array([index]) for index in generator.integers(0, documents, count)]
+    task = Task("q2d", ["q"] * count, ["d"] * documents, right, ["g"] * count)
+    queries, texts = generator.standard_normal((count, 16)), generator.standard_normal((documents, 16))
+    result = evaluate(task, embedding_scores(queries, texts))
+    expected, deviation = chance(documents)
+    assert expected == pytest.approx(sum(1 / rank for rank in range(1, documents + 1)) / documents)
+    assert abs(result["mrr"].mean() - expected) < 4 * deviation / math.sqrt(count)
+    for metric, share in (("pass@1", 1), ("pass@5", 5), ("recall@10", 10)):
+        share = min(1, share / documents)
+        assert abs(result[metric].mean() - share) <= 4 * math.sqrt(share * (1 - share) / count)
+
+
+def test_a_model_that_gives_all_texts_one_embedding_is_worse_than_chance():
+    task = Task("q2d", ["q"] * 9, ["d"] * 50, [np.array([i]) for i in range(9)], ["g"] * 9)
+    assert (evaluate(task, embedding_scores(np.ones((9, 8)), np.ones((50, 8))))["mrr"] == 1 / 50).all()
+
+
+# -- NaN -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_everything_that_ranks_refuses_nan_with_one_sentence(value, side):
+    good, bad = np.ones((4, 3), np.float32), np.ones((4, 3), np.float32)
+    bad[1:3, 2] = value
+    pair = (bad, good) if side == "query" else (good, bad)
+    sentences = set()
+    for search in (embedding_scores, lambda queries, documents: neighbours.nearest(queries, documents, 1),
+                   neighbours.pair_scores):  # fmt: skip
+        with pytest.raises(InputError) as caught:
+            search(*pair)
+        sentences.add(str(caught.value))
+    assert len(sentences) == 1
+    assert sentences.pop().startswith(f"{side} embeddings: row 2 holds NaN or infinity (2 such rows); the model")
+
+
+def test_rows_of_a_batch_are_named_by_their_texts(jobs):
+    rows = index_rows(jobs.assign(positive=jobs["positive"] + " " + "x" * 80))
+    sentence = named(rows, np.array([5, 0, 2]), count=2)
+    assert sentence.startswith('"welder" with "joins metal parts with') and '…", "baker" with "kneads' in sentence
+    assert sentence.endswith('…" and 1 more')
+    assert named(rows, np.array([3])).count('"') == 4 and "more" not in named(rows, np.array([3]))
+
+
+# -- leaks ---------------------------------------------------------------------------------------
+
+
+def write(path: Path, rows: list[tuple[str, str]], group: str = "") -> str:
+    lines = [{"query": query, "positive": text} | ({"group": f"{group}{at}"} if group else {})
+             for at, (query, text) in enumerate(rows)]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    return write(tmp_path / "train.jsonl", [(f"title {n}", f"text {n}") for n in range(40)])
+
+
+def test_a_test_document_in_validation_stops_the_run(tmp_path, table):
+    rows = [(f"other {n}", f"words {n}") for n in range(6)]
+    one = write(tmp_path / "one.jsonl", rows)
+    two = write(tmp_path / "two.jsonl", [("new", "more"), ("again", "WORDS 3!"), ("last", "another")])
+    settings = Settings(datapath=table, validationpath=one, testpath=two)
+    with pytest.raises(InputError, match=r'two.jsonl: 1 of 3 test rows .* occurs in validation \(such as "again"'):
+        data.load(settings)
+    with pytest.raises(InputError, match="one.jsonl: 6 of 6 test rows"):
+        data.load(settings.replace(testpath=one))
+    loaded = data.load(settings.replace(allowleaks=True))
+    assert loaded.counts["test_leaks"] == 1
+    assert exploration.leak_table(loaded)["count"]["test rows whose document also stands in validation"] == 1
+
+
+def test_a_file_of_one_part_is_held_against_the_split_part_too(tmp_path, table):
+    held = data.load(Settings(datapath=table)).validation.iloc[0]
+    own = write(tmp_path / "own.jsonl", [("new", "more"), ("again", held["positive"])])
+    for settings in (Settings(datapath=table, testpath=own), Settings(datapath=table, validationpath=own)):
+        with pytest.raises(
+            InputError, match=r"own.jsonl: 1 of .* have a document that also occurs in (train|validation)"
+        ):
+            data.load(settings)
+
+
+def test_groups_on_both_sides_are_counted(tmp_path):
+    path = write(tmp_path / "train.jsonl", [(f"title {n}", f"text {n}") for n in range(20)], group="g")
+    own = write(tmp_path / "own.jsonl", [("x 1", "y 1"), ("x 2", "y 2")], group="g")
+    loaded = data.load(Settings(datapath=path, testpath=own, groupcolumn="group", validationshare=0))
+    assert (loaded.counts["seen_groups"], loaded.counts["seen_queries"]) == (2, 0)
+    other = write(tmp_path / "other.jsonl", [("x 1", "y 1"), ("x 2", "y 2")], group="h")
+    assert data.load(Settings(datapath=path, testpath=other, groupcolumn="group")).counts["seen_groups"] == 0
+
+
+def test_a_split_leaks_neither_documents_nor_groups(table):
+    counts = data.load(Settings(datapath=table)).counts
+    assert [counts[name] for name in ("exact_leaks", "near_leaks", "test_leaks", "seen_groups")] == [0] * 4
+
+
+def test_the_test_rows_do_not_depend_on_the_seed_of_the_run(table):
+    one, two = (data.load(Settings(datapath=table, seed=seed, maxrows=10)) for seed in (1, 2))
+    assert one.fingerprint == two.fingerprint
+    other = data.load(Settings(datapath=table, splitseed=7, maxrows=10))
+    assert set(other.test["query"]) != set(one.test["query"])
+
+
+# -- beside the numbers --------------------------------------------------------------------------
+
+
+def history(*spreads: float) -> pd.DataFrame:
+    return pd.DataFrame({"step": [10 * at for at in range(len(spreads))], "spread": spreads})
+
+
+def test_a_collapse_is_said_beside_the_history():
+    assert origins.collapse_sentence(history(math.nan, 0.3, 0.02)) == ""
+    between = origins.collapse_sentence(history(math.nan, 0.001, 0.3))
+    assert between.startswith("WARNING: the embeddings had collapsed at step 10 (spread below 0.02): all texts")
+    assert "at step 10, 20" in (end := origins.collapse_sentence(history(math.nan, 0.001, 0.0)))
+    assert "had not recovered at the end" in end and "--learningrate" in end
+
+
+def test_what_the_numbers_rest_on(tmp_path):
+    run = Run(tmp_path / "run")
+    known = {"name": "my.csv", "fingerprint": "0123456789abcdef", "train": 80, "validation": 10, "test": 12}
+    environment = {
+        "versions": {"python": "3.11", "torch": "2.5", "numpy": "2.0"}, "commit": "abc+", "hardware": "a CPU",
+        "device": "cpu", "processes": 2, "threads": 4, "precision": "fp32", "model": "embedded", "dimension": 384,
+        "data": known,
+    }  # fmt: skip
+    files.write_json(run.folder / "environment.json", environment)
+    files.write_json(run.folder / "config.json", Settings(seed=3).to_dict())
+    table = origins.origin(run)["value"]
+    assert table["data"] == "my.csv: 80 train, 10 validation, 12 test rows"
+    assert table["data fingerprint"] == "0123456789abcdef"
+    assert table["contacts replaced"] == "none looked for (--redact)"
+    assert table["seed"] == "3, of the split 42"
+    assert table["machine"] == "a CPU, fp32, 4 threads in each of 2 processes"
+    assert (table["versions"], table["commit"]) == ("python 3.11, torch 2.5", "abc+")
+    files.write_json(run.folder / "environment.json", environment | {"data": known | {"emails": 2, "phones": 0}})
+    assert origins.origin(run)["value"]["contacts replaced"] == "2 emails, 0 phones"
+
+
+def test_the_notebook_of_a_run_shows_both():
+    notebook = Path(train.__file__).parents[1] / "notebooks" / "02_train.ipynb"
+    code = "".join("".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"])
+    assert "display(origins.origin(run))" in code and "origins.collapse_sentence(history)" in code
