@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hr_search.config import Settings
 from hr_search.errors import InputError, one_line
 from hr_search.files import whole_file
 
@@ -21,6 +23,70 @@ log = logging.getLogger(__name__)
 VERSION = 2
 # Settings that may differ between the interrupted run and the one that goes on.
 _FREE = {"resume", "checkpointpath", "checkpointsteps", "outputpath", "projectname", "tracker"}
+
+Parts = dict[str, Any]  # what has a state_dict and a load_state_dict: model, optimiser, bank, miner
+
+
+# -- the state of a run --------------------------------------------------------------------------
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the random generators of this process."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def store(
+    settings: Settings, origin: str, parts: Parts, schedule: Any, progress: Any, randoms: list[dict[str, Any]]
+) -> None:
+    """Writes the checkpoint of a run between two of its steps.
+
+    Args:
+        settings: of the run; `checkpointpath` is the place.
+        origin: fingerprint of the data and of how steps are made of it.
+        parts: what has a state of its own.
+        schedule: of the learning rate.
+        progress: an object whose attributes are tensors, numbers, texts, lists and dicts of them.
+        randoms: the `random_state` of each process; they encode different texts, so their dropout differs.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    save_checkpoint(settings.checkpointpath, {
+        "settings": settings.to_dict(), "fingerprint": origin, "schedule": {"last_epoch": schedule.last_epoch},
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "random": randoms,
+        "progress": dict(vars(progress)),  # not dataclasses.asdict: that copies the best weights
+    })  # fmt: skip
+
+
+def restore(settings: Settings, origin: str, parts: Parts, schedule: Any, process: int = 0) -> dict[str, Any] | None:
+    """Loads a checkpoint into the parts, the schedule and the random generators of a run, in its `process`-th process.
+
+    Returns:
+        The attributes of the progress; None where there is no checkpoint yet.
+
+    Raises:
+        InputError: as `load_checkpoint`.
+    """
+    state = load_checkpoint(settings.checkpointpath, settings.to_dict(), origin)
+    if state is None:
+        log.info("no checkpoint at %s yet: starting from the beginning", settings.checkpointpath)
+        return None
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    schedule.last_epoch = state["schedule"]["last_epoch"]
+    schedule._last_lr = [group["lr"] for group in parts["optimiser"].param_groups]
+    random = state["random"]
+    if isinstance(random, list):  # earlier versions kept the state of the first process only
+        random = random[process]
+    torch.set_rng_state(random["cpu"])
+    if random["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(random["cuda"])
+    log.info("resuming after step %d", state["progress"]["step"])
+    return state["progress"]
+
+
+# -- the file ------------------------------------------------------------------------------------
 
 
 def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
@@ -32,13 +98,40 @@ def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
     path = Path(path)
     with whole_file(path, "wb") as file:
         torch.save({"version": VERSION, **state}, file)
-        if path.exists():
+        # The older of the two goes only when the new one is safe on the disk, and never for a torn one.
+        file.flush()
+        os.fsync(file.fileno())
+        if zipfile.is_zipfile(path):
             os.replace(path, previous(path))
 
 
 def previous(path: Path) -> Path:
     """Where the checkpoint before the last one lies."""
     return path.with_name(path.name + ".previous")
+
+
+def require_own(path: Path | str) -> None:
+    """Returns if checkpoints may be written to `path`: nothing lies there, or a checkpoint that may go.
+
+    Raises:
+        InputError: something else lies there, which would be lost.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if not start or (start == b"PK\x03\x04" and not zipfile.is_zipfile(path)):
+            return  # torn
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        own = isinstance(state, dict) and {"version", "settings"} <= set(state)
+    except FileNotFoundError:
+        return
+    except Exception:  # as in _read
+        own = False
+    if not own:
+        raise InputError(
+            f"{path} is something else than a checkpoint and would be lost; give another --checkpointpath."
+        )
 
 
 def load_checkpoint(path: Path | str, settings: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
@@ -62,7 +155,11 @@ def load_checkpoint(path: Path | str, settings: dict[str, Any], fingerprint: str
             break
         log.warning("%s is not a whole checkpoint (%s)", file, trouble)
     else:
-        raise InputError(f"{path} is not a whole checkpoint of this program; delete it or start without --resume.")
+        raise InputError(
+            f"{path} is not a whole checkpoint of this program; delete it or give another --checkpointpath."
+        )
+    if file != path:
+        log.warning("going on from the checkpoint before it: %s", file)
     different = [
         name for name, value in settings.items() if name not in _FREE and state["settings"].get(name, value) != value
     ]
@@ -82,6 +179,9 @@ def load_checkpoint(path: Path | str, settings: dict[str, Any], fingerprint: str
 
 def _read(file: Path) -> tuple[dict[str, Any] | None, str]:
     try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():  # torch itself compares no checksums
+                return None, f"{damaged} in it is damaged"
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names a dozen kinds for torn and foreign files
         return None, one_line(error, 120)

@@ -98,7 +98,7 @@ def build(source: Path, folder: Path) -> None:
     # Built on the meta device, these two buffers have no content yet.
     model.embeddings.position_ids = torch.arange(header["positions"]).unsqueeze(0)
     model.embeddings.token_type_ids = torch.zeros((1, header["positions"]), dtype=torch.long)
-    with quiet(), whole_folder(folder) as target, tempfile.TemporaryDirectory(dir=target.parent) as parts:
+    with quiet(), whole_folder(folder) as target, tempfile.TemporaryDirectory(dir=target) as parts:
         model.save_pretrained(parts)
         tokenizer(pieces, header["positions"]).save_pretrained(parts)
         modules = [Transformer(parts), Pooling(header["hidden"], pooling_mode="mean"), Normalize()]

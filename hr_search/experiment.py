@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
+from hr_search import condensing, evaluation, files, paths, runs, train
 from hr_search import data as datasets
-from hr_search import evaluation, files, paths, runs, train
 from hr_search.batches import Rows, index_rows
 from hr_search.config import Settings
 from hr_search.data import Data, Task
@@ -64,6 +64,8 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
             settings.modelname, settings.maxlength, settings.precision, settings.dropout, accelerator.device,
             {"query": settings.queryprompt, "document": settings.documentprompt},
         )  # fmt: skip
+    if settings.condense:
+        encoder.condenser = condensing.learn(rows.queries, rows.documents, settings.condense)
     # Every process of a launch computes the same numbers; the others' copies are thrown away.
     create = runs.create_run if accelerator.is_main_process else runs.scratch_run
     run = create(runid, settings.projectname)
@@ -111,6 +113,8 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
         run.write("timing", evaluation.timing_table(encoder, test["q2d"].documents, 500, settings.seed))
     encoder.expand()
     summary = summarise(run, settings, data, progress, begun, time.perf_counter() - started)
+    if not (run.folder / "config.json").is_file():
+        raise InputError(f"{run.folder} was removed while the run went on; start it again.")
     # Before the model: a disk that is full must not cost the results.
     files.write_json(run.folder / "summary.json", summary)
     if accelerator.is_main_process:

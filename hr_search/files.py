@@ -1,18 +1,21 @@
 """Files that are written whole or not at all.
 
 Each writer fills a temporary file in the same folder, flushes it to disk and renames it over the
-target, so a reader (or a crash) never meets half a file.
+target, so a reader (or a crash) never meets half a file. What a writer that was killed leaves behind
+is removed by the next one of the same target.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import ctypes
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +23,14 @@ from typing import IO, Any
 import pandas as pd
 
 from hr_search.errors import InputError, one_line
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_PART = ".part"  # ends the name of everything that is not whole yet
+_STALE = 60.0  # seconds after which an unlocked part counts as left behind
 
 
 @contextlib.contextmanager
@@ -34,40 +45,39 @@ def whole_file(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         InputError: the place cannot be written (a folder, read-only, full disk).
     """
     path = Path(path)
-    binary = "b" in mode
+    # Past a file open for writing only, NumPy writes by itself, and does not notice that its last bytes find no room.
+    mode, options = ("w+b", {}) if "b" in mode else ("w", {"encoding": "utf-8", "newline": ""})
     temporary = None
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the path of a file to write.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-        with os.fdopen(handle, mode, **({} if binary else {"encoding": "utf-8", "newline": ""})) as file:
+        _sweep(path)
+        handle, temporary = tempfile.mkstemp(_PART, _prefix(path), path.parent)
+        with os.fdopen(handle, mode, **options) as file:
+            _lock(handle)
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(handle)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
-    except (OSError, RuntimeError) as error:
-        # torch.save turns a full disk into a RuntimeError of its own; the system's reason is its context.
-        reason = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(reason, OSError):
+        _sync_folder(path.parent)
+    except Exception as error:
+        if (refusal := _refusal(path, error)) is None:
             raise
-        raise InputError(
-            f"{path} cannot be written ({one_line(reason)}); choose a place with room and permission."
-        ) from error
+        raise refusal from error
     finally:
         if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+            _remove(Path(temporary))
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path | str) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` only if the block ends without an error.
 
-    An existing folder at `path` is moved aside first and removed last, so that one of the two is
-    always whole.
+    Where the system can, an existing folder is swapped with the new one in a single move; elsewhere it is
+    moved aside first and removed last.
 
     Raises:
         InputError: the place cannot be written or is a file.
@@ -78,28 +88,138 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; give the path of a folder to write.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
-        yield temporary
-        os.chmod(temporary, 0o755)
-        if path.exists():
-            aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.old.", dir=path.parent))
-            try:
-                os.rename(path, aside / path.name)
-                os.rename(temporary, path)
-            finally:
-                if not path.exists():  # the second step failed: the old folder goes back
-                    os.rename(aside / path.name, path)
-                shutil.rmtree(aside, ignore_errors=True)
-        else:
-            os.rename(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({one_line(error)}); choose a place with room and permission."
-        ) from error
+        _sweep(path)
+        temporary = Path(tempfile.mkdtemp(_PART, _prefix(path), path.parent))
+        with _opened(temporary) as handle:
+            _lock(handle)
+            yield temporary
+            _sync_content(temporary)
+            os.chmod(temporary, 0o755)
+            _take_place(temporary, path)
+        _sync_folder(path.parent)
+    except Exception as error:
+        if (refusal := _refusal(path, error)) is None:
+            raise
+        raise refusal from error
     finally:
         if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
+
+
+def _take_place(folder: Path, path: Path) -> None:
+    """Gives a folder the name `path`; one that lies there takes its name in return, or is removed."""
+    if _swapped(folder, path):
+        return
+    try:
+        os.rename(folder, path)
+        return
+    except OSError:  # a folder lies there: an older one, or that of a writer who was faster just now
+        if not path.is_dir():
+            raise
+    if _swapped(folder, path):
+        return
+    aside = Path(tempfile.mkdtemp(_PART, f"{_prefix(path)}old.", path.parent))
+    try:
+        os.rename(path, aside / path.name)
+        os.rename(folder, path)
+    finally:
+        if not path.exists():  # the second step failed: the old folder goes back
+            os.rename(aside / path.name, path)
+        _remove(aside)
+
+
+def _swapped(one: Path, other: Path) -> bool:
+    """Whether two folders could be swapped in one move, which nothing can interrupt half-way (Linux)."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    working_directory, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(working_directory, os.fsencode(one), working_directory, os.fsencode(other), exchange) == 0
+
+
+# -- what must outlast a power cut, and what a killed writer leaves behind -----------------------
+
+
+def _sync_content(folder: Path) -> None:
+    """Flushes every file below a folder to the disk; a full one shows now and not later."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with _opened(path) as handle:
+                os.fsync(handle)
+        else:
+            _sync_folder(path)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flushes the names in a folder; where the system cannot, a rename is as safe as it makes it."""
+    with contextlib.suppress(OSError), _opened(folder) as handle:
+        os.fsync(handle)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The handle of a file or folder, open for reading."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:40]}."
+
+
+def _lock(handle: int) -> bool:
+    """Whether this process now holds an open file or folder alone; the lock ends with the process at the latest."""
+    with contextlib.suppress(OSError):
+        if fcntl:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def _sweep(path: Path) -> None:
+    """Removes the parts of `path` whose writers are dead: old, and locked by nobody."""
+    prefix = _prefix(path)
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and entry.name.endswith(_PART):
+                with contextlib.suppress(OSError):
+                    _remove_dead(Path(entry.path))
+
+
+def _remove_dead(part: Path) -> None:
+    if time.time() - part.lstat().st_mtime < _STALE or part.is_symlink():
+        return
+    with _opened(part) as handle:
+        if _lock(handle):
+            _remove(part)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a link or a folder with all it holds, as far as the system lets us."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def _refusal(path: Path, error: Exception) -> InputError | None:
+    """One sentence about `path` where the system refused to write, None where `error` is another."""
+    # torch.save turns a full disk into a RuntimeError of its own; the reason of the system is its context.
+    reason = error.__context__ if isinstance(error, RuntimeError) else error
+    # Libraries written in Rust (safetensors, tokenizers) have errors of their own that quote the system.
+    if isinstance(error, InputError) or not (isinstance(reason, OSError) or "(os error " in str(error)):
+        return None
+    said = one_line(reason or error)
+    return InputError(f"{path} cannot be written ({said}); choose a place with room and permission.")
+
+
+# -- formats -------------------------------------------------------------------------------------
 
 
 def write_text(path: Path | str, text: str) -> None:

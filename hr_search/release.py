@@ -48,14 +48,19 @@ def require_output(outputpath: str) -> None:
         InputError: something else lies there, or the place cannot be written to.
     """
     target, folder = Path(outputpath), model_folder(outputpath)
-    if target != folder and target.is_dir():
-        raise InputError(f"outputpath {target} is a folder; give a folder without .pt, or the name of a file.")
-    if folder.is_file():
-        raise InputError(f"outputpath {folder} is a file; give a folder or a name that ends in .pt.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "modules.json").is_file():
+    try:
+        if target != folder and target.is_dir():
+            raise InputError(f"outputpath {target} is a folder; give a folder without .pt, or the name of a file.")
+        if folder.is_file():
+            raise InputError(f"outputpath {folder} is a file; give a folder or a name that ends in .pt.")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "modules.json").is_file():
+            raise InputError(
+                f"the folder {folder} holds something else than a model, which would be lost; give another outputpath."
+            )
+    except OSError as error:  # a folder that may not even be looked into
         raise InputError(
-            f"the folder {folder} holds something else than a model, which would be lost; give another outputpath."
-        )
+            f"outputpath {target} cannot be used ({one_line(error)}); choose a place with permission."
+        ) from error
     require_place(folder.absolute())
 
 
@@ -86,6 +91,21 @@ def save_model(encoder: Encoder, outputpath: str, card: str) -> Path:
     return folder
 
 
+_CONDENSED = """Documents of more than {} characters were condensed in training and test; condense yours too:
+
+```python
+import json
+from hr_search.condensing import Condenser
+
+condense = Condenser.from_dict(json.load(open("path/to/this/folder/condenser.json", encoding="utf-8")))
+documents = model.encode_document([condense(text) for text in texts])
+```
+
+`hr_search search` and `hr_search evaluate` do it by themselves.
+
+"""
+
+
 def model_card(settings: Settings, summary: dict) -> str:
     """The README of a saved model: what it is, how to use it, its figures and how it was made."""
     rows = [
@@ -114,7 +134,7 @@ documents = model.encode_document(["joins metal parts with an electric arc ..."]
 scores = model.similarity(queries, documents)
 ```
 
-## Test results
+{_CONDENSED.format(settings.condense) if settings.condense else ""}## Test results
 
 {summary["data"]["test"]} test rows of `{summary["data"]["name"]}` ({summary["data"]["fingerprint"]}); q2d = query to
 document, d2q = document to query; ties count against the model. {summary["verdict"]}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hr_search import paths
-from hr_search.errors import InputError
+from hr_search.errors import InputError, one_line
 from hr_search.files import digest, whole_folder
 
 log = logging.getLogger(__name__)
@@ -73,14 +73,29 @@ def tokenise(
     folder = (
         paths.cache() / "tokens" / digest(fingerprint(tokenizer), prompt, maxlength, len(texts), _texts_digest(texts))
     )
-    if not (folder / "offsets.npy").is_file():
+    if (table := _kept(folder, len(texts))) is None:
         try:
             with whole_folder(folder) as target:
                 _write(target, _slices(tokenizer, texts, prompt, maxlength))
         except InputError:
-            if not (folder / "offsets.npy").is_file():  # else another process was faster
+            if _kept(folder, len(texts)) is None:  # else another process was faster
                 raise
-    return TokenTable(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "offsets.npy"))
+        table = _kept(folder, len(texts))
+    return table
+
+
+def _kept(folder: Path, count: int) -> TokenTable | None:
+    """The table of `count` texts that lies in the cache, None where there is none or it is damaged."""
+    try:
+        table = TokenTable(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "offsets.npy"))
+        if table.offsets.shape != (count + 1,) or table.offsets[-1] != len(table.ids):
+            raise ValueError("it does not fit its texts")
+        return table
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("the token cache %s is damaged (%s) and is made anew", folder, one_line(error))
+        return None
 
 
 def fingerprint(tokenizer: Any) -> str:
@@ -122,9 +137,10 @@ def _write(folder: Path, slices: Iterator[list[list[int]]]) -> None:
             raw.write(np.fromiter((i for ids in part for i in ids), np.int32).tobytes())
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
     ids = np.memmap(folder / "ids.raw", np.int32, mode="r", shape=(int(offsets[-1]),))
-    np.save(folder / "ids.npy", ids)
+    for name, array in (("ids", ids), ("offsets", offsets)):
+        with open(folder / f"{name}.npy", "w+b") as file:  # not "wb": see files.whole_file
+            np.save(file, array)
     (folder / "ids.raw").unlink()
-    np.save(folder / "offsets.npy", offsets)
 
 
 def batches_by_length(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:

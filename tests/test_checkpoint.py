@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hr_search.checkpoint import VERSION, load_checkpoint, previous, save_checkpoint
+from hr_search.checkpoint import VERSION, load_checkpoint, previous, require_own, save_checkpoint
 from hr_search.config import FIELDS, Settings
 from hr_search.errors import InputError
 
@@ -91,13 +91,35 @@ def test_a_torn_file_gives_way_to_the_one_before(twice, warnings, share):
     assert load(twice)["step"] == 1
     assert "run.pt is not a whole checkpoint" in warnings.text
     previous(twice).unlink()
-    with pytest.raises(InputError, match=r"run.pt is not a whole checkpoint .*without --resume"):
+    with pytest.raises(InputError, match=r"run.pt is not a whole checkpoint .*another --checkpointpath"):
         load(twice)
 
 
 def test_a_lost_file_gives_way_to_the_one_before(twice):
     twice.unlink()
     assert load(twice)["step"] == 1
+
+
+def test_damage_inside_a_file_of_the_right_size_is_seen(twice, warnings):
+    """A disk gives back other bytes than were written."""
+    data = bytearray(twice.read_bytes())
+    at = data.index(torch.full((3, 2), 2.0).numpy().tobytes())
+    data[at] ^= 1
+    twice.write_bytes(bytes(data))
+    assert load(twice)["step"] == 1 and "is damaged" in warnings.text
+    assert "going on from the checkpoint before it" in warnings.text
+
+
+@pytest.mark.parametrize("torn", [True, False])
+def test_a_torn_or_lost_file_never_pushes_out_the_whole_one_before(twice, torn):
+    """Whatever moment the next save dies at, one of the two is whole."""
+    if torn:
+        twice.write_bytes(twice.read_bytes()[:300])
+    else:
+        twice.unlink()
+    save_checkpoint(twice, state(load(twice)["step"] + 1, note="again"))
+    assert load(twice)["note"] == "again"
+    assert torch.load(previous(twice), weights_only=True)["step"] == 1
 
 
 def test_both_torn(twice, warnings):
@@ -231,3 +253,32 @@ def test_a_setting_younger_than_the_checkpoint_is_no_difference(tmp_path):
     older = {name: value for name, value in SETTINGS.items() if name != "mixk"}
     save_checkpoint(tmp_path / "run.pt", state(settings={**older, "since_removed": 1}))
     assert load(tmp_path / "run.pt")["step"] == 1
+
+
+# -- what a run that starts anew may overwrite ----------------------------------------------------
+
+
+def write_older_version(path: Path) -> None:
+    torch.save({**state(), "version": 1}, path)
+
+
+def write_own(path: Path) -> None:
+    save_checkpoint(path, state())
+
+
+def write_torn(path: Path) -> None:
+    write_own(path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("write", [write_own, write_older_version, write_torn, Path.touch, lambda path: None])
+def test_an_own_checkpoint_may_go(tmp_path, write):
+    write(tmp_path / "run.pt")
+    require_own(tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize("write", [write_text, write_weights, write_tensor, write_archive, Path.mkdir])
+def test_another_file_is_not_overwritten(tmp_path, write):
+    write(tmp_path / "run.pt")
+    with pytest.raises(InputError, match=r"run.pt is something else than a checkpoint and would be lost"):
+        require_own(str(tmp_path / "run.pt"))

@@ -11,6 +11,7 @@ import resource
 import stat
 import sys
 import termios
+import time
 import types
 from pathlib import Path
 
@@ -79,6 +80,22 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     assert content(tmp_path) == {"file.txt": b"old"}
 
 
+@pytest.mark.parametrize("count", [1, 120, 5000])
+def test_an_array_whose_last_bytes_find_no_room_is_not_written(tmp_path, count):
+    """NumPy itself does not notice."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (128 + 8 * count - 4, limits[1]))
+        with pytest.raises(InputError, match="cannot be written"), whole_file(tmp_path / "a.npy", "wb") as file:
+            np.save(file, np.ones(count))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    with whole_file(tmp_path / "a.npy", "wb") as file:
+        np.save(file, np.ones(count))
+    assert np.load(tmp_path / "a.npy").tolist() == [1.0] * count
+
+
 @pytest.mark.parametrize("writer", [whole_file, whole_folder])
 @pytest.mark.parametrize("place", ["file/below", "file/far/below", LONG, f"{LONG}/below"])
 def test_places_that_cannot_be_written(tmp_path, writer, place):
@@ -142,16 +159,89 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_pa
     moves = []
     original = os.rename
 
-    def second_fails(source, target):
+    def last_fails(source, target):
         moves.append(target)
-        if len(moves) == 2:
+        if len(moves) == 3:  # after the attempt to do it in one, and the move of the old one
             raise OSError("no room")
         original(source, target)
 
-    monkeypatch.setattr(files.os, "rename", second_fails)
+    monkeypatch.setattr(files, "_swapped", lambda one, other: False)
+    monkeypatch.setattr(files.os, "rename", last_fails)
     with pytest.raises(InputError, match="no room"), whole_folder(tmp_path / "model") as folder:
         (folder / "a").write_text("new")
     assert content(tmp_path) == {"model/a": b"old"} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_without_a_swap_the_old_folder_is_moved_aside(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_swapped", lambda one, other: False)
+    for text in ("old", "new"):
+        with whole_folder(tmp_path / "model") as folder:
+            (folder / text).write_text(text)
+    assert content(tmp_path) == {"model/new": b"new"} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_system_that_cannot_swap_says_so(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    assert not files._swapped(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda name: types.SimpleNamespace())
+    (tmp_path / "b").mkdir()
+    assert not files._swapped(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_link_to_a_folder_is_replaced_and_what_it_meant_stays(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a").write_text("old")
+    (tmp_path / "model").symlink_to(tmp_path / "real")
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "a").write_text("new")
+    assert (tmp_path / "model" / "a").read_text() == "new" and (tmp_path / "real" / "a").read_text() == "old"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["model", "real"]
+
+
+# -- what killed writers left ----------------------------------------------------------------------
+
+
+def aged(path: Path, seconds: float = 3600) -> Path:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+    return path
+
+
+@pytest.mark.parametrize("writer", [whole_file, whole_folder])
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path, writer):
+    dead = tmp_path / ".run.pt.abcdefgh.part"
+    dead.write_text("half a checkpoint")
+    folder = tmp_path / ".run.pt.old.12345678.part"
+    (folder / "run.pt").mkdir(parents=True)
+    kept = [".run.pt.swp", "run.pt.abcdefgh.part", ".other.pt.abcdefgh.part", ".run.pt.young678.part"]
+    for name in kept:
+        (tmp_path / name).write_text("not left behind by a writer of this place")
+        aged(tmp_path / name, 5 if "young" in name else 3600)
+    aged(dead)
+    aged(folder)
+    with writer(tmp_path / "run.pt"):
+        pass
+    assert sorted(item.name for item in tmp_path.iterdir()) == sorted(["run.pt", *kept])
+
+
+@pytest.mark.parametrize("writer", [whole_file, whole_folder])
+def test_a_slow_writer_that_lives_is_left_alone(tmp_path, writer):
+    with writer(tmp_path / "run.pt"):
+        (part,) = tmp_path.iterdir()
+        aged(part)
+        with writer(tmp_path / "run.pt"):
+            pass
+        assert part.exists()
+    assert [item.name for item in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_the_errors_of_other_libraries_that_quote_the_system(tmp_path):
+    for error in (Exception("No space left on device (os error 28)"), OSError(28, "No space left on device")):
+        with pytest.raises(InputError, match="a.txt cannot be written .*No space left"), whole_file(tmp_path / "a.txt"):
+            raise error
+    with pytest.raises(KeyError), whole_folder(tmp_path / "b"):
+        raise KeyError("os error")
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- JSON and CSV --------------------------------------------------------------------------------

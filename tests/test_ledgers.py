@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from hr_search import ledgers
 from hr_search.errors import InputError
 from hr_search.ledgers import append_rows
+
+STRIDE = 1 if os.environ.get("HR_SEARCH_KILLS") else 8  # rows a time, at the median; singly in the long version
 
 
 def test_append_keeps_what_is_there(tmp_path):
@@ -64,31 +68,36 @@ def test_append_refuses_bad_rows_and_places(tmp_path):
         append_rows(tmp_path, pd.DataFrame({"a": [1]}))
 
 
-def append_many(path: str, writer: int, barrier: multiprocessing.Barrier, portable: bool) -> None:
-    """One of several writers: 25 rows, one at a time."""
+def append_many(path: str, writer: int, barrier: multiprocessing.Barrier, portable: bool, rows: int) -> None:
+    """One of several writers: so many rows, a few at a time."""
     if portable:
         ledgers.fcntl = None
+    draw, done = np.random.default_rng(writer), 0
     barrier.wait()
-    for number in range(25):
-        append_rows(path, pd.DataFrame({"writer": [writer], "number": [number]}))
+    while done < rows:
+        count = min(int(draw.integers(1, 2 * STRIDE)), rows - done)
+        append_rows(path, pd.DataFrame({"writer": writer, "number": range(done, done + count)}))
+        done += count
 
 
-@pytest.mark.parametrize("portable", [False, True])
-def test_four_processes_lose_no_row(tmp_path, portable):
+@pytest.mark.parametrize(("portable", "writers", "rows"), [(False, 8, 200), (True, 4, 50)])
+def test_processes_that_append_at_once_lose_and_double_no_row(tmp_path, portable, writers, rows):
     path = tmp_path / "table.csv"
     kinds = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in kinds else "spawn")
-    barrier = context.Barrier(4)
-    processes = [context.Process(target=append_many, args=(str(path), i, barrier, portable)) for i in range(4)]
+    barrier = context.Barrier(writers)
+    processes = [
+        context.Process(target=append_many, args=(str(path), i, barrier, portable, rows)) for i in range(writers)
+    ]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(120)
         assert process.exitcode == 0
     table = pd.read_csv(path)
-    assert len(table) == 100
-    for _, rows in table.groupby("writer"):
-        assert rows["number"].tolist() == list(range(25))
+    assert len(table) == writers * rows
+    for _, own in table.groupby("writer"):
+        assert own["number"].tolist() == list(range(rows))
     assert [item.name for item in tmp_path.iterdir()] == ["table.csv"]
 
 

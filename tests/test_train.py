@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from hr_search import data, evaluation, schedule, step, train
+from hr_search import data, evaluation, interruption, miner, schedule, step, train
 from hr_search.batches import index_rows
 from hr_search.config import Settings
 from hr_search.encoder import load_encoder
@@ -20,6 +22,14 @@ BASE = {"batchsize": 8, "epochs": 6, "learningrate": 3e-3, "precision": "fp32", 
 
 def run(model, pairs, compact=True, validate=None, **changes):
     """Trains the tiny model on the toy jobs and validates on the same rows."""
+    encoder, fit = prepared(model, pairs, compact, validate, **changes)
+    progress = fit()
+    encoder.expand()
+    return encoder, progress
+
+
+def prepared(model, pairs, compact=True, validate=None, **changes):
+    """An encoder, and the function that trains it with further changes of the settings."""
     settings = Settings(modelname=str(model), **{**BASE, **changes})
     encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision, settings.dropout)
     rows = index_rows(pairs)
@@ -33,9 +43,10 @@ def run(model, pairs, compact=True, validate=None, **changes):
         scores = evaluation.evaluate_embeddings(tasks, evaluation.embed_sides(encoder, held))
         return {"mrr": float(scores["q2d"]["mrr"].mean())}
 
-    progress = train.fit(encoder, rows, tables, settings, validate or mrr, "toy")
-    encoder.expand()
-    return encoder, progress
+    def fit(**more):
+        return train.fit(encoder, rows, tables, settings.replace(**more), validate or mrr, "toy")
+
+    return encoder, fit
 
 
 def weights(encoder):
@@ -201,3 +212,166 @@ def test_weight_decay_spares_embeddings_biases_and_norms(tiny_model):
     names = {id(parameter): name for name, parameter in encoder.named_parameters()}
     assert not any("embeddings" in names[id(parameter)] for parameter in decayed["params"])
     assert len(decayed["params"]) + len(rest["params"]) == len(names)
+
+
+# -- signals -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def usual_signals():
+    """Ctrl-C raises, SIGTERM ends the program, however these tests were started."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+STATEFUL = {"epochs": 3, "dropout": 0.1, "evalsteps": 2, **MINED, "mineevery": 3, "bank": 40}
+TIMELESS = ["step", "epoch", "loss", "active", "spread", "learningrate", "mrr"]
+
+
+TRAINED: list = []
+
+
+@pytest.fixture
+def undisturbed(tiny_model, jobs):
+    """The weights and the progress of the run that no signal reaches; trained once."""
+    if not TRAINED:
+        encoder, progress = run(tiny_model, jobs, **STATEFUL)
+        TRAINED.append((weights(encoder), progress))
+    return TRAINED[0]
+
+
+def asked_to_stop(monkeypatch, where: str, count: int, number: int) -> list[float]:
+    """Makes a signal come in the middle of the `count`-th call of a function; what it does after that is listed."""
+    owner, name = {"step": (train, "run_step"), "validation": (evaluation, "evaluate_embeddings"),
+                   "mining": (miner.mining, "mine")}[where]  # fmt: skip
+    original, calls, after = getattr(owner, name), [], []
+
+    def signalled(*arguments, **named):
+        calls.append(1)
+        if len(calls) == count:
+            signal.raise_signal(number)
+            after.append(1)
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, signalled)
+    return after
+
+
+@pytest.mark.parametrize(
+    ("where", "count", "step"),
+    [("step", 1, 1), ("step", 5, 5), ("step", 9, 9), ("validation", 1, 0), ("validation", 2, 2), ("validation", 7, 9),
+     ("mining", 1, 0), ("mining", 3, 6)],
+)  # fmt: skip
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on(
+    tiny_model, jobs, tmp_path, monkeypatch, caplog, home, undisturbed, where, count, step, number
+):
+    whole, reference = undisturbed
+    path, usual = str(tmp_path / "c.pt"), [signal.getsignal(each) for each in interruption.SIGNALS]
+    with monkeypatch.context() as patch:
+        after = asked_to_stop(patch, where, count, number)
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as caught:
+            run(tiny_model, jobs, checkpointpath=path, **STATEFUL)
+    # A step is ended first; what can be long is left at once.
+    assert after == ([1] if where == "step" else [])
+    assert f"stopped after step {step} of 9; the same command with --resume goes on from {path}" in caplog.text
+    assert caught.value.args == (143,) if number == signal.SIGTERM else f"after step {step}" in str(caught.value)
+    assert [signal.getsignal(each) for each in interruption.SIGNALS] == usual
+    torch.manual_seed(99)
+    resumed, progress = run(tiny_model, jobs, checkpointpath=path, resume=True, **STATEFUL)
+    assert torch.equal(whole, weights(resumed))
+    for ours, theirs in [(progress.history, reference.history), (progress.mining, reference.mining)]:
+        columns = TIMELESS if "loss" in theirs[0] else [name for name in theirs[0] if name != "seconds"]
+        pd.testing.assert_frame_equal(pd.DataFrame(ours)[columns], pd.DataFrame(theirs)[columns], check_exact=True)
+
+
+def test_a_second_signal_stops_at_once(tiny_model, jobs, tmp_path, monkeypatch, caplog, home):
+    original = train.run_step
+
+    def twice(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(train, "run_step", twice)
+    with pytest.raises(SystemExit) as caught:
+        run(tiny_model, jobs, checkpointpath=str(tmp_path / "c.pt"))
+    assert caught.value.code == 143 and not (tmp_path / "c.pt").exists()
+    assert "once more stops at once" in caplog.text and "goes on from" not in caplog.text
+
+
+def test_without_a_checkpoint_path_the_signal_is_obeyed_too(tiny_model, jobs, monkeypatch, caplog, home):
+    asked_to_stop(monkeypatch, "step", 2, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="nothing is kept, as no --checkpointpath was given"):
+        run(tiny_model, jobs)
+
+
+def test_the_same_encoder_trains_on_after_ctrl_c(tiny_model, jobs, tmp_path, monkeypatch):
+    """As in a notebook, where all objects are still there."""
+    encoder, fit = prepared(tiny_model, jobs, epochs=3, dropout=0.1, checkpointpath=str(tmp_path / "c.pt"))
+    threads = threading.active_count()
+    with monkeypatch.context() as patch:
+        asked_to_stop(patch, "step", 4, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            fit()
+    assert threading.active_count() == threads  # none is left that makes batches for a loop that is gone
+    assert np.isfinite(encoder.embed(encoder.tokens(["welder"], "query"))).all()
+    progress = fit(resume=True)
+    encoder.expand()
+    whole, _ = run(tiny_model, jobs, epochs=3, dropout=0.1)
+    assert progress.step == 9 and torch.equal(weights(whole), weights(encoder))
+
+
+def test_signals_outside_the_loop_and_outside_the_main_thread_are_not_ours():
+    usual = [signal.getsignal(each) for each in interruption.SIGNALS]
+
+    def elsewhere() -> None:
+        with interruption.postponed() as stop:
+            handlers.append([signal.getsignal(each) for each in interruption.SIGNALS])
+            assert stop.at_once(abs)(-2) == 2 and not stop.signal
+
+    handlers: list = []
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert handlers == [usual]
+    with pytest.raises(KeyboardInterrupt), interruption.postponed() as stop:  # nobody asked: it has its usual effect
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruption.postponed() as stop:
+            signal.raise_signal(signal.SIGINT)  # ignored before, ignored now
+        assert not stop.signal
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_launchers_that_pass_a_signal_on_do_not_stop_at_once():
+    with pytest.raises(SystemExit) as caught, interruption.postponed(launched=True) as stop:
+        work = stop.at_once(lambda: signal.raise_signal(signal.SIGINT))
+        work()
+        signal.raise_signal(signal.SIGTERM)  # the launcher's echo of the terminal's Ctrl-C
+        assert stop.signal == signal.SIGINT
+        stop._since -= 10
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 143
+
+
+def test_a_file_that_is_no_checkpoint_is_not_overwritten(tiny_model, jobs, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of it")
+    with pytest.raises(InputError, match="something else than a checkpoint"):
+        run(tiny_model, jobs, checkpointpath=str(tmp_path / "thesis.txt"))
+    assert (tmp_path / "thesis.txt").read_text() == "years of it"
+
+
+def test_the_best_weights_are_stored_once_and_the_size_is_known(tiny_model, jobs, tmp_path):
+    """Weights, two moments of AdamW and the best weights: four times the model, and no more."""
+    encoder, _ = run(tiny_model, jobs, checkpointpath=str(tmp_path / "c.pt"), checkpointsteps=9, maxsteps=9)
+    parameters = weights(encoder).numel() * 4
+    kept = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert set(kept["progress"]["best_weights"]) == set(kept["parts"]["model"])
+    assert 2 * parameters < (tmp_path / "c.pt").stat().st_size < 4 * parameters + 100_000
