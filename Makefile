@@ -9,10 +9,10 @@ RECIPE ?= data/recipes/esco.yaml
 export GOMP_SPINCOUNT ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report train lab test lint clean
+.PHONY: help setup report train lab test test-lowest lint clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## a .venv with the pinned requirements (2 to 4 minutes)
 
@@ -37,6 +37,12 @@ test: setup ## unit tests, every notebook as it stands, every notebook with othe
 	@rm -rf $(TEST_HOME)
 	HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" $(BIN)/python -m pytest tests -q --durations=8
 	HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" HR_SEARCH_HEADLESS=1 $(BIN)/python -m pytest notebooks -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+test-lowest: ## unit tests under the lowest versions that pyproject.toml allows (10 to 20 minutes)
+	@$(PYTHON) -m venv build/lowest
+	@build/lowest/bin/python -m pip install --quiet --disable-pip-version-check -r tests/lowest.txt
+	@build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	HR_SEARCH_HOME="$(CURDIR)/build/lowest-home" build/lowest/bin/python -m pytest tests -q -p no:cacheprovider
 
 lint: setup ## style, as the commit hook checks it
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from hr_search.errors import InputError, nearest
-from hr_search.pickles import Unread, shown
+from hr_search.errors import InputError, nearest, shown
+from hr_search.pickles import Unread
 
 _DIRT = re.compile("[\0\ud800-\udfff]")
 _FIELD = re.compile(r"\{([^{}]+)\}")

@@ -156,7 +156,7 @@ def load_checkpoint(path: Path | str, settings: dict[str, Any], fingerprint: str
         log.warning("%s is not a whole checkpoint (%s)", file, trouble)
     else:
         raise InputError(
-            f"{path} is not a whole checkpoint of this program; delete it or give another --checkpointpath."
+            f"{path} is not a whole checkpoint of this program; give another --checkpointpath, or delete it."
         )
     if file != path:
         log.warning("going on from the checkpoint before it: %s", file)

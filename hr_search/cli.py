@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from hr_search import __version__, config, verbs
 from hr_search.config import FIELDS
-from hr_search.errors import InputError, guarded, nearest
+from hr_search.errors import InputError, guarded, nearest, one_line, shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a letter that the terminal lacks must not end a run
+            stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(words)
     from hr_search.progress import show_log
 
@@ -48,9 +52,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--split",
         default="all",
         choices=("all", "validation", "test"),
-        help="rows to use: all, or those a run with these shares and seed holds out",
+        help="rows to use: all, or those a run with these shares and splitseed holds out",
     )
     verb.add_argument("--nofloors", action="store_true", help="leave out BM25 and TF-IDF")
+    verb.add_argument(
+        "--dropidentical",
+        action="store_true",
+        help="leave documents that say the same as the query out of its ranking, unless they are marked as right",
+    )
     verb.add_argument("--json", action="store_true", help="print JSON for machines")
     _add_settings(verb, verbs.EVALUATED)
     verb.set_defaults(run=verbs.evaluate)
@@ -118,9 +127,9 @@ class Parser(argparse.ArgumentParser):
         """Raises the complaint as an InputError."""
         flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         if message.startswith("unrecognized arguments: "):
-            word = message.split(": ", 1)[1].split()[0]
-            raise InputError(f"there is no flag {word.split('=')[0]}; {nearest(word.split('=')[0], flags)}")
-        raise InputError(f"{message}; see `{self.prog} --help`.")
+            word = message.split(": ", 1)[1].split(" ")[0].split("=")[0]
+            raise InputError(f"there is no flag {shown(word) or 'without a name'}; {nearest(word, flags)}")
+        raise InputError(f"{one_line(message)}; see `{self.prog} --help`.")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
         """As argparse; a verb's own parser answers for flags that it does not know."""

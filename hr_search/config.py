@@ -56,6 +56,13 @@ class Settings:
     )
     template: str = _setting("", 'makes the query of several columns, such as "{title}. Skills: {skills}"')
     documenttemplate: str = _setting("", 'makes the matching document likewise, such as "{text} {requirements}"')
+    condense: int = _setting(
+        0,
+        "characters kept of a long document: the sentences whose words tell the query, by the train rows; 0 = all; "
+        "about 4 for each token of maxlength",
+        0,
+        MANY,
+    )
     redact: bool = _setting(False, "replaces e-mails, phones, links and handles in all texts on reading")
     validationshare: float = _setting(0.1, "share of the groups held out for validation", 0.0, 0.8)
     testshare: float = _setting(0.1, "share of the groups held out for the test", 0.0, 0.8)

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from hr_search import embedded, hub, packing
+from hr_search import embedded, packing, vetting
+from hr_search.condensing import Condenser
 from hr_search.devices import to_device, use_bf16
 from hr_search.dropout import pool_dropout
 from hr_search.errors import InputError, nearest, one_line
-from hr_search.files import whole_folder
+from hr_search.files import read_json, whole_folder, write_json
 from hr_search.progress import bar, quiet
 from hr_search.tokens import TokenTable, batches_by_length, tokenise
 
@@ -64,6 +65,7 @@ class Encoder(nn.Module):
         )
         pool_dropout(self.transformer)
         packing.cast_once(self.transformer)
+        self.condenser: Condenser | None = None  # what is done to documents before they are tokenised
         self._kept: np.ndarray | None = None  # token ids whose embedding rows are present, when compacted
         self._full: torch.Tensor | None = None  # the whole embedding table, aside, when compacted
         self._row_of: np.ndarray | None = None  # token id -> row of the compacted table, -1 where absent
@@ -96,8 +98,21 @@ class Encoder(nn.Module):
         return next((prompts[name] for name in names if prompts.get(name)), "")
 
     def tokens(self, texts: Sequence[str], side: str, cached: bool = True) -> TokenTable:
-        """The token table of `texts` with the prompt of their side."""
-        return tokenise(self.model.tokenizer, texts, self.prompt(side), self.maxlength, cached)
+        """The token table of `texts` with the prompt of their side; documents are condensed where there is a condenser.
+
+        Raises:
+            InputError: the tokenizer knows tokens that the model has no embedding for.
+        """
+        if self.condenser and side == "document":
+            texts = [self.condenser(text) for text in texts]
+        table = tokenise(self.model.tokenizer, texts, self.prompt(side), self.maxlength, cached)
+        rows = self.transformer.get_input_embeddings().num_embeddings if self._full is None else len(self._full)
+        if (highest := int(table.ids.max(initial=0))) >= rows:
+            raise InputError(
+                f"the tokenizer of {self.name} knows a token {highest} and the model has embeddings for {rows}; put "
+                "the tokenizer that belongs to the model into its folder."
+            )
+        return table
 
     def forward(self, rows: Sequence[np.ndarray], budget: int = 0) -> torch.Tensor:
         """Embeddings of token rows, in their order.
@@ -240,6 +255,8 @@ class Encoder(nn.Module):
         with whole_folder(folder) as target, quiet():
             self.model.save(str(target), create_model_card=False)
             (target / "README.md").write_text(card, encoding="utf-8")
+            if self.condenser:
+                write_json(target / _CONDENSER, self.condenser.to_dict())
 
 
 def load_encoder(
@@ -263,16 +280,7 @@ def load_encoder(
     Raises:
         InputError: nothing can be loaded under that name.
     """
-    source = embedded.ensure_embedded() if name == embedded.NAME else name
-    local = Path(source).expanduser()
-    if local.exists():
-        if not local.is_dir() or not ((local / "modules.json").is_file() or (local / "config.json").is_file()):
-            raise InputError(f"{name} is not a model folder: it has neither modules.json nor config.json.")
-        source = str(local)
-    elif source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise InputError(f"the model folder {name} does not exist; give a folder, a Hub name, or embedded.")
-    else:
-        hub.require_model(source)
+    source = vetting.place_of(name)
     # Imported only now: a name that leads nowhere is refused in seconds.
     from sentence_transformers import SentenceTransformer
     from transformers import AutoConfig
@@ -281,21 +289,28 @@ def load_encoder(
     own_prompts = embedded.PROMPTS if source == embedded.HUB_NAME else None
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            vetting.require_encoder(config, source)
             own = {name: getattr(config, name) for name in _DROPOUTS if hasattr(config, name)}
             settings = {} if dropout < 0 else dict.fromkeys(own, dropout)
             model = SentenceTransformer(
                 source,
                 device=str(device) if device else None,
                 prompts=own_prompts,
+                trust_remote_code=False,
                 # On a CPU the fused attention is twice as slow backwards; a GPU wants it.
                 model_kwargs={"attn_implementation": "sdpa" if torch.cuda.is_available() else "eager"},
                 config_kwargs=settings,
             )
+            vetting.require_weights(model[0].auto_model, source)
+            vetting.require_words(model.tokenizer, source)
             own = own if settings else {}
             model.prompts = {**(model.prompts or {}), **{side: text for side, text in (prompts or {}).items() if text}}
             encoder = Encoder(model, name, maxlength, precision, own)
-            encoder.encode(["a"], "query")
+            if (kept := Path(source) / _CONDENSER).is_file():
+                encoder.condenser = Condenser.from_dict(read_json(kept))
+            if not np.isfinite(encoder.encode(["a"], "query")).all():
+                raise InputError(f"the weights of the model {name} are damaged and make NaN of a text; copy it again.")
     except InputError:
         raise
     except Exception as error:
@@ -305,4 +320,5 @@ def load_encoder(
     return encoder
 
 
+_CONDENSER = "condenser.json"  # beside the model, for documents that were condensed in training
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")

@@ -65,7 +65,11 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
             {"query": settings.queryprompt, "document": settings.documentprompt},
         )  # fmt: skip
     if settings.condense:
-        encoder.condenser = condensing.learn(rows.queries, rows.documents, settings.condense)
+        encoder.condenser = condensing.learn(data.train["query"], data.train["positive"], settings.condense)
+    validation, test = data.tasks("validation"), data.tasks("test")
+    with accelerator.main_process_first():
+        tables = {side: encoder.tokens(getattr(rows, texts), side) for side, texts in _TEXTS.items()}
+        held_out = [evaluation.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
     # Every process of a launch computes the same numbers; the others' copies are thrown away.
     create = runs.create_run if accelerator.is_main_process else runs.scratch_run
     run = create(runid, settings.projectname)
@@ -74,11 +78,6 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
     log.info(
         "run %s: %d train, %d validation, %d test rows", run.id, len(data.train), len(data.validation), len(data.test)
     )
-
-    validation, test = data.tasks("validation"), data.tasks("test")
-    with accelerator.main_process_first():
-        tables = {side: encoder.tokens(getattr(rows, texts), side) for side, texts in _TEXTS.items()}
-        held_out = [evaluation.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
     kept = encoder.compact([table for group in (tables, *held_out) for table in group.values()])
     log.info("vocabulary: %d of %d embedding rows occur and are trained", kept, len(encoder.model.tokenizer))
 
@@ -166,6 +165,8 @@ def check(settings: Settings) -> None:
         if Path(settings.checkpointpath).is_dir():
             raise InputError(f"checkpointpath {settings.checkpointpath} is a folder; give the path of a file.")
         require_place(Path(settings.checkpointpath).absolute())
+        if settings.outputpath and Path(settings.checkpointpath).resolve() == Path(settings.outputpath).resolve():
+            raise InputError(f"checkpointpath and outputpath are both {settings.outputpath}; give two places.")
     require_tracker(settings.tracker)
 
 

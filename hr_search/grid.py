@@ -15,7 +15,7 @@ import numpy as np
 
 from hr_search import config, files, paths
 from hr_search.config import FIELDS, TYPES, Settings
-from hr_search.errors import InputError, nearest
+from hr_search.errors import InputError, nearest, quoted, shown
 from hr_search.runs import checked_run_id
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def _drawn(name: str, spec: Any, generator: np.random.Generator, source: str) ->
 def _values(name: str, values: Any, source: str) -> list[Any]:
     """The values of one setting, checked, without repeats."""
     if not isinstance(values, list) or not values:
-        raise InputError(f"{source}: {name} is {values!r}; give a list of values, such as [1, 2].")
+        raise InputError(f"{source}: {name} is {quoted(values)}; give a list of values, such as [1, 2].")
     return list(dict.fromkeys(config.checked(name, value, source) for value in values))
 
 
@@ -222,4 +222,4 @@ def _check_keys(values: Any, valid: Sequence[str], source: str) -> None:
         raise InputError(f"{source} must be lines of `name: value` with the names {', '.join(valid)}.")
     for key in values:
         if key not in valid:
-            raise InputError(f'{source} has no key "{key}"; {nearest(str(key), valid)}')
+            raise InputError(f'{source} has no key "{shown(key)}"; {nearest(str(key), valid)}')

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from hr_search.errors import InputError, one_line
+from hr_search.errors import InputError, one_line, shown
 from hr_search.paths import extension
 
 MODEL_TIMEOUT = 3.0
@@ -27,9 +27,20 @@ def require_model(name: str) -> None:
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import RepositoryNotFoundError
 
+    if not re.fullmatch(r"(?a:[\w.-]{1,96}/)?(?a:[\w.-]{1,96})", name):
+        raise InputError(
+            f'the model "{shown(name)}" is neither a local folder nor a name that the Hub could have; '
+            "use --modelname embedded (no download) or the path of a local folder."
+        )
     names = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
-    if any(isinstance(try_to_load_from_cache(candidate, "config.json"), str) for candidate in names):
-        return
+    try:
+        if any(isinstance(try_to_load_from_cache(candidate, "config.json"), str) for candidate in names):
+            return
+    except ValueError as error:  # the Hub's own rules for names, such as no two dots in a row
+        raise InputError(
+            f"the model {name} is no local folder, and the Hub has no such names ({one_line(error, 120)}); "
+            "use --modelname embedded (no download) or the path of a local folder."
+        ) from error
 
     def ask() -> None:
         try:
@@ -50,8 +61,8 @@ def require_model(name: str) -> None:
 def files_of(place: str) -> list[tuple[str, Path]]:
     """Name and local copy of the files of a data set on the Hub: its train split, in one format."""
     name = place.removeprefix("hf:")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise InputError(f"{place} is not the name of a data set; write hf:OWNER/NAME.")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or ".." in name:
+        raise InputError(f"{shown(place)} is not the name of a data set; write hf:OWNER/NAME.")
     import huggingface_hub
 
     try:

@@ -20,14 +20,25 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import LocalHandler, papermill_io
 
 from hr_search import config, files, index, pages, paths
 from hr_search.config import Settings
-from hr_search.errors import InputError, nearest, one_line
+from hr_search.errors import InputError, nearest, one_line, plain, quoted, shown
 from hr_search.progress import HEADLESS_VARIABLE
 from hr_search.runs import checked_run_id, new_run_id, open_run
 
 log = logging.getLogger(__name__)
+
+
+class _Whole(LocalHandler):
+    """Writes executed notebooks whole or not at all; papermill would leave a torn one where it is killed."""
+
+    def write(self, buf: str, path: str) -> None:
+        files.write_text(path, buf)
+
+
+papermill_io.register("/", _Whole())
 
 # The notebooks of a report in their order: what each does and roughly how many seconds it takes.
 STEPS: dict[str, tuple[str, float]] = {
@@ -37,7 +48,7 @@ STEPS: dict[str, tuple[str, float]] = {
     "04_analyse_metrics": ("analyses the metrics: intervals, tests, the hardest queries", 20),
 }
 # Bounds of notebook parameters that would else be found wrong only after the training.
-BOUNDS = {"points": (10, 5000), "neighbours": (2, 200), "checkpoints": (2, 20), "examples": (1, 200)}
+BOUNDS = {"points": (10, 5000), "neighbours": (2, 200), "checkpoints": (2, 20), "examples": (1, 200), "worst": (1, 200)}
 RESERVED = ("more", "runid")
 PROGRESS_BAR = re.compile(r"\d+%\||\d+it \[")
 
@@ -81,7 +92,7 @@ class _Lines:
         for line in lines:
             line = line.rstrip().rsplit("\r", 1)[-1]
             if line and not PROGRESS_BAR.search(line):
-                log.info("   %s", line)
+                log.info("   %s", plain(line))
 
     def flush(self) -> None:
         """Nothing to do: only whole lines are logged."""
@@ -189,7 +200,7 @@ def run_notebook(path: Path | str, folder: Path | str, parameters: Mapping[str, 
             )
     except PapermillExecutionError as error:
         name = "" if error.ename == "InputError" else error.ename
-        line = ": ".join(filter(None, [name, " ".join(error.evalue.split())[:300]]))
+        line = ": ".join(filter(None, [name, one_line(error.evalue) if error.evalue.strip() else ""]))
         failure = NotebookFailed(output, error.exec_count, line)
     except DeadKernelError:
         cells = [cell for cell in nbformat.read(output, as_version=4).cells if cell.cell_type == "code"]
@@ -226,7 +237,8 @@ def plan(
         if name in config.FIELDS or name in RESERVED:
             raise InputError(f'"{name}" is not an extra parameter; give it as a setting or as the run id.')
         if name not in known:
-            raise InputError(f'no notebook has a parameter "{name}"; {nearest(name, sorted(known | {*config.FIELDS}))}')
+            hint = nearest(name, sorted(known | {*config.FIELDS}))
+            raise InputError(f'no notebook has a parameter "{shown(name)}"; {hint}')
     values = settings.to_dict()
     changed = {name: value for name, value in values.items() if value != config.FIELDS[name].default}
     lost = sorted(set(changed) - known - {"projectname"})
@@ -254,7 +266,8 @@ def _typed(name: str, value: Any, default: Any, notebook: str) -> Any:
     if type(default) in (int, float, bool, str):
         return config.converted(name, value, type(default), notebook)
     if default is not None and not isinstance(value, type(default)):
-        raise InputError(f"{notebook}: {name} is {value!r}; it must be a {type(default).__name__} like {default!r}.")
+        kind = type(default).__name__
+        raise InputError(f"{notebook}: {name} is {quoted(value)}; it must be a {kind} like {default!r}.")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import logging
@@ -176,9 +177,10 @@ def _embed(main: Tag, folder: Path) -> None:
     """Puts images that lie beside the notebook into the page."""
     # Not nbconvert's own embedding: it closes inline tags of a text before their content.
     for image in main.select('img[src]:not([src^="data:"])'):
-        file, (kind, _) = (folder / unquote(image["src"])).resolve(), mimetypes.guess_type(image["src"])
-        if file.is_relative_to(folder) and file.is_file() and str(kind).startswith("image/"):
-            image["src"] = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+        with contextlib.suppress(OSError, ValueError):  # names that no file can have
+            file, (kind, _) = (folder / unquote(image["src"])).resolve(), mimetypes.guess_type(image["src"])
+            if file.is_relative_to(folder) and file.is_file() and str(kind).startswith("image/"):
+                image["src"] = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def _disarm(part: Tag) -> None:

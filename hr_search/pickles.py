@@ -12,10 +12,8 @@ those with a named zone of `zoneinfo`, which need `getattr`: both stay forbidden
 
 from __future__ import annotations
 
-import gzip
 import pickletools
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,12 +23,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hr_search.errors import InputError, one_line
+from hr_search.contents import content
+from hr_search.errors import InputError, one_line, shown
 
-LIMIT = 2**31
-"""Bytes a compressed file may unpack to: 2 GiB."""
-
-_COMPRESSED = (b"\x1f\x8b\x08", b"BZh91AY&SY", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 _AGAIN = "save the table again as .csv, .jsonl or .parquet."
 
 _ARROW = ("ArrowStringArray", "ArrowStringArrayNumpySemantics", "ArrowExtensionArray")
@@ -87,40 +82,6 @@ class _Made:
     state: Any = None
 
 
-def content(path: Path | str, limit: int = LIMIT) -> bytes:
-    """The bytes of a file, unpacked where its name ends in `.gz`.
-
-    Args:
-        path: the file.
-        limit: bytes a `.gz` file may unpack to, so that a small file cannot fill the memory.
-
-    Raises:
-        InputError: the file is missing, empty, unreadable, a broken `.gz`, unpacks to more than `limit` bytes,
-            or is compressed without saying so in its name.
-    """
-    path = Path(path)
-    packed = path.suffix.lower() == ".gz"
-    try:
-        with gzip.open(path) if packed else path.open("rb") as file:
-            data = file.read(limit + 1) if packed else file.read()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is not a whole gzip file ({one_line(error)}); write or copy it again.") from error
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({one_line(error)}).") from error
-    if packed and len(data) > limit:
-        raise InputError(f"{path} unpacks to more than {limit:,} bytes; split the table into smaller files.")
-    if not data.strip():
-        raise InputError(f"{path} is empty; it needs a query and a matching document in each row.")
-    if data.startswith(_COMPRESSED):
-        raise InputError(
-            f"{path} is an archive (gzip, bzip2, xz, zstd or zip, as .xlsx is); save the table as .csv or .jsonl, "
-            "or let the name of a gzip file end in .gz."
-        )
-    return data
-
-
 def read_pickle_frame(path: Path | str) -> pd.DataFrame:
     """The table of a `.pkl` or `.pkl.gz` file, read without running anything the file holds.
 
@@ -143,13 +104,6 @@ def read_pickle_frame(path: Path | str) -> pd.DataFrame:
         raise
     except Exception as error:  # a damaged pickle may fail at any step, and no step runs foreign code
         raise InputError(f"{path} is not a readable pickle of a plain table ({one_line(error)}); {_AGAIN}") from error
-
-
-def shown(label: Any, limit: int = 60) -> str:
-    """A column name as it stands in a sentence: one line, printable, at most `limit` characters."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(label)[: 4 * limit])
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _followed(data: bytes, path: Path | str) -> Any:

@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
+from hr_search.errors import plain
+
 HEADLESS_VARIABLE = "HR_SEARCH_HEADLESS"
 
 
@@ -36,8 +38,15 @@ def show_log(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     logger.propagate = False
     # Kernels replace sys.stdout, so the handler of an earlier call may hold a dead stream.
     handler = logging.StreamHandler(stream or sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Plain("%(message)s"))
     logger.handlers[:] = [handler]
+
+
+class _Plain(logging.Formatter):
+    """Lines that a terminal shows and does not obey, whatever a file name or a text in them holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
 
 
 @contextlib.contextmanager

@@ -123,13 +123,15 @@ def checked_run_id(text: str) -> str:
     """`text`, if it can name a folder of a run.
 
     Raises:
-        InputError: it is empty, longer than 120 characters, or holds more than letters, digits, `-`, `_` and
-            single dots inside.
+        InputError: it is empty, longer than 120 characters, holds more than letters, digits, `-`, `_` and single dots
+            inside, or is the name of a file beside the reports or of a device of Windows.
     """
     if not text or len(text) > 120 or len(text.encode("utf-8", "surrogatepass")) > 240:
         raise InputError(f"the run id has {len(text)} characters; give 1 to 120.")
-    if not re.fullmatch(r"[\w-][\w.-]*", text) or ".." in text or text.startswith("-"):
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", text) or text.startswith("-"):
         raise InputError(f"the run id {text!r} cannot name a folder; use letters, digits, -, _ and single dots only.")
+    if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.(html|json|md|png)", text, re.IGNORECASE):
+        raise InputError(f"the run id {text!r} is the name of a file or device; choose another one.")
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -16,9 +17,10 @@ from typing import Any
 import pandas as pd
 
 from hr_search import cells, hub
-from hr_search.errors import InputError, nearest, one_line
+from hr_search.contents import FREE, RATIO, content
+from hr_search.errors import InputError, nearest, one_line, shown
 from hr_search.paths import extension
-from hr_search.pickles import content, read_pickle_frame, shown
+from hr_search.pickles import read_pickle_frame
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ NEGATIVE = re.compile(
 # "NA", "None" and "null" are words that people write; NaN is what programs write for nothing.
 _EMPTY = {"keep_default_na": False, "na_values": ["", "NaN", "nan"]}
 _QUERY, _DOCUMENT = "(--template)", "(--documenttemplate)"  # columns that templates add
+_ROWS = 256  # of a Parquet file that are unpacked at a time
 _NEEDED = "it needs a query and a matching document in each row."
 
 
@@ -270,7 +273,23 @@ def _read_separated(path: Path | str) -> pd.DataFrame:
         raise InputError(f"{path}: {what}; {advice}") from error
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError(f"{path}: the rows have more fields than the header; {advice}")
+    if line := _other_separator(table, text):
+        raise InputError(f"{path}, line {line} is separated by another sign than the header; use one sign throughout.")
     return table.set_axis([cells.clean(str(name)) for name in table.columns], axis="columns")
+
+
+def _other_separator(table: pd.DataFrame, text: str) -> int:
+    """The first line that has the header's fields only under another separator than the table's; 0 for none."""
+    single = table.iloc[:, 1:].isna().all(axis=1) if table.shape[1] > 1 else []
+    if not table.iloc[:, 0][single].str.contains("[,;\t|]", na=False).any():
+        return 0
+    # A quoted text that holds such a sign, beside empty fields, is fine: only the file itself tells the two apart.
+    with contextlib.suppress(csv.Error):
+        own = _separator(text)
+        rows, others = csv.reader(io.StringIO(text, newline=""), delimiter=own), ",;\t|".replace(own, "")
+        alone = (row[0] for row in rows if len(row) == 1)
+        return next((rows.line_num for text in alone for sign in others if text.count(sign) == table.shape[1] - 1), 0)
+    return 0
 
 
 def _read_lines(path: Path | str) -> pd.DataFrame:
@@ -301,7 +320,13 @@ def _read_parquet(path: Path | str) -> pd.DataFrame:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(io.BytesIO(content(path))).read()
+        file, parts, size = pyarrow.parquet.ParquetFile(io.BytesIO(data := content(path))), [], 0
+        for part in file.iter_batches(_ROWS):
+            parts.append(part)
+            size += max(part.nbytes, 64 * part.num_rows)  # an empty cell costs nothing in Parquet, and memory here
+            if size > max(FREE, RATIO * len(data)):
+                raise InputError(f"{path} unpacks to more than {RATIO} times its size, as no table of texts does.")
+        table = pyarrow.Table.from_batches(parts, file.schema_arrow)
         return _frame(table.column_names, (column.to_pylist() for column in table.columns))
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         if isinstance(error, InputError):

@@ -14,15 +14,17 @@ from typing import Any
 
 from hr_search import config, paths
 from hr_search.config import FIELDS, Settings
-from hr_search.errors import InputError
+from hr_search.errors import InputError, escaped, one_line, plain, shown
 
 EVALUATED = (
     "datapath",
     "querycolumn",
     "positivecolumn",
     "groupcolumn",
+    "redact",
     "validationshare",
     "testshare",
+    "splitseed",
     "seed",
     "maxlength",
     "precision",
@@ -50,17 +52,14 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from hr_search import data, evaluation
     from hr_search.encoder import load_encoder
 
-    pairs = data.load_all(settings) if arguments.split == "all" else getattr(data.load(settings), arguments.split)
-    if pairs.empty:
-        raise InputError(f"{settings.datapath} has no {arguments.split} rows under these shares; take --split all.")
-    tasks = data.tasks(pairs)
+    tasks = data.search_tasks(settings, arguments.split, arguments.dropidentical)
     encoder = load_encoder(arguments.model, settings.maxlength, settings.precision)
     results = {} if arguments.nofloors else evaluation.evaluate_floors(tasks)
     scored = evaluation.evaluate_encoder(encoder, tasks, progress=True)
     results |= {(arguments.model, direction): table for direction, table in scored.items()}
     table = evaluation.metrics_table(results, settings.seed)
     if arguments.json:
-        print(json.dumps(evaluation.nested(table), ensure_ascii=False))
+        _print_json(evaluation.nested(table))
     else:
         _print_metrics(table)
     return 0
@@ -71,7 +70,9 @@ def search(arguments: argparse.Namespace) -> int:
     settings = settings_from(None, _given(arguments, ("maxlength", "precision")))
     if arguments.top < 1:
         raise InputError(f"--top is {arguments.top}; it must be at least 1.")
-    if not arguments.query.strip():
+    from hr_search.cells import clean
+
+    if not (query := clean(arguments.query)):
         raise InputError("the query is empty; give a job title or another text to search for.")
     from hr_search.encoder import load_encoder
     from hr_search.tables import read_texts
@@ -81,14 +82,14 @@ def search(arguments: argparse.Namespace) -> int:
     texts = [text for _, text in rows]
     encoder = load_encoder(arguments.model, settings.maxlength, settings.precision)
     documents = encoder.embed(encoder.tokens(texts, "document"), progress=True)
-    scores = documents @ encoder.encode([arguments.query], "query")[0]
+    scores = documents @ encoder.encode([query], "query")[0]
     best = scores.argsort(kind="stable")[::-1][: arguments.top]
     found = [{"score": round(float(scores[i]), 4), "row": rows[i][0], "text": texts[i]} for i in best]
     if arguments.json:
-        print(json.dumps(found, ensure_ascii=False))
+        _print_json(found)
     else:
         for item in found:
-            print(f"{item['score']:.4f}  row {item['row']}  {' '.join(item['text'].split())[:200]}")
+            print(f"{item['score']:.4f}  row {item['row']}  {one_line(item['text'], 200)}")
     return 0
 
 
@@ -97,25 +98,44 @@ def compare(arguments: argparse.Namespace) -> int:
     from hr_search.analysis import compare_runs
     from hr_search.runs import open_run
 
-    table = compare_runs([open_run(name) for name in arguments.runs], arguments.direction, arguments.metric)
-    print(table.drop(columns="verdict").to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-    print("\n".join(table["verdict"]))
+    runs = [open_run(name) for name in arguments.runs]
+    try:
+        table = compare_runs(runs, arguments.direction, arguments.metric)
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:  # tables that another program has changed
+        names = " or ".join(run.id for run in runs)
+        raise InputError(f"a file of {names} is damaged ({one_line(error, 120)}); repeat that run.") from error
+    print(plain(table.drop(columns="verdict").to_string(index=False, float_format=lambda value: f"{value:.4f}")))
+    print(plain("\n".join(table["verdict"])))
     return 0
 
 
 def report(arguments: argparse.Namespace) -> int:
     """`report`: the notebooks into reports/<run_id>/; code 1 where one of them fails."""
-    pairs = dict(_assignment(word) for word in arguments.parameters)
+    pairs: dict[str, str] = {}
+    for name, value in map(_assignment, arguments.parameters):
+        if name in pairs:
+            raise InputError(f"-p gives {shown(name)} twice; keep one of the two.")
+        pairs[name] = value
     named = {name: value for name, value in pairs.items() if _is_setting(name)}
     # Kernels start in the notebooks' folder, so a path must not depend on where the command was typed.
     settings = absolute(settings_from(arguments.recipe, named))
+    require_data(settings)
+    from hr_search import embedded
+    from hr_search.experiment import check
     from hr_search.notebooks import NotebookFailed, run_report
+    from hr_search.vetting import place_of
+
+    check(settings)
+    if settings.modelname != embedded.NAME:  # which would be built now, and it is there or it can be
+        place_of(settings.modelname)
 
     extra = {name: value for name, value in pairs.items() if name not in named}
     try:
         page = run_report(settings, extra, arguments.runid)
     except NotebookFailed as error:
-        print(f"hr_search: {error}", file=sys.stderr)
+        print(f"hr_search: {plain(str(error))}", file=sys.stderr)
         return 1
     print(page)
     return 0
@@ -151,7 +171,7 @@ def grid(arguments: argparse.Namespace) -> int:
     table = run_grid(cells, arguments.workers, arguments.retry, arguments.scheduler)
     failed = table[table["status"] == "failed"]
     for row in failed.itertuples():
-        print(f"{row.run} failed: {row.error}{f'; see {paths.root() / row.notebook}' if row.notebook else ''}")
+        print(plain(f"{row.run} failed: {row.error}{f'; see {paths.root() / row.notebook}' if row.notebook else ''}"))
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
     print(f"{counts}: {cells.folder / 'cells.csv'}{' (--retry runs the failed ones again)' if len(failed) else ''}")
     if (table["status"] == "finished").any():
@@ -161,7 +181,7 @@ def grid(arguments: argparse.Namespace) -> int:
         try:
             print(write_page(cells.name))
         except NotebookFailed as error:
-            print(f"hr_search: {error}", file=sys.stderr)
+            print(f"hr_search: {plain(str(error))}", file=sys.stderr)
             return 1
     return 1 if len(failed) else 0
 
@@ -176,11 +196,28 @@ def absolute(settings: Settings) -> Settings:
     return settings.replace(**found, **written)
 
 
+def require_data(settings: Settings) -> None:
+    """Returns if the tables of `settings` are there: the first notebook would else stop half a minute later.
+
+    Raises:
+        InputError: naming the setting and its path.
+    """
+    for name in ("datapath", "validationpath", "testpath"):
+        path = getattr(settings, name)
+        bundled = path in ("", "esco", "sample_ru") or path.startswith("hf:")
+        if not bundled and not paths.resolve(path).exists():
+            raise InputError(f"{name} {path} does not exist; check the path.")
+
+
 def settings_from(recipe: str | None, given: dict[str, Any]) -> Settings:
     """Settings of a recipe file with the given ones laid over them."""
     base = config.read_recipe(paths.resolve(recipe)).to_dict() if recipe else {}
-    laid_over = {config.canonical(name, "the command line"): value for name, value in given.items()}
-    checked = {name: config.checked(name, value, "the command line") for name, value in laid_over.items()}
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        key = config.canonical(name, "the command line")
+        if key in checked:
+            raise InputError(f"the command line gives {key} twice; keep one of the two.")
+        checked[key] = config.checked(key, value, "the command line")
     return Settings.from_mapping({**base, **checked}, recipe or "the command line")
 
 
@@ -192,7 +229,7 @@ def _given(arguments: argparse.Namespace, names: Sequence[str] | dict) -> dict[s
 def _assignment(word: str) -> tuple[str, str]:
     name, mark, value = word.partition("=")
     if not mark or not name.strip():
-        raise InputError(f"-p {word} must have the form name=value, such as -p learningrate=3e-5.")
+        raise InputError(f"-p {shown(word)} must have the form name=value, such as -p learningrate=3e-5.")
     return name.strip(), value
 
 
@@ -202,6 +239,10 @@ def _is_setting(name: str) -> bool:
     except InputError:
         return False
     return True
+
+
+def _print_json(value: Any) -> None:
+    print(escaped(json.dumps(value, ensure_ascii=False)))
 
 
 def _print_metrics(metrics: Any) -> None:

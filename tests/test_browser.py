@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from PIL import Image
+from test_hostile import FLAG as MARKED
+from test_hostile import hostile_report
 from test_index import write_run
 from test_pages import display, exported
 
@@ -304,10 +306,15 @@ def test_hostile_texts_of_a_run_stay_texts(visit, tmp_path, monkeypatch):
     monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path))
     for number, text in enumerate(HOSTILE):
         folder = write_run(
-            f"run{number}", querycolumn=text, groupcolumn=f"group{number}", model=text, verdict=text, command=text,
+            f"run{number}", querycolumn="x", groupcolumn=f"group{number}", model=text, verdict=text, command=text,
             data={"name": text, "fingerprint": text},
         )  # fmt: skip
-        values = json.loads((folder / "config.json").read_text()) | {text: text, "__proto__": text, "constructor": text}
+        values = json.loads((folder / "config.json").read_text()) | {
+            "querycolumn": text,
+            text: text,
+            "__proto__": text,
+            "constructor": text,
+        }
         (folder / "config.json").write_text(json.dumps(values))
     page = visit(index.write_index())
     assert page.locator("#runs tbody tr").count() == len(HOSTILE)
@@ -326,6 +333,51 @@ def test_hostile_texts_of_a_run_stay_texts(visit, tmp_path, monkeypatch):
     assert [re.sub("=.*", "", chip.inner_text()) for chip in chips] == ["querycolumn", "groupcolumn"]
     boxes = [chip.bounding_box() for chip in chips]  # the first one's turned text does not turn their order
     assert (boxes[0]["y"], boxes[0]["x"]) < (boxes[1]["y"], boxes[1]["x"])
+
+
+@pytest.mark.parametrize("name", ["index", "01_explore_data", "02_train", "03_embedding_drift", "04_analyse_metrics"])
+def test_a_report_on_hostile_data_runs_no_script(visit, tmp_path_factory, name):
+    """A real report on a table of scripts, markup and escapes, each page touched wherever a script might wait."""
+    home, _, _ = hostile_report(tmp_path_factory)
+    (path,) = (home / "home" / "reports").rglob(f"{name}.html")
+    page = visit(path)
+    said = []
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    title = page.title()
+    if name == "index":
+        page.locator("#runs input").first.check()
+        page.locator("#filter").fill(MARKED)
+        page.locator("#filter").fill("")
+        page.get_by_text("Repeat this run").click()
+    else:
+        page.locator("#fold").click()
+        assert (
+            page.locator(
+                ":is(main script:not([type='application/json']), main iframe, main form):not([data-hr-map] *)"
+            ).count()
+            == 0
+        )
+    if name == "03_embedding_drift":
+        page.locator("[data-hr-map] canvas").first.wait_for()
+        places = page.evaluate(
+            """() => {
+              const view = Bokeh.index.roots.find((each) => each.frame);
+              const at = view.model.renderers[0].data_source.data;
+              view.el.scrollIntoView({ block: "center" });
+              const now = view.el.getBoundingClientRect();
+              return Array.from(at.x, (x, row) => [now.left + view.frame.x_scale.compute(x), now.top + view.frame.y_scale.compute(at.y[row])]);
+            }"""
+        )
+        for x, y in places:
+            page.mouse.move(x, y)
+            page.wait_for_timeout(20)
+        page.locator("[data-hr-map] input[type=search]").fill(MARKED)
+    page.evaluate(
+        "() => document.querySelectorAll('main *').forEach((it) => it.dispatchEvent(new MouseEvent('mouseover')))"
+    )
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.hacked") is None and page.title() == title and said == []
+    assert title.startswith("hr_search") if name == "index" else name.replace("_", " ") in title
 
 
 # The index

@@ -52,7 +52,9 @@ def test_02_train_writes_the_run(workshop):
 def test_01_explore_data_counts(workshop, jobs_file):
     root, _ = workshop
     execute(
-        "01_explore_data", root, {"datapath": str(jobs_file), "testshare": 0.25, "validationshare": 0.25, "splitseed": 3}
+        "01_explore_data",
+        root,
+        {"datapath": str(jobs_file), "testshare": 0.25, "validationshare": 0.25, "splitseed": 3},
     )
     counts = pd.read_csv(root / "metrics" / "data" / "jobs.csv").set_index("what")["count"]
     assert counts["rows read"] == 24 and counts["groups"] == 12

@@ -28,9 +28,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hr_search import pickles
+from hr_search import contents
+from hr_search.contents import content
 from hr_search.errors import InputError
-from hr_search.pickles import Unread, content, read_pickle_frame
+from hr_search.pickles import Unread, read_pickle_frame
 
 POSITIONS = ["Кассир", "Courier", "Врач 🩺"]
 DESCRIPTIONS = ["Работа на кассе", "Deliver, fast", "Приём"]
@@ -539,7 +540,7 @@ def test_a_bomb_is_refused(tmp_path):
     with pytest.raises(InputError, match="unpacks to more than 99,999 bytes"):
         content(path, limit=99_999)
     assert content(written(tmp_path, b"a" * 1000, name="small.gz"), limit=1000) == b"a" * 1000
-    assert pickles.LIMIT == 2**31
+    assert contents.LIMIT == 2**31
 
 
 def test_compressed_files_that_do_not_say_so(tmp_path):

@@ -106,9 +106,7 @@ def make_trainer(order: Order, model: Any, pairs: pd.DataFrame, folder: str) -> 
     return _trainer(order, model, columns, prompts, folder, {"num_train_epochs": 1} | in_order | equal)
 
 
-def make_racer(
-    order: Order, model: Any, pairs: pd.DataFrame, sides: tuple[str, str], steps: int, folder: str
-) -> Any:
+def make_racer(order: Order, model: Any, pairs: pd.DataFrame, sides: tuple[str, str], steps: int, folder: str) -> Any:
     """The peer's trainer as its documentation advises: shuffled, no text twice in a batch, a tenth of warm-up.
 
     Args:
