@@ -151,6 +151,13 @@ def benchmark(arguments: argparse.Namespace) -> int:
         losses, metrics = proof.proof(arguments.steps or 16, threads=arguments.threads, out=arguments.out)
         print(f"{losses.to_string(**wide)}\n\n{metrics.to_string(**wide)}")
         return int(losses["difference"].max() > proof.SAME_LOSS)
+    if arguments.race:
+        from hr_search.benchmark.race import race
+
+        given = {name: getattr(arguments, name) for name in ("datapath", "testpath") if getattr(arguments, name)}
+        runs, effects = race(absolute(settings_from(arguments.recipe, given)), arguments.minutes, out=arguments.out)
+        print(f"{runs.to_string(**wide)}\n\n{effects.to_string(**wide)}")
+        return 0
     if arguments.scaletable:
         table = proof.scale_table(steps=arguments.steps or 20, threads=arguments.threads, out=arguments.out)
     else:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hr_search import config, losses, mining, mixing
+from hr_search import config, losses, mining, mixing, paths
 from hr_search.config import FIELDS, TYPES, Settings, canonical, checked, read_recipe, read_yaml
 from hr_search.errors import InputError, guarded, nearest, one_line
 from hr_search.metrics import METRICS
@@ -164,6 +164,12 @@ def test_any_mapping_gives_settings_or_an_input_error(values):
 
 
 # -- recipes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(paths.recipes().glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_that_come_along_are_whole(path):
+    settings = read_recipe(path)
+    assert settings.projectname == path.stem and settings.maxlength >= 32
 
 
 def test_a_recipe(tmp_path):

@@ -198,7 +198,7 @@ def test_a_notebook_never_overwrites_itself_and_needs_a_folder(tmp_path):
     with pytest.raises(InputError, match="cannot be made"):
         run_notebook(path, path, {})
     (tmp_path / "out" / "n.ipynb").mkdir(parents=True)
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="is a folder"):
         run_notebook(path, tmp_path / "out", {})
 
 

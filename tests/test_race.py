@@ -73,6 +73,13 @@ def test_the_pilots_first_steps_do_not_count():
     assert race.fitting_steps(0.001, [0.0, 1.0, 2.0, 3.0]) == 2
 
 
+def test_our_side_condenses_where_the_recipe_does(recipe, monkeypatch):
+    learnt = []
+    monkeypatch.setattr(race.condensing, "learn", lambda *given: learnt.append(given[2]) or None)
+    race.run_ours(order(recipe.replace(condense=12)))
+    assert set(learnt) == {12}
+
+
 @pytest.mark.parametrize("direction", ["q2d", "d2q"])
 def test_both_sides_train_and_are_tested_in_the_direction_of_the_recipe(recipe, direction):
     recipe = recipe.replace(direction=direction)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hr_search import data, embedded, files, paths
+from hr_search import condensing, data, embedded, files, paths
 from hr_search.benchmark import peer
 from hr_search.benchmark.cases import Order
 from hr_search.benchmark.meters import step_clock
@@ -161,8 +161,13 @@ def run_ours(order: Order) -> dict[str, Any]:
     searched = dict(zip(sides(settings), (task.queries, task.documents), strict=True))
 
     def fitted(steps: int) -> tuple[Any, list[float], float]:
-        encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision, settings.dropout)
+        prompts = {"query": settings.queryprompt, "document": settings.documentprompt}
+        encoder = load_encoder(
+            settings.modelname, settings.maxlength, settings.precision, settings.dropout, prompts=prompts
+        )
         started = time.perf_counter()
+        if settings.condense:
+            encoder.condenser = condensing.learn(pairs["query"], pairs["positive"], settings.condense)
         tables = token_tables(encoder, rows)
         encoder.compact([*tables.values(), *(encoder.tokens(texts, side) for side, texts in searched.items())])
         with step_clock(1, steps) as ticks:
