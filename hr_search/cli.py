@@ -100,9 +100,11 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--proof", action="store_true", help="show instead that both sides train alike, step by step")
     verb.add_argument("--race", action="store_true", help="train both sides for --minutes and test them on --testpath")
     verb.add_argument("--minutes", type=float, default=10.0, help="of training for each run of a race (default 10)")
+    verb.add_argument("--workers", type=int, default=1, help="runs of a race side by side (default 1)")
     verb.add_argument("--recipe", help="YAML file of our settings in a race")
     verb.add_argument("--testpath", default="", help="table or folder of the race's test; default: the recipe's")
     verb.add_argument("--scaletable", action="store_true", help="measure instead what 10,000 to 1,000,000 rows cost")
+    verb.add_argument("--costs", action="store_true", help="measure instead what mixing and mining add to a step")
     verb.set_defaults(run=verbs.benchmark)
 
     verb = commands.add_parser("report", help="run the four notebooks and write reports/index.html")

@@ -16,12 +16,12 @@ from accelerate import Accelerator
 
 from hr_search import condensing, evaluation, files, paths, runs, train
 from hr_search import data as datasets
-from hr_search.batches import Rows, index_rows
+from hr_search.batches import Rows, epoch_batches, index_rows
 from hr_search.config import Settings
 from hr_search.data import Data, Task
 from hr_search.devices import hardware
 from hr_search.encoder import Encoder, load_encoder
-from hr_search.errors import InputError
+from hr_search.errors import InputError, shown
 from hr_search.ledgers import append_rows
 from hr_search.metrics import METRICS
 from hr_search.release import command, model_card, require_output, require_place, save_model
@@ -100,7 +100,11 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
         if settings.resume and validation:
             # Drift is measured against the base model, and a resumed run does not pass step 0 again.
             probes.keep(0, evaluation.embed_sides(encoder, held_out[0]))
-        progress = train.fit(encoder, rows, tables, settings, validate, data.fingerprint, accelerator, tracker.log)
+        try:
+            progress = train.fit(encoder, rows, tables, settings, validate, data.fingerprint, accelerator, tracker.log)
+        except InputError:  # a checkpoint of another run, a loss that is no number: there is no result to keep
+            shutil.rmtree(run.folder, ignore_errors=True)
+            raise
     run.write("history", pd.DataFrame(progress.history))
     if progress.mining:
         run.write("mining", pd.DataFrame(progress.mining))
@@ -199,10 +203,34 @@ def check_rows(settings: Settings, data: Data, rows: Rows) -> None:
         )
     if settings.batchsize > 1 and rows.document_groups.shape[1] == 1:
         raise InputError("all rows belong to one group, so no document is wrong for any query; look at --groupcolumn.")
+    if settings.negatives in ("batch", "random") and not given:
+        refuse_lonely_batches(settings, data.train["group"])
     if not len(data.validation):
         log.warning("no validation rows: the last weights are kept and nothing stops the run early")
     if settings.mixing != "none" and (rows.document_groups.sum(axis=0) < 2).all():
         log.warning("no group has two documents, so mixing finds no positives, only negatives")
+
+
+def refuse_lonely_batches(settings: Settings, groups: pd.Series) -> None:
+    """Refuses groups so large that they fill whole batches, where no document would be wrong for any query.
+
+    Args:
+        settings: batch size and seed, which decide who meets in the first epoch.
+        groups: of the train rows.
+
+    Raises:
+        InputError: more than a tenth of the batches are like that, naming the largest group.
+    """
+    codes = pd.factorize(groups)[0]
+    batches = epoch_batches(len(codes), settings.batchsize, settings.seed, 0)
+    lonely = sum(len(set(codes[batch].tolist())) == 1 for batch in batches)
+    if lonely > len(batches) / 10:
+        sizes = groups.value_counts()
+        raise InputError(
+            f"{lonely} of {len(batches)} batches would hold rows of one group only, in which no document is wrong: the "
+            f'group "{shown(str(sizes.index[0]))}" has {sizes.iloc[0]} of {len(groups)} rows; raise --batchsize or look '
+            "at --groupcolumn."
+        )
 
 
 def most_documents(settings: Settings, rows: Rows) -> int:

@@ -7,15 +7,17 @@ import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from hr_search import mining
-from hr_search.batches import Batch, Rows, make_batch
+from hr_search import condensing, mining
+from hr_search.batches import Batch, Rows, index_rows, make_batch
 from hr_search.config import Settings
-from hr_search.encoder import Encoder
+from hr_search.encoder import Encoder, load_encoder
 from hr_search.errors import InputError
+from hr_search.exploration import SHORT
 from hr_search.tokens import TokenTable
 
 log = logging.getLogger(__name__)
@@ -43,9 +45,7 @@ class Miner:
         self.every = settings.mineevery or per_epoch
         self.negatives: np.ndarray | None = None
         self.history: list[dict] = []
-        # A query with several documents is judged by the first of them.
-        self._own = np.empty(len(rows.queries), np.int64)
-        self._own[rows.query[::-1]] = rows.positive[::-1]
+        self._own = own_documents(rows)
 
     def batches(
         self, steps: Iterable[tuple[np.ndarray, bool]], start: int, encoder: Encoder, accelerator: Accelerator
@@ -121,3 +121,49 @@ class Miner:
         """Takes over what `state_dict` gave."""
         self.negatives = None if state["negatives"] is None else state["negatives"].numpy()
         self.history = state["history"]
+
+
+def own_documents(rows: Rows) -> np.ndarray:
+    """The document (Q,) by which each query is judged: the first of its rows."""
+    own = np.empty(len(rows.queries), np.int64)
+    own[rows.query[::-1]] = rows.positive[::-1]
+    return own
+
+
+def overview(
+    pairs: pd.DataFrame, settings: Settings, rows: int = 300, queries: int = 5, nearest: int = 3
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The wrong documents that the untrained model finds nearest, to be read by eye before training.
+
+    Nothing is left out for scoring above the positive: such a document is often a right one that nobody marked.
+
+    Args:
+        pairs: the train rows.
+        settings: model, length, prompts, condensing.
+        rows: pairs drawn at random, among whose documents is searched.
+        queries: shown.
+        nearest: wrong documents of each; fewer in a table that has fewer.
+
+    Returns:
+        `mining.statistics` and `mining.examples`; without rows where every document is right for some query.
+
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+    drawn = index_rows(pairs.sample(min(rows, len(pairs)), random_state=settings.splitseed))
+    own, relevant = own_documents(drawn), drawn.query_groups @ drawn.document_groups.T
+    wrong = len(drawn.documents) - int(np.diff(relevant.indptr).max(initial=0))
+    if wrong < 1:
+        return pd.DataFrame(), pd.DataFrame()
+    encoder = load_encoder(
+        settings.modelname, settings.maxlength, settings.precision,
+        prompts={"query": settings.queryprompt, "document": settings.documentprompt},
+    )  # fmt: skip
+    if settings.condense:
+        encoder.condenser = condensing.learn(pairs["query"], pairs["positive"], settings.condense)
+    mined = mining.mine_texts(
+        encoder.encode, drawn.queries, drawn.documents, relevant, own, count=min(nearest, wrong), share=0.0
+    )
+    found = mining.examples(drawn.queries, drawn.documents, mined, own, queries, settings.splitseed)
+    texts = found[["query", "positive", "negative"]].apply(lambda column: column.str.slice(0, SHORT))
+    return mining.statistics(mined), found.assign(**texts)

@@ -144,6 +144,7 @@ def report(arguments: argparse.Namespace) -> int:
 def benchmark(arguments: argparse.Namespace) -> int:
     """`benchmark`: speeds, proof of equal training, or growth; code 1 where the training is not equal."""
     from hr_search.benchmark import proof
+    from hr_search.benchmark.costs import cost_table
     from hr_search.benchmark.table import run_benchmark
 
     wide = {"index": False, "float_format": lambda value: f"{value:.4g}"}
@@ -155,10 +156,13 @@ def benchmark(arguments: argparse.Namespace) -> int:
         from hr_search.benchmark.race import race
 
         given = {name: getattr(arguments, name) for name in ("datapath", "testpath") if getattr(arguments, name)}
-        runs, effects = race(absolute(settings_from(arguments.recipe, given)), arguments.minutes, out=arguments.out)
+        runs, effects = race(absolute(settings_from(arguments.recipe, given)), arguments.minutes, out=arguments.out,
+                             workers=arguments.workers)  # fmt: skip
         print(f"{runs.to_string(**wide)}\n\n{effects.to_string(**wide)}")
         return 0
-    if arguments.scaletable:
+    if arguments.costs:
+        table = cost_table(arguments.steps or 20, arguments.threads, arguments.out)
+    elif arguments.scaletable:
         table = proof.scale_table(steps=arguments.steps or 20, threads=arguments.threads, out=arguments.out)
     else:
         table = run_benchmark(

@@ -13,9 +13,9 @@ import pytest
 import torch
 from conftest import JOBS
 
-from hr_search import embedded, train
+from hr_search import embedded, mixing, train
 from hr_search.batches import index_rows
-from hr_search.benchmark import cases, kernels, meters, ours, peer, processes, proof
+from hr_search.benchmark import cases, costs, kernels, meters, ours, peer, processes, proof
 from hr_search.benchmark import plots as drawings
 from hr_search.benchmark import table as speeds
 from hr_search.benchmark.cases import CASES, Order
@@ -491,3 +491,24 @@ def test_figures_without_rows_are_refused():
         drawings.ratios(table(row()), hardware="sundial")
     with pytest.raises(InputError, match="no row with a compute limit"):
         drawings.limit_shares(table(row(limit=np.nan)))
+
+
+# -- what the method costs -----------------------------------------------------------------------
+
+
+def test_costs_of_mixing_and_mining_are_shares_of_a_step(tmp_path, tiny_model, monkeypatch):
+    asked = []
+
+    def here(side, order, texts):
+        asked.append((side, order.kind, len(texts["query"])))
+        return costs.run_costs(order, texts)
+
+    monkeypatch.setattr(costs, "measure", here)
+    monkeypatch.setattr(costs, "_ROUNDS", 3)
+    table = costs.cost_table(2, out=str(tmp_path / "costs.csv"), model=str(tiny_model))
+    assert asked == [("ours", "costs", 32 * 5)]
+    named = {f"mixing {name}" for name in mixing.STRATEGIES if name != "none"}
+    assert set(table["what"]) == named | {f"{name}, bank of {costs.BANK}" for name in named} | {"mining once an epoch"}
+    assert (table["share"] * table["step_ms"]).to_numpy() == pytest.approx(table["ms"].to_numpy())
+    assert table.set_index("what").loc["mining once an epoch", "ms"] > 0
+    assert len(pd.read_csv(tmp_path / "costs.csv")) == len(table)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import JOBS
 
-from hr_search import data, evaluation, exploration, files, neighbours, origins, train
+from hr_search import data, evaluation, experiment, exploration, files, neighbours, origins, train
 from hr_search.batches import index_rows, named
 from hr_search.config import Settings
 from hr_search.data import Task
@@ -179,6 +179,29 @@ def test_the_test_rows_do_not_depend_on_the_seed_of_the_run(table):
     assert one.fingerprint == two.fingerprint
     other = data.load(Settings(datapath=table, splitseed=7, maxrows=10))
     assert set(other.test["query"]) != set(one.test["query"])
+
+
+# -- groups that leave nothing to learn ----------------------------------------------------------
+
+
+def test_a_group_that_fills_whole_batches_is_refused():
+    groups = pd.Series(["courier"] * 90 + [f"job {number}" for number in range(10)])
+    with pytest.raises(InputError, match=r'"courier" has 90 of 100 rows; raise --batchsize or look at --groupcolumn'):
+        experiment.refuse_lonely_batches(Settings(batchsize=2), groups)
+    experiment.refuse_lonely_batches(Settings(batchsize=50), groups)
+
+
+def test_a_run_that_is_refused_on_the_way_leaves_no_folder(tiny_model, jobs_file, home, monkeypatch):
+    def stopped(*given):
+        raise InputError("the loss is nan at step 3.")
+
+    monkeypatch.setattr(train, "run_step", stopped)
+    settings = Settings(
+        modelname=str(tiny_model), datapath=str(jobs_file), batchsize=4, validationshare=0.25, testshare=0.25
+    )
+    with pytest.raises(InputError, match="step 3"):
+        experiment.run_experiment(settings, "refused")
+    assert not (home / "metrics" / "runs" / "refused").exists()
 
 
 # -- beside the numbers --------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def test_01_explore_data_counts(workshop, jobs_file):
     execute(
         "01_explore_data",
         root,
-        {"datapath": str(jobs_file), "testshare": 0.25, "validationshare": 0.25, "splitseed": 3},
+        {"datapath": str(jobs_file), "testshare": 0.25, "validationshare": 0.25, "splitseed": 3, "mined": 0},
     )
     counts = pd.read_csv(root / "metrics" / "data" / "jobs.csv").set_index("what")["count"]
     assert counts["rows read"] == 24 and counts["groups"] == 12

@@ -37,21 +37,26 @@ def order(recipe, **changes):
     return Order("race", recipe.modelname, seconds=0.2, **(given | changes))
 
 
-def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path, workers):
     asked = []
 
     def answer(side, given, texts):
         asked.append((side, given.loss, given.learningrate, given.seed))
+        assert (given.threads > 0) == (workers > 1)
         good = 0.9 if side == "ours" else 0.2 + (given.learningrate == 5e-5) / 4 + (given.loss == "infonce") / 4
         values = np.clip(good + np.linspace(-0.1, 0.1, 30), 0, 1).tolist()
         return {"values": dict.fromkeys(race.TESTED, values), "steps": 7, "seconds": 60.0}
 
     monkeypatch.setattr(race, "measure", answer)
-    runs, effects = race.race(recipe, minutes=1, seeds=(1, 2), model=recipe.modelname, out=str(tmp_path / "race.csv"))
-    assert asked[0] == ("ours", "infonce", recipe.learningrate, 1) and len(asked) == 7 + 3
-    # Only the rate that suited the peer best runs with the other seeds.
+    runs, effects = race.race(
+        recipe, minutes=1, seeds=(1, 2), model=recipe.modelname, out=str(tmp_path / "race.csv"), workers=workers
+    )
+    assert ("ours", "infonce", recipe.learningrate, 1) in asked and len(asked) == 4 + 2 + 2
+    # Only the rate that suited the peer best runs with the other seeds, and with its triplet loss.
     assert {rate for side, _, rate, seed in asked if side == "peer" and seed == 2} == {5e-5}
-    assert len(runs) == 10 and len(pd.read_csv(tmp_path / "race.csv")) == 10
+    assert [(loss, rate) for _, loss, rate, seed in asked if loss == "triplet"] == [("triplet", 5e-5)] * 2
+    assert len(runs) == 8 and len(pd.read_csv(tmp_path / "race.csv")) == 8
     mine = effects[(effects.metric == "mrr") & (effects.arm == "MultipleNegativesRankingLoss")].iloc[0]
     assert mine.difference == pytest.approx(0.2) and mine.p < mine.p_holm < 0.001
     assert effects[effects.arm == "ours"].difference.isna().all()

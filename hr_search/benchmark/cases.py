@@ -28,7 +28,7 @@ class Order:
     """What one process measures; both sides get the same one.
 
     Attributes:
-        kind: train, learn (train and say every loss), race, evaluate, mine, loss, start or rate.
+        kind: train, learn (train and say every loss), race, costs, evaluate, mine, loss, start or rate.
         model: the model's folder.
         loss: triplet or infonce; batch-hard or semi-hard for the kind loss.
         precision: auto (each side as it comes), fp32 or bf16.

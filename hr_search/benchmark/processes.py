@@ -68,9 +68,11 @@ def answer_order(question: str, answer: str) -> None:
     if order.kind in ("loss", "rate"):
         answered = kernels.measure(side, order)
     else:
-        from hr_search.benchmark import ours, peer, race  # seconds of imports that the others are spared
+        from hr_search.benchmark import costs, ours, peer, race  # seconds of imports that the others are spared
 
-        if order.kind == "race":
+        if order.kind == "costs":
+            answered = costs.run_costs(order, asked["texts"])
+        elif order.kind == "race":
             answered = {"ours": race.run_ours, "peer": race.run_peer}[side](order)
         else:
             answered = {"ours": ours, "peer": peer}[side].measure(order, asked["texts"])

@@ -1,9 +1,9 @@
 """The race: our recipe and sentence-transformers train for the same time, and are tested on the same queries.
 
 Speed and quality in one figure. The peer gets its trainer, its documented losses and batches without
-repeated texts, the learning rate that suits it best, and the same model, length, precision and pilot
-run; the clock counts training only. Which steps fit into the time is found by a pilot of some steps
-and fixed before the training begins, so a run depends on the clock by its number of steps alone.
+repeated texts, the learning rate that suits its in-batch loss best, and the same model, length, precision
+and pilot run; the clock counts training only. Which steps fit into the time is found by a pilot of some
+steps and fixed before the training begins, so a run depends on the clock by its number of steps alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from hr_search.config import METRICS, Settings
 from hr_search.errors import InputError
 from hr_search.metrics import embedding_scores, evaluate
 from hr_search.statistics import bootstrap_interval, holm, paired_comparison
+from hr_search.workers import cores
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +49,6 @@ class Arm:
     learningrate: float
 
 
-def arms(recipe: Settings, rates: Sequence[float] = RATES) -> list[Arm]:
-    """Our recipe, and the peer's two losses at each learning rate."""
-    ours = Arm("ours", "ours", recipe.loss, recipe.learningrate)
-    losses = {"MultipleNegativesRankingLoss": "infonce", "TripletLoss": "triplet"}
-    return [ours] + [Arm(name, "peer", loss, rate) for name, loss in losses.items() for rate in rates]
-
-
 def race(
     recipe: Settings,
     minutes: float = 10.0,
@@ -61,8 +56,12 @@ def race(
     rates: Sequence[float] = RATES,
     out: str = "",
     model: str = embedded.NAME,
+    workers: int = 1,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains every arm for so long, the peer's losses at the learning rate that suits them best on the first seed.
+    """Trains our recipe and the peer's in-batch and triplet loss for so long, and tests all on the same queries.
+
+    The in-batch loss runs with every rate on the first seed and goes on with the best, which the triplet loss
+    gets, too.
 
     Args:
         recipe: our settings, with datapath and testpath; the test is in its direction.
@@ -71,6 +70,7 @@ def race(
         rates: learning rates the peer may choose from, by the test itself.
         out: the table of runs; empty = `metrics/race.csv`. The comparison goes beside it, `_effects` at the end.
         model: "embedded", or a model's folder.
+        workers: runs side by side; each gets its part of the processor's cores.
 
     Returns:
         Runs (`arm`, `learningrate`, `seed`, `steps`, `seconds`, `mrr`, `pass@1`, `recall@10`) and effects (`arm`,
@@ -84,7 +84,7 @@ def race(
         raise InputError("a race needs --testpath, the table on which both sides are tested.")
     if not minutes > 0:
         raise InputError(f"--minutes is {minutes:g}; it must be above 0.")
-    at_least({"seeds": (len(seeds), 1), "rates": (len(rates), 1)})
+    at_least({"seeds": (len(seeds), 1), "rates": (len(rates), 1), "workers": (workers, 1)})
     peer.require()
     path = paths.resolve(out) if out else paths.metrics() / "race.csv"
     recipe = recipe.replace(modelname=model_folder("", model))
@@ -92,31 +92,33 @@ def race(
     order = Order(
         "race", recipe.modelname, precision=recipe.precision, dropout=-1.0, batchsize=recipe.batchsize,
         maxlength=recipe.maxlength, recipe=recipe.to_dict(), seconds=60 * minutes,
+        threads=max(1, cores() // workers) if workers > 1 else 0,
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
-    values: dict[tuple[str, int], dict[str, list[float]]] = {}
+    values: dict[tuple[Arm, int], dict[str, list[float]]] = {}
 
-    def run(arm: Arm, seed: int) -> float:
+    def answer(task: tuple[Arm, int]) -> dict[str, Any]:
+        arm, seed = task
         given = dataclasses.replace(order, loss=arm.loss, learningrate=arm.learningrate, seed=seed)
-        answer = measure(arm.side, given, {})
-        values[arm.name, seed] = answer["values"]
-        means = {metric: float(np.mean(answer["values"][metric])) for metric in TESTED}
-        known = {"arm": arm.name, "learningrate": arm.learningrate, "seed": seed}
-        rows.append({**known, "steps": answer["steps"], "seconds": answer["seconds"], **means})
-        log.info("%s", ", ".join(f"{name} {value}" for name, value in rows[-1].items()))
-        files.write_csv(path, pd.DataFrame(rows))
-        return means["mrr"]
+        return measure(arm.side, given, {})
 
-    chosen: dict[str, tuple[float, Arm, dict]] = {}
-    for arm in arms(recipe, rates):
-        score = run(arm, seeds[0])
-        if arm.name not in chosen or score > chosen[arm.name][0]:
-            chosen[arm.name] = (score, arm, values[arm.name, seeds[0]])
-    for name, (_, arm, first) in chosen.items():
-        values[name, seeds[0]] = first
-        for seed in seeds[1:]:
-            run(arm, seed)
-    table = effects({name: [values[name, seed] for seed in seeds] for name in chosen})
+    def run(tasks: Sequence[tuple[Arm, int]]) -> None:
+        with ThreadPoolExecutor(workers) as pool:
+            for (arm, seed), found in zip(tasks, pool.map(answer, tasks), strict=True):
+                values[arm, seed] = found["values"]
+                means = {metric: float(np.mean(found["values"][metric])) for metric in TESTED}
+                known = {"arm": arm.name, "learningrate": arm.learningrate, "seed": seed}
+                rows.append({**known, "steps": found["steps"], "seconds": found["seconds"], **means})
+                log.info("%s", ", ".join(f"{name} {value}" for name, value in rows[-1].items()))
+                files.write_csv(path, pd.DataFrame(rows))
+
+    ours = Arm("ours", "ours", recipe.loss, recipe.learningrate)
+    tried = [Arm("MultipleNegativesRankingLoss", "peer", "infonce", rate) for rate in rates]
+    run([(arm, seeds[0]) for arm in (*tried, ours)])
+    best = max(tried, key=lambda arm: np.mean(values[arm, seeds[0]]["mrr"]))
+    triplet = Arm("TripletLoss", "peer", "triplet", best.learningrate)
+    run([(arm, seed) for seed in seeds[1:] for arm in (ours, best)] + [(triplet, seed) for seed in seeds])
+    table = effects({arm.name: [values[arm, seed] for seed in seeds] for arm in (ours, best, triplet)})
     files.write_csv(path.with_name(f"{path.stem}_effects{path.suffix}"), table)
     return pd.DataFrame(rows), table
 
