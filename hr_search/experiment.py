@@ -227,9 +227,9 @@ def refuse_lonely_batches(settings: Settings, groups: pd.Series) -> None:
     if lonely > len(batches) / 10:
         sizes = groups.value_counts()
         raise InputError(
-            f"{lonely} of {len(batches)} batches would hold rows of one group only, in which no document is wrong: the "
-            f'group "{shown(str(sizes.index[0]))}" has {sizes.iloc[0]} of {len(groups)} rows; raise --batchsize or look '
-            "at --groupcolumn."
+            f"{lonely} of {len(batches)} batches would hold one group only, in which no document is wrong: the group "
+            f'"{shown(str(sizes.index[0]))}" has {sizes.iloc[0]} of {len(groups)} rows; raise --batchsize or look at '
+            "--groupcolumn."
         )
 
 

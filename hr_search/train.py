@@ -254,8 +254,8 @@ def record(
     progress.history.append({
         "step": progress.step, "epoch": round(progress.step / plan.per_epoch, 4), "loss": loss, "active": active,
         "spread": spread, "collapsed": int(spread < COLLAPSED), "learningrate": learningrate,
-        "rows_per_s": rows / seconds if steps else math.nan, "tokens_per_s": tokens / seconds if steps else math.nan, "memory_gb": peak_memory(encoder.device),
-        "seconds": progress.seconds, **metrics,
+        "rows_per_s": rows / seconds if steps else math.nan, "tokens_per_s": tokens / seconds if steps else math.nan,
+        "memory_gb": peak_memory(encoder.device), "seconds": progress.seconds, **metrics,
     })  # fmt: skip
     progress.sums, progress.counts = torch.zeros(3, dtype=torch.float64), [0, 0, 0]
     value = metrics[settings.goal]
