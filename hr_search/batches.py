@@ -46,13 +46,15 @@ class Batch:
     """The rows of one step over their distinct texts.
 
     Attributes:
-        queries: indices of the distinct query texts, (Q,).
+        queries: indices of the distinct query texts, (Q,), those mined for the documents included.
         documents: indices of the distinct document texts, (M,).
         query: row to its place in queries, (B,).
         positive: row to its place in documents, (B,).
         relevant: (B, M), documents that share a group with the row's query, its own positive included.
         given: (B, M), the row's given negatives.
         same: (B, B), true where the query of the column fits the document of the row.
+        further: places in queries of those that are no row's own, (E,).
+        wrong: (B, E), true where that query does not fit the document of the row.
     """
 
     queries: np.ndarray
@@ -62,6 +64,8 @@ class Batch:
     relevant: np.ndarray
     given: np.ndarray
     same: np.ndarray
+    further: np.ndarray
+    wrong: np.ndarray
 
 
 def index_rows(pairs: pd.DataFrame) -> Rows:
@@ -92,15 +96,22 @@ def epoch_batches(count: int, batchsize: int, seed: int, epoch: int) -> list[np.
     return batches
 
 
-def make_batch(rows: Rows, chosen: np.ndarray, mined: Sequence[np.ndarray] | None = None) -> Batch:
+def make_batch(
+    rows: Rows,
+    chosen: np.ndarray,
+    mined: Sequence[np.ndarray] | None = None,
+    asked: Sequence[np.ndarray] | None = None,
+) -> Batch:
     """The batch of the `chosen` rows, each distinct text once, with its relevance masks.
 
     Args:
         rows: all rows.
         chosen: numbers of those that meet.
         mined: for each chosen row, further documents that count as given negatives.
+        asked: for each chosen row, further queries, wrong ones for its document.
     """
-    queries, query = np.unique(rows.query[chosen], return_inverse=True)
+    queries = np.unique(np.concatenate([rows.query[chosen], *(asked or [])]))
+    query = np.searchsorted(queries, rows.query[chosen])
     own = rows.positive[chosen]
     wrong = [rows.negatives[row] for row in chosen]
     if mined is not None:
@@ -113,7 +124,9 @@ def make_batch(rows: Rows, chosen: np.ndarray, mined: Sequence[np.ndarray] | Non
     given = np.zeros_like(relevant)
     for at, indices in enumerate(wrong):
         given[at, np.searchsorted(documents, indices)] = True
-    return Batch(queries, documents, query, positive, relevant, given & ~relevant, relevant[:, positive].T)
+    further = np.setdiff1d(np.arange(len(queries)), query)
+    same, fitting = relevant[:, positive].T, fits[further][:, positive].T
+    return Batch(queries, documents, query, positive, relevant, given & ~relevant, same, further, ~fitting)
 
 
 def ahead(rows: Rows, steps: Iterable[tuple[np.ndarray, bool]]) -> Iterator[tuple[np.ndarray, bool, Batch]]:

@@ -21,6 +21,7 @@ MIXINGS = ("none", "mean", "weighted", "rocchio", "slerp", "mochi", "synco")
 NEGATIVES = ("given", "random", "batch", "mined")
 HARDNESS = ("hardest", "semi-hard", "all")
 SAMPLINGS = ("top", "random")
+MINESIDES = ("document", "query")
 PRECISIONS = ("auto", "fp32", "bf16")
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 DIRECTIONS = ("q2d", "d2q")
@@ -99,8 +100,14 @@ class Settings:
     )
 
     # Mining: with negatives = mined
-    minepool: int = _setting(10, "hard negatives mined for each query", 1, 1000)
+    minepool: int = _setting(10, "hard negatives mined for each query, or document", 1, 1000)
     minecount: int = _setting(1, "of them join the batch with each row, drawn anew at every step", 1, 100)
+    mineside: str = _setting(
+        "document",
+        "document = wrong documents for each query; query = wrong queries for each document, which infonce and "
+        "margin-ce rank in their second direction: cheap where queries are short",
+        choices=MINESIDES,
+    )
     mineevery: int = _setting(0, "mine anew every this many steps; 0 = at the start of each epoch", 0, MANY)
     minestart: int = _setting(0, "first rank taken; skipping the nearest avoids right documents nobody marked", 0, MANY)
     minestop: int = _setting(0, "rank behind the last one taken; 0 = 100, or the end of the band", 0, MANY)

@@ -171,6 +171,12 @@ def check(settings: Settings) -> None:
         require_place(Path(settings.checkpointpath).absolute())
         if settings.outputpath and Path(settings.checkpointpath).resolve() == Path(settings.outputpath).resolve():
             raise InputError(f"checkpointpath and outputpath are both {settings.outputpath}; give two places.")
+    ranked = settings.loss != "triplet" and settings.symmetric
+    if settings.negatives == "mined" and settings.mineside == "query" and not ranked:
+        raise InputError(
+            "--mineside query mines wrong queries for the documents, which only infonce and margin-ce with --symmetric "
+            "rank; change --loss or take --mineside document."
+        )
     require_tracker(settings.tracker)
 
 
@@ -189,9 +195,11 @@ def check_rows(settings: Settings, data: Data, rows: Rows) -> None:
         raise InputError(
             "a batch of one row without given negatives has nothing to compare with; raise --batchsize to 2 or more."
         )
-    if settings.negatives == "mined" and len(rows.documents) <= settings.minepool:
+    sought = {"document": rows.documents, "query": rows.queries}[settings.mineside]
+    if settings.negatives == "mined" and len(sought) <= settings.minepool:
+        other = {"document": "documents a query", "query": "queries a document"}[settings.mineside]
         raise InputError(
-            f"--negatives mined takes {settings.minepool} documents a query and train has {len(rows.documents)}; "
+            f"--negatives mined takes {settings.minepool} {other} and train has {len(sought)}; "
             "lower --minepool or take --negatives batch."
         )
     if settings.negatives == "mined" and settings.minecount > settings.minepool:
@@ -236,7 +244,7 @@ def refuse_lonely_batches(settings: Settings, groups: pd.Series) -> None:
 def most_documents(settings: Settings, rows: Rows) -> int:
     """The most distinct documents a batch can have."""
     given = max((len(wrong) for wrong in rows.negatives), default=0)
-    mined = settings.minecount if settings.negatives == "mined" else 0
+    mined = settings.minecount if (settings.negatives, settings.mineside) == ("mined", "document") else 0
     return min(len(rows.documents), (settings.batchsize + 1) * (1 + given + mined))
 
 

@@ -93,6 +93,7 @@ def infonce(
     *,
     symmetric: bool = True,
     synthetic: Tensor | None = None,
+    further: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """In-batch cross-entropy, InfoNCE (van den Oord et al. 2018, arXiv:1807.03748).
 
@@ -110,6 +111,8 @@ def infonce(
         margin: cosine taken off the positive.
         symmetric: also from each row's document to all queries; false = from query to documents only.
         synthetic: (B, S, D) further negatives of each query.
+        further: (E, D) queries of no row, and a mask (B, E), true where one is wrong for the row's document; they
+            count in the second direction only.
 
     Returns:
         The scalar mean over the rows, and over both directions where there are two.
@@ -124,6 +127,9 @@ def infonce(
     back = documents[positive] @ queries.T  # (B, B): each row's document against all queries
     diagonal = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
     backward = ((back - margin * diagonal) / temperature).masked_fill(relevant & ~diagonal, -torch.inf)
+    if further is not None:
+        others = (documents[positive] @ further[0].T / temperature).masked_fill(~further[1], -torch.inf)
+        backward = torch.cat([backward, others], dim=1)
     return (loss + functional.cross_entropy(backward, rows)) / 2
 
 

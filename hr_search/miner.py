@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 
 class Miner:
-    """The mined negatives of every train query, refreshed while the encoder learns.
+    """The mined negatives of every train query, or document, refreshed while the encoder learns.
 
     Attributes:
-        negatives: (Q, minepool) indices into `rows.documents`, -1 where there are fewer; None before
-            the first mining.
+        negatives: (A, minepool) indices of documents, or of queries where they are mined for the documents;
+            -1 where there are fewer; None before the first mining.
         history: one row of `mining.statistics` per mining, with its step and seconds.
     """
 
@@ -45,7 +45,7 @@ class Miner:
         self.every = settings.mineevery or per_epoch
         self.negatives: np.ndarray | None = None
         self.history: list[dict] = []
-        self._own = own_documents(rows)
+        self._anchors, self._place, self._own = anchors(rows, settings.mineside)
 
     def batches(
         self, steps: Iterable[tuple[np.ndarray, bool]], start: int, encoder: Encoder, accelerator: Accelerator
@@ -57,7 +57,8 @@ class Miner:
         for step, (chosen, ends) in enumerate(steps, start):
             if self.negatives is None or step % self.every == 0:
                 self.refresh(encoder, accelerator, step)
-            yield chosen, ends, make_batch(self.rows, chosen, self.draw(chosen, step))
+            side = {"document": "mined", "query": "asked"}[self.settings.mineside]
+            yield chosen, ends, make_batch(self.rows, chosen, **{side: self.draw(chosen, step)})
 
     def refresh(self, encoder: Encoder, accelerator: Accelerator, step: int) -> None:
         """Mines anew with the encoder's present weights.
@@ -67,13 +68,15 @@ class Miner:
         """
         started = time.perf_counter()
         settings = self.settings
+        groups = {"query": self.rows.query_groups, "document": self.rows.document_groups}
+        sought = settings.mineside
+        seeking = "document" if sought == "query" else "query"
         sides = {side: encoder.embed(table, progress=True) for side, table in self.tables.items()}
-        relevant = self.rows.query_groups @ self.rows.document_groups.T
         try:
             mined = mining.mine(
-                sides["query"],
-                sides["document"],
-                relevant,
+                sides[seeking][self._anchors],
+                sides[sought],
+                groups[seeking][self._anchors] @ groups[sought].T,
                 self._own,
                 count=settings.minepool,
                 start=settings.minestart,
@@ -95,7 +98,7 @@ class Miner:
         row = mining.statistics(mined).iloc[0].to_dict()
         self.history.append({"step": step, "seconds": time.perf_counter() - started, **row})
         log.info(
-            "step %d: mined %.1f negatives a query in %.0f s, nearer than the positive or too close: %.0f%%",
+            "step %d: mined %.1f negatives each in %.0f s, nearer than the positive or too close: %.0f%%",
             step,
             row["negatives_mean"],
             self.history[-1]["seconds"],
@@ -103,11 +106,11 @@ class Miner:
         )
 
     def draw(self, chosen: np.ndarray, step: int) -> list[np.ndarray]:
-        """For each chosen row, `minecount` of its query's mined negatives, drawn by seed and step."""
+        """For each chosen row, `minecount` of its query's, or document's, mined negatives, by seed and step."""
         generator = np.random.default_rng([self.settings.seed, 2, step])
         drawn = []
-        for query in self.rows.query[chosen]:
-            pool = self.negatives[query]
+        for place in self._place[chosen]:
+            pool = self.negatives[place]
             pool = pool[pool >= 0]
             drawn.append(generator.permutation(pool)[: self.settings.minecount])
         return drawn
@@ -123,11 +126,21 @@ class Miner:
         self.history = state["history"]
 
 
-def own_documents(rows: Rows) -> np.ndarray:
-    """The document (Q,) by which each query is judged: the first of its rows."""
-    own = np.empty(len(rows.queries), np.int64)
-    own[rows.query[::-1]] = rows.positive[::-1]
-    return own
+def anchors(rows: Rows, mineside: str = "document") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The texts that something is mined for.
+
+    Args:
+        rows: the train rows.
+        mineside: what is mined: "document" (for each query) or "query" (for each positive document).
+
+    Returns:
+        Their indices (A,), the place of each row's among them (N,), and the positive by which each is judged,
+        that of its first row (A,).
+    """
+    pair = rows.query, rows.positive
+    anchor, other = pair if mineside == "document" else pair[::-1]
+    distinct, first, place = np.unique(anchor, return_index=True, return_inverse=True)
+    return distinct, place, other[first]
 
 
 def overview(
@@ -151,7 +164,7 @@ def overview(
         InputError: the model cannot be loaded.
     """
     drawn = index_rows(pairs.sample(min(rows, len(pairs)), random_state=settings.splitseed))
-    own, relevant = own_documents(drawn), drawn.query_groups @ drawn.document_groups.T
+    (_, _, own), relevant = anchors(drawn), drawn.query_groups @ drawn.document_groups.T
     wrong = len(drawn.documents) - int(np.diff(relevant.indptr).max(initial=0))
     if wrong < 1:
         return pd.DataFrame(), pd.DataFrame()

@@ -108,11 +108,13 @@ def batch_loss(embeddings: Tensor, batch: Batch, context: Context, step: int) ->
     """
     settings, documents = context.settings, embeddings[len(batch.queries) :]
     place = {
-        name: to_device(getattr(batch, name), embeddings.device) for name in ("query", "positive", "relevant", "same")
+        name: to_device(getattr(batch, name), embeddings.device)
+        for name in ("query", "positive", "relevant", "same", "further", "wrong")
     }
     draw = np.random.default_rng([settings.seed, 1, step])
     wrong = to_device(candidates(batch, settings.negatives, draw), embeddings.device)
-    queries = embeddings[: len(batch.queries)][place["query"]]
+    asked = embeddings[: len(batch.queries)]
+    queries, further = asked[place["query"]], (asked[place["further"]], place["wrong"])
     seen = mixed(queries, documents, place["positive"], place["relevant"], batch, context, step, draw)
     right, margin = place["positive"], settings.margin
     if settings.loss == "triplet":
@@ -123,6 +125,7 @@ def batch_loss(embeddings: Tensor, batch: Batch, context: Context, step: int) ->
         loss = losses.infonce(
             seen.queries, documents, right, wrong, place["same"], settings.temperature,
             margin if settings.loss == "margin-ce" else 0.0, symmetric=settings.symmetric, synthetic=seen.synthetic,
+            further=further if len(batch.further) else None,
         )  # fmt: skip
     with torch.no_grad():
         active = (losses.gap(queries, documents, right, wrong, synthetic=seen.synthetic) > -margin).double().mean()

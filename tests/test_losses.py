@@ -312,6 +312,22 @@ def test_infonce_with_given_negatives_equals_that_of_sentence_transformers():
     torch.testing.assert_close(loss, (forward + backward) / 2)
 
 
+def test_further_queries_count_in_the_second_direction_as_in_sentence_transformers():
+    anchor, positive, further = unit(6, 8), unit(6, 8, seed=1), unit(6, 8, seed=2)
+    peer = peers.MultipleNegativesRankingLoss(None, scale=20.0)
+    forward = peer.compute_loss_from_embeddings([anchor, positive], None)
+    backward = peer.compute_loss_from_embeddings([positive, anchor, further], None)
+    wrong = torch.ones(6, 6, dtype=torch.bool)
+    loss = infonce(anchor, positive, ROWS(6), others(6), torch.eye(6).bool(), 0.05, further=(further, wrong))
+    torch.testing.assert_close(loss, (forward + backward) / 2)
+    wrong[:, 3:] = False  # right for all documents: as if they were not there
+    masked = infonce(anchor, positive, ROWS(6), others(6), torch.eye(6).bool(), 0.05, further=(further, wrong))
+    fewer = infonce(
+        anchor, positive, ROWS(6), others(6), torch.eye(6).bool(), 0.05, further=(further[:3], wrong[:, :3])
+    )
+    torch.testing.assert_close(masked, fewer)
+
+
 def test_the_group_is_left_out_of_both_directions():
     queries, documents = unit(3, 4), unit(3, 4, seed=1)
     mask = others(3)
@@ -463,6 +479,7 @@ MASK[0, 1] = MASK[1, 0] = MASK[4] = False
         lambda q, d: infonce(q, d, ROWS(5), MASK, ~MASK, 0.3),
         lambda q, d: infonce(q, d, ROWS(5), MASK, ~MASK, 0.3, symmetric=False, synthetic=d[:, None]),
         lambda q, d: infonce(q, d, ROWS(5), MASK, ~MASK, 0.3, 0.2),
+        lambda q, d: infonce(q, d, ROWS(5), MASK, ~MASK, 0.3, further=(q.flip(1), MASK)),
         lambda q, d: gap(q, d, ROWS(5), MASK)[:4],
         lambda q, d: spread(torch.cat([q, d])),
         lambda q, d: batch_hard(torch.cat([q, d]), ROWS(10) % 4, 0.7),
@@ -477,6 +494,7 @@ MASK[0, 1] = MASK[1, 0] = MASK[4] = False
         "infonce",
         "infonce-one-way",
         "margin-ce",
+        "infonce-further",
         "gap",
         "spread",
         "batch-hard",

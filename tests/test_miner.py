@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hr_search import miner
+from hr_search import experiment, miner
 from hr_search.batches import index_rows
 from hr_search.config import Settings
+from hr_search.encoder import load_encoder
+from hr_search.errors import InputError
+from hr_search.train import make_accelerator
 
 
 @pytest.fixture
@@ -17,9 +20,55 @@ def settings(tiny_model):
 
 def test_a_query_is_judged_by_the_document_of_its_first_row(jobs):
     rows = index_rows(jobs)
-    own = miner.own_documents(rows)
+    distinct, place, own = miner.anchors(rows)
+    assert distinct[place].tolist() == rows.query.tolist()
     for query, title in enumerate(rows.queries):
         assert rows.documents[own[query]] == jobs.loc[jobs["query"] == title, "positive"].iloc[0]
+
+
+def test_a_document_is_judged_by_its_query_and_given_negatives_are_none(jobs):
+    rows = index_rows(jobs.assign(negatives=[["nobody is paid for this"]] * len(jobs)))
+    distinct, place, own = miner.anchors(rows, "query")
+    assert "nobody is paid for this" in rows.documents and len(distinct) == len(rows.documents) - 1
+    assert distinct[place].tolist() == rows.positive.tolist() and own[place].tolist() == rows.query.tolist()
+
+
+# -- wrong queries for each document ---------------------------------------------------------------
+
+
+def test_mined_queries_join_the_batch_and_no_own_query_is_among_them(settings, jobs):
+    rows = index_rows(jobs)
+    encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision)
+    tables = {"query": encoder.tokens(rows.queries, "query"), "document": encoder.tokens(rows.documents, "document")}
+    given = settings.replace(negatives="mined", mineside="query", minepool=4, minecount=2, mineshare=0.0)
+    found = miner.Miner(rows, tables, given, 6)
+    steps = [(np.array([0, 1, 2]), False), (np.array([3, 8]), True)]
+    for chosen, _, batch in found.batches(steps, 0, encoder, make_accelerator()):
+        further = batch.queries[batch.further]
+        assert 2 <= len(further) <= 2 * len(chosen) and not set(further) & set(rows.query[chosen])
+        assert batch.documents.tolist() == sorted(rows.positive[chosen])
+        assert rows.query[chosen].tolist() == batch.queries[batch.query].tolist()
+        # Both documents of a title have it as their right query, whichever row brought it.
+        titles = np.array(rows.queries)[further]
+        assert (batch.wrong == (titles[None, :] != jobs["query"].to_numpy()[chosen][:, None])).all()
+    assert found.negatives.shape == (len(rows.documents), 4) and found.history[0]["queries"] == len(rows.documents)
+
+
+def test_training_with_mined_queries_and_what_refuses_them(settings, jobs_file, home):
+    given = settings.replace(
+        datapath=str(jobs_file), negatives="mined", mineside="query", minepool=3, minecount=2, loss="infonce",
+        batchsize=4, maxsteps=3, validationshare=0.25, testshare=0.25, probes=0,
+    )  # fmt: skip
+    run = experiment.run_experiment(given, "asked")
+    assert run.table("mining")["count"].tolist() == [3] and run.summary["steps"] == 3
+    for changes in ({"loss": "triplet"}, {"symmetric": False}):
+        with pytest.raises(InputError, match=r"--mineside query .* take --mineside document"):
+            experiment.run_experiment(given.replace(**changes))
+    with pytest.raises(InputError, match="takes 9 queries a document and train has"):
+        experiment.run_experiment(given.replace(minepool=9))
+
+
+# -- the overview ----------------------------------------------------------------------------------
 
 
 def test_the_overview_shows_wrong_documents_nearest_first(settings, jobs):
