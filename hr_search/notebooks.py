@@ -42,7 +42,7 @@ papermill_io.register("/", _Whole())
 
 # The notebooks of a report in their order: what each does and roughly how many seconds it takes.
 STEPS: dict[str, tuple[str, float]] = {
-    "01_explore_data": ("looks at the data: sizes, lengths, groups, leaks", 20),
+    "01_explore_data": ("looks at the data: sizes, lengths, groups, leaks, hard negatives", 40),
     "02_train": ("trains the encoder and tests it against the baselines", 420),
     "03_embedding_drift": ("measures and draws how the embeddings moved", 60),
     "04_analyse_metrics": ("analyses the metrics: intervals, tests, the hardest queries", 20),
