@@ -158,7 +158,8 @@ def fit(
                 progress.counts = [old + new for old, new in zip(progress.counts, counted, strict=True)]
                 ticker.update()
                 if progress.step - first == ESTIMATED and accelerator.device.type == "cpu":  # a GPU would be waited for
-                    left = (time.perf_counter() - begun) / ESTIMATED * (plan.total - progress.step)
+                    mined = sum(row["seconds"] for row in miner.history if row["step"] >= first) if miner else 0.0
+                    left = (time.perf_counter() - begun - mined) / ESTIMATED * (plan.total - progress.step)
                     log.info("about %.0f min of training to go, by the first %d steps", max(1, left / 60), ESTIMATED)
                 if due(progress.step, plan, settings):
                     validated()
