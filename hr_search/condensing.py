@@ -52,6 +52,10 @@ class Condenser:
             left -= len(parts[at]) + 1
         return " ".join(parts[at] for at in sorted(chosen))
 
+    def scaled(self, share: float) -> Condenser:
+        """A condenser that keeps `share` as many characters."""
+        return dataclasses.replace(self, characters=max(1, round(self.characters * share)))
+
     def score(self, sentence: str) -> float:
         """How much a sentence says about the job: the weights of its different words, over its length."""
         found = stems(sentence)

@@ -74,6 +74,13 @@ class Settings:
     # Model
     modelname: str = _setting("embedded", "embedded (multilingual-e5-small, no download), a Hub name or a local folder")
     maxlength: int = _setting(128, "tokens a text is cut to, special tokens included", 8, 8192)
+    trainlength: int = _setting(
+        0,
+        "tokens a text is cut to while training, condensed in proportion; validation, test and search read maxlength; "
+        "0 = maxlength",
+        0,
+        8192,
+    )
     queryprompt: str = _setting("", "text put before every query; empty = the model's own")
     documentprompt: str = _setting("", "text put before every document; empty = the model's own")
     dropout: float = _setting(0.0, "dropout while training; -1 = the model's own", -1.0, 0.9)

@@ -97,15 +97,23 @@ class Encoder(nn.Module):
         names = _DOCUMENT_PROMPTS if side == "document" else ("query",)
         return next((prompts[name] for name in names if prompts.get(name)), "")
 
-    def tokens(self, texts: Sequence[str], side: str, cached: bool = True) -> TokenTable:
+    def tokens(self, texts: Sequence[str], side: str, cached: bool = True, length: int = 0) -> TokenTable:
         """The token table of `texts` with the prompt of their side; documents are condensed where there is a condenser.
+
+        Args:
+            texts: N texts.
+            side: "query" or "document".
+            cached: look in, and add to, the cache on disk.
+            length: tokens a text is cut to, and condensed in proportion; 0 = `maxlength`, which it cannot exceed.
 
         Raises:
             InputError: the tokenizer knows tokens that the model has no embedding for.
         """
+        length = min(length or self.maxlength, self.maxlength)
         if self.condenser and side == "document":
-            texts = [self.condenser(text) for text in texts]
-        table = tokenise(self.model.tokenizer, texts, self.prompt(side), self.maxlength, cached)
+            condense = self.condenser.scaled(length / self.maxlength)
+            texts = [condense(text) for text in texts]
+        table = tokenise(self.model.tokenizer, texts, self.prompt(side), length, cached)
         rows = self.transformer.get_input_embeddings().num_embeddings if self._full is None else len(self._full)
         if (highest := int(table.ids.max(initial=0))) >= rows:
             raise InputError(

@@ -68,7 +68,8 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
         encoder.condenser = condensing.learn(data.train["query"], data.train["positive"], settings.condense)
     validation, test = data.tasks("validation"), data.tasks("test")
     with accelerator.main_process_first():
-        tables = {side: encoder.tokens(getattr(rows, texts), side) for side, texts in _TEXTS.items()}
+        length = settings.trainlength
+        tables = {side: encoder.tokens(getattr(rows, texts), side, length=length) for side, texts in _TEXTS.items()}
         held_out = [evaluation.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
     # Every process of a launch computes the same numbers; the others' copies are thrown away.
     create = runs.create_run if accelerator.is_main_process else runs.scratch_run
@@ -171,6 +172,10 @@ def check(settings: Settings) -> None:
         require_place(Path(settings.checkpointpath).absolute())
         if settings.outputpath and Path(settings.checkpointpath).resolve() == Path(settings.outputpath).resolve():
             raise InputError(f"checkpointpath and outputpath are both {settings.outputpath}; give two places.")
+    if settings.trainlength > settings.maxlength:
+        raise InputError(
+            f"trainlength {settings.trainlength} is more than maxlength {settings.maxlength}; lower it, or take 0."
+        )
     ranked = settings.loss != "triplet" and settings.symmetric
     if settings.negatives == "mined" and settings.mineside == "query" and not ranked:
         raise InputError(

@@ -87,3 +87,9 @@ def test_a_damaged_condenser_is_refused(tiny_model, tmp_path):
     (tmp_path / "model" / "condenser.json").write_text('{"characters": 5}')
     with pytest.raises(InputError, match="condenser.json"):
         load_encoder(str(tmp_path / "model"), 16)
+
+
+def test_a_scaled_condenser_keeps_a_share_of_the_characters():
+    whole = Condenser(1000, {"weld": 0.5})
+    assert whole.scaled(0.5) == Condenser(500, {"weld": 0.5})
+    assert whole.scaled(1) == whole and whole.scaled(0).characters == 1

@@ -15,6 +15,7 @@ from conftest import ARCHITECTURES, JOBS, make_model
 from sentence_transformers import SentenceTransformer
 
 from hr_search import devices, embedded, paths
+from hr_search.condensing import Condenser
 from hr_search.encoder import load_encoder
 from hr_search.errors import InputError
 
@@ -233,3 +234,14 @@ def test_prompts_are_set_by_side_and_saved(tiny_model, tmp_path):
     assert np.array_equal(encoder.encode(["bread"], "document"), plain.encode(["bread"], "document"))
     encoder.save(tmp_path / "model")
     assert load_encoder(str(tmp_path / "model"), 64).prompt("query") == "kneads "
+
+
+def test_tokens_of_training_may_be_fewer_and_condensed_in_proportion(tiny_model):
+    encoder = load_encoder(str(tiny_model), 16)
+    long = ["joins metal parts. kneads dough and bakes bread. gives medicine to patients in the ward."]
+    assert encoder.tokens(long, "document").lengths.tolist() == [16]
+    assert encoder.tokens(long, "document", length=8).lengths.tolist() == [8]
+    assert encoder.tokens(long, "document", length=99).lengths.tolist() == [16]
+    encoder.condenser = Condenser(40, {"bakes": 1.0})
+    half = encoder.tokens(long, "document", length=8)
+    assert encoder.model.tokenizer.decode(half[0], skip_special_tokens=True) == "kneads dough and bakes bread"

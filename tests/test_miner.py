@@ -64,6 +64,8 @@ def test_training_with_mined_queries_and_what_refuses_them(settings, jobs_file, 
     for changes in ({"loss": "triplet"}, {"symmetric": False}):
         with pytest.raises(InputError, match=r"--mineside query .* take --mineside document"):
             experiment.run_experiment(given.replace(**changes))
+    with pytest.raises(InputError, match="trainlength 33 is more than maxlength 32; lower it"):
+        experiment.run_experiment(given.replace(trainlength=33))
     with pytest.raises(InputError, match="takes 9 queries a document and train has"):
         experiment.run_experiment(given.replace(minepool=9))
 

@@ -75,10 +75,10 @@ def fit(
     return np.diff(ticks[order.warm - 1 : order.warm + order.steps]).tolist(), progress.history
 
 
-def token_tables(encoder: Encoder, rows: Rows, cached: bool = False) -> dict[str, TokenTable]:
-    """Token tables of the distinct queries ("query") and documents ("document") of `rows`."""
+def token_tables(encoder: Encoder, rows: Rows, cached: bool = False, length: int = 0) -> dict[str, TokenTable]:
+    """Token tables of the distinct queries ("query") and documents ("document") of `rows`, as `Encoder.tokens`."""
     sides = {"query": rows.queries, "document": rows.documents}
-    return {side: encoder.tokens(texts, side, cached) for side, texts in sides.items()}
+    return {side: encoder.tokens(texts, side, cached, length) for side, texts in sides.items()}
 
 
 def body_parameters(encoder: Encoder) -> int:

@@ -91,7 +91,7 @@ def race(
     # The peer keeps the dropout that the model comes with.
     order = Order(
         "race", recipe.modelname, precision=recipe.precision, dropout=-1.0, batchsize=recipe.batchsize,
-        maxlength=recipe.maxlength, recipe=recipe.to_dict(), seconds=60 * minutes,
+        maxlength=recipe.trainlength or recipe.maxlength, recipe=recipe.to_dict(), seconds=60 * minutes,
         threads=max(1, cores() // workers) if workers > 1 else 0,
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
@@ -170,7 +170,7 @@ def run_ours(order: Order) -> dict[str, Any]:
         started = time.perf_counter()
         if settings.condense:
             encoder.condenser = condensing.learn(pairs["query"], pairs["positive"], settings.condense)
-        tables = token_tables(encoder, rows)
+        tables = token_tables(encoder, rows, length=settings.trainlength)
         encoder.compact([*tables.values(), *(encoder.tokens(texts, side) for side, texts in searched.items())])
         with step_clock(1, steps) as ticks:
             train.fit(encoder, rows, tables, settings.replace(maxsteps=steps), lambda step: nothing)
@@ -200,6 +200,7 @@ def run_peer(order: Order) -> dict[str, Any]:
 
     steps = fitting_steps(order.seconds, fitted(_PILOT)[1])
     model, _, seconds = fitted(steps)
+    model.max_seq_length = settings.maxlength  # trained and tested at our lengths
     encode = {"query": model.encode_query, "document": model.encode_document}
     values = tested(task, encode[anchor](task.queries), encode[positive](task.documents))
     return {"values": values, "steps": steps, "seconds": seconds}
