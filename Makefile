@@ -33,16 +33,17 @@ train: setup ## only train and test, with the recipe's settings
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks
 
+# The models of the unit tests are so small that a second thread waits more than it works.
 test: setup ## unit tests, every notebook as it stands, every notebook with other parameters
 	@rm -rf $(TEST_HOME)
-	HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" $(BIN)/python -m pytest tests -q --durations=8
+	OMP_NUM_THREADS=1 HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" $(BIN)/python -m pytest tests -q --durations=8
 	HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" HR_SEARCH_HEADLESS=1 $(BIN)/python -m pytest notebooks -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-lowest: ## unit tests under the lowest versions that pyproject.toml allows (10 to 20 minutes)
 	@$(PYTHON) -m venv build/lowest
 	@build/lowest/bin/python -m pip install --quiet --disable-pip-version-check -r tests/lowest.txt
 	@build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	HR_SEARCH_HOME="$(CURDIR)/build/lowest-home" build/lowest/bin/python -m pytest tests -q -p no:cacheprovider
+	OMP_NUM_THREADS=1 HR_SEARCH_HOME="$(CURDIR)/build/lowest-home" build/lowest/bin/python -m pytest tests -q -p no:cacheprovider
 
 lint: setup ## style, as the commit hook checks it
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

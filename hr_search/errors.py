@@ -29,8 +29,11 @@ class InputError(ValueError):
     """What is wrong with an input, where, and what to do, in one sentence for a person."""
 
 
+LISTED = 20  # valid names that a sentence holds where there are more than twice as many
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint naming the valid name closest to `name`, or all of them when none is close.
+    """A hint naming the valid name closest to `name`, or all of them when none is close: the first of very many.
 
     Args:
         name: what the user wrote.
@@ -44,7 +47,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         match = next(item for item in names if item.lower() == close[0])
         return f'did you mean "{match}"?'
-    return f"valid names: {', '.join(names)}"
+    rest = f" and {len(names) - LISTED} more" if len(names) > 2 * LISTED else ""
+    return f"valid names: {', '.join(names[:LISTED] if rest else names)}{rest}"
 
 
 def plain(text: str) -> str:

@@ -88,7 +88,7 @@ def test_part_intervals_has_a_row_a_part_and_no_kind_that_all_share():
     for container, system, shift in ((base, "base", -0.16), (trained, "trained", 0.16)):
         rows = table[table["system"] == system]
         dots, _, (bars,) = container.lines
-        assert dots.get_xdata() == pytest.approx(rows["value"])
+        assert list(dots.get_xdata()) == pytest.approx(rows["value"].tolist())
         assert dots.get_ydata() == pytest.approx(np.array([0, 2, 3, 4]) + shift)
         ends = np.array(
             [segment[:, 0] for segment in bars.get_segments() if len(segment) and np.isfinite(segment).all()]
@@ -156,7 +156,7 @@ def test_reliability_draws_shares_with_intervals_and_the_forecast():
     error = 100 * calibration.calibration_error(table)
     assert title(ax) == f"Forecast and share of right documents are {error:.0f} points apart on average"
     assert legend(ax) == ["forecast, learnt on other groups", "right, 95% interval"]
-    assert ax.lines[0].get_ydata() == pytest.approx(table["right"])
+    assert list(ax.lines[0].get_ydata()) == pytest.approx(table["right"].tolist())
     _, _, (along, down) = ax.containers[0].lines
     np.testing.assert_allclose([segment[:, 0] for segment in along.get_segments()], table[["start", "end"]])
     np.testing.assert_allclose([segment[:, 1] for segment in down.get_segments()], table[["low", "high"]])
