@@ -37,9 +37,10 @@ def look(process: int) -> dict[str, float]:
     """Resident memory, MB, and open files of a process and its children."""
     found = {"memory_mb": 0.0, "files": 0, "processes": 0}
     for each in [process, *children(process)]:
-        with contextlib.suppress(OSError, AttributeError):
-            status = Path(f"/proc/{each}/status").read_text()
-            found["memory_mb"] += int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+        with contextlib.suppress(OSError):
+            # A process that has ended and waits to be told so has no memory any more.
+            resident = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{each}/status").read_text())
+            found["memory_mb"] += int(resident[1]) / 1024 if resident else 0.0
             found["files"] += len(os.listdir(f"/proc/{each}/fd"))
             found["processes"] += 1
     return found
