@@ -89,7 +89,7 @@ def test_part_intervals_has_a_row_a_part_and_no_kind_that_all_share():
         rows = table[table["system"] == system]
         dots, _, (bars,) = container.lines
         assert list(dots.get_xdata()) == pytest.approx(rows["value"].tolist())
-        assert dots.get_ydata() == pytest.approx(np.array([0, 2, 3, 4]) + shift)
+        assert list(dots.get_ydata()) == pytest.approx((np.array([0, 2, 3, 4]) + shift).tolist())
         ends = np.array(
             [segment[:, 0] for segment in bars.get_segments() if len(segment) and np.isfinite(segment).all()]
         )
