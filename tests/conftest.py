@@ -108,12 +108,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "bert")
 
 
+@pytest.fixture(autouse=True)
+def overheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """caplog hears the package: the command line keeps its logger to itself, and any test may have run it before."""
+    monkeypatch.setattr(logging.getLogger("hr_search"), "propagate", True)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root of its own for everything that is written."""
     monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "home"))
-    # The command line keeps this logger to itself; a test wants to see its lines whichever test ran before.
-    monkeypatch.setattr(logging.getLogger("hr_search"), "propagate", True)
     return tmp_path / "home"
 
 

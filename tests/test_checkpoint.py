@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import pickle
@@ -39,13 +38,6 @@ def twice(tmp_path: Path) -> Path:
     save_checkpoint(path, state(1))
     save_checkpoint(path, state(2))
     return path
-
-
-@pytest.fixture
-def warnings(caplog, monkeypatch):
-    """The log; the command line keeps this logger to itself where it ran before."""
-    monkeypatch.setattr(logging.getLogger("hr_search"), "propagate", True)
-    return caplog
 
 
 def test_round_trip(tmp_path):
@@ -85,11 +77,11 @@ def test_the_one_before_is_kept(twice):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_torn_file_gives_way_to_the_one_before(twice, warnings, share):
+def test_a_torn_file_gives_way_to_the_one_before(twice, caplog, share):
     data = twice.read_bytes()
     twice.write_bytes(data[: int(len(data) * share)])
     assert load(twice)["step"] == 1
-    assert "run.pt is not a whole checkpoint" in warnings.text
+    assert "run.pt is not a whole checkpoint" in caplog.text
     previous(twice).unlink()
     with pytest.raises(InputError, match=r"run.pt is not a whole checkpoint .*another --checkpointpath"):
         load(twice)
@@ -100,14 +92,14 @@ def test_a_lost_file_gives_way_to_the_one_before(twice):
     assert load(twice)["step"] == 1
 
 
-def test_damage_inside_a_file_of_the_right_size_is_seen(twice, warnings):
+def test_damage_inside_a_file_of_the_right_size_is_seen(twice, caplog):
     """A disk gives back other bytes than were written."""
     data = bytearray(twice.read_bytes())
     at = data.index(torch.full((3, 2), 2.0).numpy().tobytes())
     data[at] ^= 1
     twice.write_bytes(bytes(data))
-    assert load(twice)["step"] == 1 and "is damaged" in warnings.text
-    assert "going on from the checkpoint before it" in warnings.text
+    assert load(twice)["step"] == 1 and "is damaged" in caplog.text
+    assert "going on from the checkpoint before it" in caplog.text
 
 
 @pytest.mark.parametrize("torn", [True, False])
@@ -122,12 +114,12 @@ def test_a_torn_or_lost_file_never_pushes_out_the_whole_one_before(twice, torn):
     assert torch.load(previous(twice), weights_only=True)["step"] == 1
 
 
-def test_both_torn(twice, warnings):
+def test_both_torn(twice, caplog):
     for path in (twice, previous(twice)):
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match="not a whole checkpoint"):
         load(twice)
-    assert len(warnings.records) == 2
+    assert len(caplog.records) == 2
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(twice):

@@ -288,7 +288,9 @@ import sys
 asked = []
 def watch(event, args):
     if event in ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"):
-        if args[0].family.name != "AF_UNIX":
+        # Older urllib3 finds out on import whether there is IPv6, by an address of its own that it never listens on.
+        own = args[1] == ("::1", 0) and sys._getframe(1).f_code.co_name == "_has_ipv6"
+        if args[0].family.name != "AF_UNIX" and not own:
             asked.append((event, args[1]))
     elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "urllib.Request"):
         asked.append((event, args))

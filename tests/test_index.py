@@ -1,5 +1,4 @@
 import json
-import logging
 import time
 
 import pytest
@@ -14,7 +13,6 @@ from hr_search.config import Settings
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "home"))
-    monkeypatch.setattr(logging.getLogger("hr_search"), "propagate", True)  # the command line turns it off
     return tmp_path / "home"
 
 

@@ -27,8 +27,6 @@ from hr_search.runs import checked_run_id, new_run_id
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "home"))
-    # The command line keeps this logger to itself; here its lines are to be seen, whichever test ran before.
-    monkeypatch.setattr(logging.getLogger("hr_search"), "propagate", True)
     return tmp_path / "home"
 
 

@@ -1,7 +1,6 @@
 import base64
 import hashlib
 import json
-import logging
 import re
 import sys
 import types
@@ -19,11 +18,6 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 PIXEL = base64.b64encode(
     base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
 ).decode()
-
-
-@pytest.fixture(autouse=True)
-def heard(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("hr_search"), "propagate", True)  # the command line turns it off
 
 
 @pytest.fixture

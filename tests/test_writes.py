@@ -180,7 +180,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_all_as_it_was(root, write):
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
-def test_a_folder_without_permission_is_one_sentence_and_leaves_all_as_it_was(root, write):
+def test_a_folder_without_permission_is_one_sentence_and_leaves_all_as_it_was(root, write, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(root))  # the home of who runs this test may be closed to others
     write(root)
     before = content(root)
     with another_user(root):
