@@ -175,15 +175,19 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(tmp_path, words
     draw = np.random.default_rng(20)
     model, place, log = tmp_path / "model.pt", tmp_path / "checkpoint.pt", []
     command = [*words, *CHECKPOINTS, "--checkpointpath", place, "--outputpath", model, "--runid"]
-    seen = set()
-    for number, wish in enumerate(wishes(KILLS, draw), 1):
+    seen, number, waiting = set(), 0, wishes(KILLS, draw)
+    while waiting:
+        number += 1
+        # A write takes some milliseconds, and on a busy machine the hand may come late: then it tries again.
+        again = waiting[0] == "model" and "checkpoint" not in seen and number < 2 * KILLS
+        wish = "checkpoint" if again else waiting.pop(0)
         life = Life([*command, f"life{number}"], tmp_path)
         if wish == "any time":
             time.sleep(draw.uniform(0.1, 1.5))
         else:
-            count = 1 if wish == "model" else int(draw.integers(1, 4))
+            count = 1 if wish == "model" or again else int(draw.integers(1, 4))
             assert life.wait_for(wish, count), life.said
-            time.sleep(draw.uniform(0, PHASES[wish][2]))
+            time.sleep(0 if again else draw.uniform(0, PHASES[wish][2]))
         life.process.kill()
         code, said = life.end()
         assert code == -signal.SIGKILL, f"it had ended before the kill: {said}"
@@ -200,7 +204,7 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(tmp_path, words
     assert_same(Run(tmp_path / "metrics" / "runs" / "last"), model, reference)
     # What the killed writers left behind is hidden and no more than one part a kill.
     left = [item.name for item in tmp_path.iterdir() if item.name.startswith(".")]
-    assert len(left) <= KILLS and all(name.endswith(".part") for name in left)
+    assert len(left) <= number and all(name.endswith(".part") for name in left)
 
 
 # -- signals that ask ----------------------------------------------------------------------------

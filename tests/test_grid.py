@@ -314,9 +314,11 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(home, tmp_path):
     script.write_text(INTERRUPTED)
     lines = os.pathsep.join([str(paths.checkout()), str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": lines, paths.HOME_VARIABLE: str(home)}
-    # Its own group, as a terminal gives it one, so that the signal goes to the workers too.
+    # Its own group, as a terminal gives it one, so that the signal goes to the workers too; and none that ignores
+    # Ctrl-C, as a shell has it whose own work goes on in the background.
     process = subprocess.Popen([sys.executable, str(script), str(path)], env=environment, text=True,
-                               stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+                               stderr=subprocess.PIPE, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     found = read_grid(path)
     begun = [cell.folder / "begun" for cell in found.cells[2:4]]
     deadline = time.monotonic() + 60
