@@ -81,10 +81,10 @@ def arm_name(values: Mapping[str, Any], usual: Mapping[str, Any] | None = None) 
 
 
 def usual_values(arms: pd.DataFrame) -> dict[str, Any]:
-    """The settings that have one value in more than half of the arms, with this value."""
+    """The settings that have one value in two thirds of the arms or more, with this value."""
     distinct = arms.drop_duplicates()
     shares = {name: distinct[name].value_counts(normalize=True) for name in distinct}
-    return {name: share.index[0] for name, share in shares.items() if share.iloc[0] > 0.5}
+    return {name: share.index[0] for name, share in shares.items() if share.iloc[0] >= 2 / 3}
 
 
 def effects(

@@ -198,6 +198,8 @@ def test_marginals_and_the_best_arm(home, tmp_path):
 def test_names_leave_out_what_is_usual():
     arms = pd.DataFrame({"loss": ["a", "a", "a", "b"], "margin": [0.1, 0.2, 0.30000001, 0.1]})
     assert ablation.usual_values(arms) == {"loss": "a"}
+    even = pd.DataFrame({"loss": list("aaabb"), "negatives": list("xyzyz")})  # three of five: a name has to say which
+    assert ablation.usual_values(even) == {}
     assert ablation.arm_name({"loss": "b", "margin": 0.1}, {"loss": "a"}) == "loss=b, margin=0.1"
     assert ablation.arm_name({"loss": "a", "margin": 0.3}, {"loss": "a", "margin": 0.3}) == "loss=a, margin=0.3"
     assert ablation.arm_name({}) == "all"
