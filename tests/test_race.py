@@ -49,6 +49,7 @@ def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path, 
         return {"values": dict.fromkeys(race.TESTED, values), "steps": 7, "seconds": 60.0}
 
     monkeypatch.setattr(race, "measure", answer)
+    monkeypatch.setattr(race.runs, "commit", lambda: "")
     runs, effects = race.race(
         recipe, minutes=1, seeds=(1, 2), model=recipe.modelname, out=str(tmp_path / "race.csv"), workers=workers
     )
@@ -61,6 +62,45 @@ def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path, 
     assert mine.difference == pytest.approx(0.2) and mine.p < mine.p_holm < 0.001
     assert effects[effects.arm == "ours"].difference.isna().all()
     assert len(pd.read_csv(tmp_path / "race_effects.csv")) == 9
+
+
+def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_path):
+    """Runs are kept; changed data, code or minutes begin anew."""
+    asked = []
+
+    def answer(side, given, texts):
+        asked.append((side, given.loss, given.learningrate, given.seed))
+        if off and given.loss == "triplet":
+            raise InputError("the machine is switched off.")
+        values = [0.1 * given.seed, 0.5, given.learningrate * 1000, 1.0]
+        return {"values": dict.fromkeys(race.TESTED, values), "steps": 7, "seconds": 60.0}
+
+    def raced(**changes):
+        given = {"minutes": 1, "seeds": (1, 2), "model": recipe.modelname, "out": str(tmp_path / "race.csv")}
+        return race.race(recipe, **(given | changes))[1]
+
+    monkeypatch.setattr(race, "measure", answer)
+    monkeypatch.setattr(race.runs, "commit", lambda: "abc")
+    off = True
+    with pytest.raises(InputError, match="switched off"):
+        raced()
+    assert len(pd.read_csv(tmp_path / "race.csv")) == 6
+    off = False
+    asked.clear()
+    first = raced()
+    assert [loss for _, loss, _, _ in asked] == ["triplet"] * 2
+    assert raced().equals(first) and len(asked) == 2
+    raced(minutes=2)
+    assert len(asked) == 2 + 8
+    monkeypatch.setattr(race.runs, "commit", lambda: "abc+")
+    raced()
+    raced()
+    assert len(asked) == 10 + 8 + 8  # of changed code nobody can tell
+    monkeypatch.setattr(race.runs, "commit", lambda: "abc")
+    table = pd.read_csv(recipe.datapath)
+    write_csv(recipe.datapath, table[:-1])
+    raced()
+    assert len(asked) == 26 + 8
 
 
 def test_a_querys_value_is_its_mean_over_the_seeds():

@@ -9,6 +9,7 @@ steps and fixed before the training begins, so a run depends on the clock by its
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import tempfile
@@ -20,12 +21,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hr_search import condensing, data, embedded, files, paths
+from hr_search import condensing, data, embedded, files, paths, runs
 from hr_search.benchmark import peer
 from hr_search.benchmark.cases import Order
-from hr_search.benchmark.meters import step_clock
+from hr_search.benchmark.meters import best_device, step_clock
 from hr_search.benchmark.processes import at_least, measure, model_folder
 from hr_search.config import METRICS, Settings
+from hr_search.devices import hardware
 from hr_search.errors import InputError
 from hr_search.metrics import embedding_scores, evaluate
 from hr_search.statistics import bootstrap_interval, holm, paired_comparison
@@ -61,7 +63,8 @@ def race(
     """Trains our recipe and the peer's in-batch and triplet loss for so long, and tests all on the same queries.
 
     The in-batch loss runs with every rate on the first seed and goes on with the best, which the triplet loss
-    gets, too.
+    gets, too. What each run found is kept beside the table, in a folder with `_runs` at the end, so that a race
+    that was stopped goes on where it was.
 
     Args:
         recipe: our settings, with datapath and testpath; the test is in its direction.
@@ -97,10 +100,18 @@ def race(
     rows: list[dict[str, Any]] = []
     values: dict[tuple[Arm, int], dict[str, list[float]]] = {}
 
+    same, kept = circumstances(recipe), path.with_name(f"{path.stem}_runs")
+
     def answer(task: tuple[Arm, int]) -> dict[str, Any]:
         arm, seed = task
         given = dataclasses.replace(order, loss=arm.loss, learningrate=arm.learningrate, seed=seed)
-        return measure(arm.side, given, {})
+        place = kept / f"{files.digest(arm.side, json.dumps(dataclasses.asdict(given)), same)}.json"
+        if place.is_file():
+            return files.read_json(place)
+        found = measure(arm.side, given, {})
+        if same:
+            files.write_json(place, found)
+        return found
 
     def run(tasks: Sequence[tuple[Arm, int]]) -> None:
         with ThreadPoolExecutor(workers) as pool:
@@ -121,6 +132,17 @@ def race(
     table = effects({arm.name: [values[arm, seed] for seed in seeds] for arm in (ours, best, triplet)})
     files.write_csv(path.with_name(f"{path.stem}_effects{path.suffix}"), table)
     return pd.DataFrame(rows), table
+
+
+def circumstances(recipe: Settings) -> str:
+    """What two runs must share, beside their order, to be the same: data, code, versions, machine.
+
+    Empty where the code was changed since its commit: then nobody can tell.
+    """
+    commit = runs.commit()
+    if commit.endswith("+"):
+        return ""
+    return files.digest(data.load(recipe).fingerprint, commit, hardware(best_device()), sorted(runs.versions().items()))
 
 
 def effects(values: dict[str, list[dict[str, list[float]]]]) -> pd.DataFrame:
