@@ -88,7 +88,7 @@ def usual_values(arms: pd.DataFrame) -> dict[str, Any]:
 
 
 def effects(
-    cells: pd.DataFrame, direction: str = "q2d", metric: str = "mrr", baseline: str = "", seed: int = 0
+    cells: pd.DataFrame, direction: str = "", metric: str = "mrr", baseline: str = "", seed: int = 0
 ) -> pd.DataFrame:
     """Every arm with its value, its difference from the baseline arm, whether that is real, and its cost.
 
@@ -96,7 +96,7 @@ def effects(
 
     Args:
         cells: from `arm_table`.
-        direction: "q2d" or "d2q".
+        direction: "q2d" or "d2q"; empty = `direction_of` the cells.
         metric: one of `metrics.METRICS`.
         baseline: the arm to compare with, by name; empty = the first.
         seed: of bootstrap and test.
@@ -110,6 +110,7 @@ def effects(
     Raises:
         InputError: no such metric, direction or arm, or runs on different data.
     """
+    direction = direction or direction_of(cells)
     for what, given, valid in (("direction", direction, DIRECTIONS), ("metric", metric, METRICS)):
         if given not in valid:
             raise InputError(f'there is no {what} "{given}"; {nearest(given, valid)}')
@@ -143,6 +144,11 @@ def effects(
             "verdict": _sentence(name, baseline, tests, metric),
         })  # fmt: skip
     return pd.DataFrame(rows).sort_values("value", ascending=False, kind="stable", ignore_index=True)
+
+
+def direction_of(cells: pd.DataFrame) -> str:
+    """The direction by which the first run chose its best model."""
+    return Run(paths.runs() / cells["run"].iloc[0]).config["direction"]
 
 
 def _sentence(name: str, baseline: str, tests: dict[str, dict[str, float]], metric: str) -> str:
