@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,7 @@ def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path, 
 
 
 def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_path):
-    """Runs are kept; changed data, code or minutes begin anew."""
+    """Runs are kept; changed data, model, code or minutes begin anew."""
     asked = []
 
     def answer(side, given, texts):
@@ -101,6 +102,13 @@ def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_p
     write_csv(recipe.datapath, table[:-1])
     raced()
     assert len(asked) == 26 + 8
+    (tmp_path / "other").mkdir()
+    raced(model=str(shutil.copytree(recipe.modelname, tmp_path / "other" / "model")))
+    again = shutil.copytree(
+        recipe.modelname, tmp_path / "other" / "model", dirs_exist_ok=True, copy_function=shutil.copyfile
+    )
+    raced(model=str(again))  # the same place, written anew
+    assert len(asked) == 34 + 8 + 8
 
 
 def test_a_querys_value_is_its_mean_over_the_seeds():

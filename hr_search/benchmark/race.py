@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,6 @@ def race(
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     values: dict[tuple[Arm, int], dict[str, list[float]]] = {}
-
     same, kept = circumstances(recipe), path.with_name(f"{path.stem}_runs")
 
     def answer(task: tuple[Arm, int]) -> dict[str, Any]:
@@ -135,14 +135,18 @@ def race(
 
 
 def circumstances(recipe: Settings) -> str:
-    """What two runs must share, beside their order, to be the same: data, code, versions, machine.
+    """What two runs must share, beside their order, to be the same: data, model, code, versions, machine.
 
     Empty where the code was changed since its commit: then nobody can tell.
     """
     commit = runs.commit()
     if commit.endswith("+"):
         return ""
-    return files.digest(data.load(recipe).fingerprint, commit, hardware(best_device()), sorted(runs.versions().items()))
+    model = [
+        (item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in sorted(Path(recipe.modelname).iterdir())
+    ]
+    machine = hardware(best_device())
+    return files.digest(data.load(recipe).fingerprint, model, commit, machine, sorted(runs.versions().items()))
 
 
 def effects(values: dict[str, list[dict[str, list[float]]]]) -> pd.DataFrame:
