@@ -49,7 +49,10 @@ HOSTILE = [
 SIZES = [(1200, "light"), (1200, "dark"), (480, "light"), (480, "dark")]
 
 # Pairs of texts that lie over one another, as far as their boxes are not cut by a place that scrolls.
+# Rows out of sight are laid out only when they come near, and until then stand in a place of a guessed height: to be
+# looked at, all are laid out.
 OVERLAPS = """() => {
+  document.querySelectorAll("#runs tbody tr").forEach((row) => (row.style.contentVisibility = "visible"));
   const boxes = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
