@@ -153,6 +153,13 @@ class Settings:
     warmup: float = _setting(0.1, "share of the steps in which the learning rate rises", 0.0, 0.9)
     weightdecay: float = _setting(0.0, "AdamW weight decay (never on embeddings, biases and norms)", 0.0, 1.0)
     clip: float = _setting(1.0, "largest gradient norm; 0 = no clipping", 0.0)
+    baseshare: float = _setting(
+        0.0,
+        "share of the weights before training in the model that is validated, tested and kept (WiSE-FT); 0 = none; "
+        "0.3 to 0.5 suits high learning rates",
+        0.0,
+        0.9,
+    )
     chunktokens: int = _setting(0, "padded tokens encoded at a time; 0 = what suits the device", 0, MANY)
     gradcache: bool = _setting(
         False, "encode each batch twice, chunktokens at a time: memory of one part, a third more time, the same loss"

@@ -24,6 +24,7 @@ from hr_search.checkpoint import Parts, random_state, require_own, restore, stor
 from hr_search.config import Settings
 from hr_search.encoder import Encoder
 from hr_search.errors import InputError
+from hr_search.interpolation import Interpolation
 from hr_search.interruption import Interrupted, leave, postponed
 from hr_search.miner import Miner
 from hr_search.progress import bar
@@ -67,7 +68,7 @@ def fit(
     accelerator: Accelerator | None = None,
     report: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Progress:
-    """Trains `encoder` in place and leaves the weights of the best validation in it.
+    """Trains `encoder` in place and leaves the weights of the best validation in it, mixed as `baseshare` says.
 
     Args:
         encoder: compacted or whole; moved to the accelerator's device.
@@ -95,6 +96,7 @@ def fit(
     optimiser = torch.optim.AdamW(parameter_groups(encoder, settings.weightdecay), lr=settings.learningrate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     model, optimiser = accelerator.prepare(encoder, optimiser)
+    interpolation = Interpolation(encoder, settings.baseshare)  # before a checkpoint brings other weights
     context = Context(rows, tables, settings, plan.total, budget=settings.chunktokens, cached=settings.gradcache)
     parts: Parts = {"model": encoder, "optimiser": optimiser}
     if settings.mixing != "none" and settings.bank:
@@ -117,7 +119,8 @@ def fit(
         now = time.perf_counter()
         progress.seconds = now - started
         learningrate = settings.learningrate * factor(progress.step - 1) if progress.step else 0.0
-        record(progress, plan, encoder, settings, stop.at_once(validate), learningrate, now - window)
+        with interpolation.mixed(encoder):
+            record(progress, plan, encoder, settings, stop.at_once(validate), learningrate, now - window)
         report(progress.history[-1])
         window = time.perf_counter()
         pause += window - now
@@ -177,6 +180,8 @@ def fit(
     progress.mining = miner.history if miner else []
     if progress.best_weights:
         encoder.load_state_dict(progress.best_weights)
+    else:
+        interpolation.mix(encoder)
     return progress
 
 

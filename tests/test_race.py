@@ -65,6 +65,51 @@ def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path, 
     assert len(pd.read_csv(tmp_path / "race_effects.csv")) == 9
 
 
+def test_the_peer_with_the_base_model_mixed_in_is_an_arm_of_its_own(recipe, monkeypatch, tmp_path):
+    def answer(side, given, texts):
+        found = {"values": {key: [0.5, 0.4, 0.6] for key in race.TESTED}, "steps": 7, "seconds": 60.0}
+        mixed = {"mixed": {key: [0.6, 0.5, 0.6] for key in race.TESTED}}
+        return found | (mixed if (side, given.loss) == ("peer", "infonce") else {})
+
+    monkeypatch.setattr(race, "measure", answer)
+    monkeypatch.setattr(race.runs, "commit", lambda: "")
+    runs, effects = race.race(recipe, 1, (1, 2), (1e-5, 1e-4), str(tmp_path / "race.csv"), recipe.modelname)
+    assert len(runs) == 2 * 3 + 2 + 2 and effects["arm"].nunique() == 4
+    arm = "MultipleNegativesRankingLoss, base mixed in"
+    assert effects.set_index(["arm", "metric"]).loc[(arm, "mrr"), "difference"] == pytest.approx(-0.2 / 3)
+
+
+def test_both_sides_mix_the_base_model_in_as_the_recipe_says(recipe):
+    recipe = recipe.replace(baseshare=0.5, learningrate=1e-2)
+    assert race.run_ours(order(recipe)).keys() == {"values", "steps", "seconds"}
+    answer = race.run_peer(order(recipe, learningrate=1e-2))
+    assert len(answer["mixed"]["mrr"]) == len(answer["values"]["mrr"]) and answer["mixed"] != answer["values"]
+    assert "mixed" not in race.run_peer(order(recipe, loss="triplet"))
+
+
+def test_the_peer_may_train_on_a_length_of_its_own(recipe, monkeypatch, tmp_path):
+    lengths = {}
+
+    def answer(side, given, texts):
+        lengths[side] = given.maxlength if side == "peer" else Settings(**given.recipe).trainlength
+        return {"values": {key: [0.5, 0.4] for key in race.TESTED}, "steps": 7, "seconds": 60.0}
+
+    monkeypatch.setattr(race, "measure", answer)
+    monkeypatch.setattr(race.runs, "commit", lambda: "")
+    given = {
+        "recipe": recipe.replace(trainlength=8),
+        "seeds": (1,),
+        "model": recipe.modelname,
+        "out": str(tmp_path / "r.csv"),
+    }
+    race.race(**given, peerlength=12)
+    assert lengths == {"ours": 8, "peer": 12}
+    race.race(**given)
+    assert lengths == {"ours": 8, "peer": 8}
+    with pytest.raises(InputError, match="peerlength"):
+        race.race(**given, peerlength=-1)
+
+
 def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_path):
     """Runs are kept; changed data, model, code or minutes begin anew."""
     asked = []

@@ -108,7 +108,9 @@ MINED = {"negatives": "mined", "minepool": 4, "mineevery": 2, "mixing": "mochi",
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7])
-@pytest.mark.parametrize("more", [{"mixing": "weighted"}, {"mixing": "weighted", "bank": 40}, MINED])
+@pytest.mark.parametrize(
+    "more", [{"mixing": "weighted"}, {"mixing": "weighted", "bank": 40}, MINED, {"loss": "infonce", "baseshare": 0.3}]
+)
 def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny_model, jobs, tmp_path, stop, more):
     changes = {"epochs": 3, "dropout": 0.1, "checkpointsteps": 1, "evalsteps": 2, **more}
     whole, reference = run(tiny_model, jobs, **changes)
@@ -151,6 +153,22 @@ def test_early_stopping_and_the_best_weights(tiny_model, jobs):
     assert not torch.equal(kept["best"], weights(one_epoch))
     again, _ = run(tiny_model, jobs, validate=lambda step: {"mrr": 1.0 if step == 3 else 0.0})
     assert torch.equal(kept["best"], weights(again))
+
+
+def test_the_base_model_is_mixed_into_what_is_validated_and_kept_and_not_into_training(tiny_model, jobs):
+    base = load_encoder(str(tiny_model), 128, "fp32", 0.0)
+    nothing = lambda step: {"mrr": math.nan}  # noqa: E731
+    plain, alone = run(tiny_model, jobs, validate=nothing)
+    mixed, progress = run(tiny_model, jobs, validate=nothing, baseshare=0.4)
+    assert [row["loss"] for row in progress.history[1:]] == [row["loss"] for row in alone.history[1:]]
+    assert torch.allclose(weights(mixed), 0.6 * weights(plain) + 0.4 * weights(base), atol=1e-6)
+
+    seen = []
+    encoder, fit = prepared(tiny_model, jobs, compact=False, validate=lambda step: seen.append(weights(encoder)) or {
+        "mrr": 1.0 if step == 9 else 0.5
+    })  # fmt: skip
+    assert fit(baseshare=0.4).best_step == 9
+    assert torch.equal(seen[0], weights(base)) and torch.equal(seen[3], weights(encoder))
 
 
 def test_mining_is_recorded_and_follows_the_weights(tiny_model, jobs):

@@ -4,6 +4,9 @@ Speed and quality in one figure. The peer gets its trainer, its documented losse
 repeated texts, the learning rate that suits its in-batch loss best, and the same model, length, precision
 and pilot run; the clock counts training only. Which steps fit into the time is found by a pilot of some
 steps and fixed before the training begins, so a run depends on the clock by its number of steps alone.
+
+Where the recipe mixes the base model's weights into the trained ones, the peer's in-batch model is tested a second
+time with as much of them mixed in, which its trainer does not do: so one sees what that alone is worth.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from hr_search.benchmark.processes import at_least, measure, model_folder
 from hr_search.config import METRICS, Settings
 from hr_search.devices import hardware
 from hr_search.errors import InputError
+from hr_search.interpolation import Interpolation
 from hr_search.metrics import embedding_scores, evaluate
 from hr_search.statistics import bootstrap_interval, holm, paired_comparison
 from hr_search.workers import cores
@@ -51,6 +55,11 @@ class Arm:
     loss: str
     learningrate: float
 
+    @property
+    def mixed(self) -> Arm:
+        """The same with the base model's weights mixed in after training."""
+        return dataclasses.replace(self, name=f"{self.name}, base mixed in")
+
 
 def race(
     recipe: Settings,
@@ -60,6 +69,7 @@ def race(
     out: str = "",
     model: str = embedded.NAME,
     workers: int = 1,
+    peerlength: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Trains our recipe and the peer's in-batch and triplet loss for so long, and tests all on the same queries.
 
@@ -75,6 +85,7 @@ def race(
         out: the table of runs; empty = `metrics/race.csv`. The comparison goes beside it, `_effects` at the end.
         model: "embedded", or a model's folder.
         workers: runs side by side; each gets its part of the processor's cores.
+        peerlength: tokens the peer trains on, where another length than ours suits it better; 0 = as we do.
 
     Returns:
         Runs (`arm`, `learningrate`, `seed`, `steps`, `seconds`, `mrr`, `pass@1`, `recall@10`) and effects (`arm`,
@@ -88,14 +99,16 @@ def race(
         raise InputError("a race needs --testpath, the table on which both sides are tested.")
     if not minutes > 0:
         raise InputError(f"--minutes is {minutes:g}; it must be above 0.")
-    at_least({"seeds": (len(seeds), 1), "rates": (len(rates), 1), "workers": (workers, 1)})
+    at_least(
+        {"seeds": (len(seeds), 1), "rates": (len(rates), 1), "workers": (workers, 1), "peerlength": (peerlength, 0)}
+    )
     peer.require()
     path = paths.resolve(out) if out else paths.metrics() / "race.csv"
     recipe = recipe.replace(modelname=model_folder("", model))
     # The peer keeps the dropout that the model comes with.
     order = Order(
         "race", recipe.modelname, precision=recipe.precision, dropout=-1.0, batchsize=recipe.batchsize,
-        maxlength=recipe.trainlength or recipe.maxlength, recipe=recipe.to_dict(), seconds=60 * minutes,
+        maxlength=peerlength or recipe.trainlength or recipe.maxlength, recipe=recipe.to_dict(), seconds=60 * minutes,
         threads=max(1, cores() // workers) if workers > 1 else 0,
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
@@ -116,11 +129,13 @@ def race(
     def run(tasks: Sequence[tuple[Arm, int]]) -> None:
         with ThreadPoolExecutor(workers) as pool:
             for (arm, seed), found in zip(tasks, pool.map(answer, tasks), strict=True):
-                values[arm, seed] = found["values"]
-                means = {metric: float(np.mean(found["values"][metric])) for metric in TESTED}
-                known = {"arm": arm.name, "learningrate": arm.learningrate, "seed": seed}
-                rows.append({**known, "steps": found["steps"], "seconds": found["seconds"], **means})
-                log.info("%s", ", ".join(f"{name} {value}" for name, value in rows[-1].items()))
+                for each, tests in ((arm, found["values"]), (arm.mixed, found.get("mixed"))):
+                    if tests:
+                        values[each, seed] = tests
+                        known = {"arm": each.name, "learningrate": each.learningrate, "seed": seed}
+                        means = {metric: float(np.mean(tests[metric])) for metric in TESTED}
+                        rows.append({**known, "steps": found["steps"], "seconds": found["seconds"], **means})
+                        log.info("%s", ", ".join(f"{name} {value}" for name, value in rows[-1].items()))
                 files.write_csv(path, pd.DataFrame(rows))
 
     ours = Arm("ours", "ours", recipe.loss, recipe.learningrate)
@@ -129,7 +144,8 @@ def race(
     best = max(tried, key=lambda arm: np.mean(values[arm, seeds[0]]["mrr"]))
     triplet = Arm("TripletLoss", "peer", "triplet", best.learningrate)
     run([(arm, seed) for seed in seeds[1:] for arm in (ours, best)] + [(triplet, seed) for seed in seeds])
-    table = effects({arm.name: [values[arm, seed] for seed in seeds] for arm in (ours, best, triplet)})
+    arms = [arm for arm in (ours, best, best.mixed, triplet) if (arm, seeds[0]) in values]
+    table = effects({arm.name: [values[arm, seed] for seed in seeds] for arm in arms})
     files.write_csv(path.with_name(f"{path.stem}_effects{path.suffix}"), table)
     return pd.DataFrame(rows), table
 
@@ -209,27 +225,37 @@ def run_ours(order: Order) -> dict[str, Any]:
 
 
 def run_peer(order: Order) -> dict[str, Any]:
-    """The peer's side of a race: pilot, training through its trainer, test with its own encoding."""
+    """The peer's side of a race: pilot, training through its trainer, test with its own encoding.
+
+    `mixed` holds the values of the in-batch model with the recipe's share of the base model in it.
+    """
     settings = Settings(**order.recipe)
     pairs, task = train_and_test(settings)
     anchor, positive = sides(settings)
     columns = {"query": pairs["query"], "document": pairs["positive"]}
     pairs = pd.DataFrame({"anchor": columns[anchor], "positive": columns[positive]})
 
-    def fitted(steps: int) -> tuple[Any, list[float], float]:
+    def fitted(steps: int) -> tuple[Any, Interpolation, list[float], float]:
         model = peer.load(order)
+        interpolation = Interpolation(model, settings.baseshare if order.loss == "infonce" else 0.0)
         with tempfile.TemporaryDirectory() as folder, step_clock(1, steps) as ticks:
             trainer = peer.make_racer(order, model, pairs, (anchor, positive), steps, folder)
             started = time.perf_counter()
             trainer.train()
-            return model, ticks, time.perf_counter() - started
+            return model, interpolation, ticks, time.perf_counter() - started
 
-    steps = fitting_steps(order.seconds, fitted(_PILOT)[1])
-    model, _, seconds = fitted(steps)
+    def values() -> dict[str, list[float]]:
+        encode = {"query": model.encode_query, "document": model.encode_document}
+        return tested(task, encode[anchor](task.queries), encode[positive](task.documents))
+
+    steps = fitting_steps(order.seconds, fitted(_PILOT)[2])
+    model, interpolation, _, seconds = fitted(steps)
     model.max_seq_length = settings.maxlength  # trained and tested at our lengths
-    encode = {"query": model.encode_query, "document": model.encode_document}
-    values = tested(task, encode[anchor](task.queries), encode[positive](task.documents))
-    return {"values": values, "steps": steps, "seconds": seconds}
+    answer = {"values": values(), "steps": steps, "seconds": seconds}
+    if interpolation.share:
+        interpolation.mix(model)
+        answer["mixed"] = values()
+    return answer
 
 
 def fitting_steps(seconds: float, ticks: Sequence[float]) -> int:
