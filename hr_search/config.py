@@ -155,8 +155,7 @@ class Settings:
     clip: float = _setting(1.0, "largest gradient norm; 0 = no clipping", 0.0)
     baseshare: float = _setting(
         0.0,
-        "share of the weights before training in the model that is validated, tested and kept (WiSE-FT); 0 = none; "
-        "0.3 to 0.5 suits high learning rates",
+        "share of the weights before training in the model that is validated, tested and kept (WiSE-FT); 0 = none",
         0.0,
         0.9,
     )

@@ -32,7 +32,7 @@ class Interpolation:
 
     def __init__(self, model: nn.Module, share: float) -> None:
         self.share = share
-        self._base = {name: value.detach().clone() for name, value in model.named_parameters()} if share else {}
+        self._base = {name: _copy(value) for name, value in model.named_parameters()} if share else {}
 
     @torch.no_grad()
     def mix(self, model: nn.Module) -> None:
@@ -44,7 +44,7 @@ class Interpolation:
     @contextlib.contextmanager
     def mixed(self, model: nn.Module) -> Iterator[None]:
         """Within it `model` is the mixture; afterwards its weights are what they were, bit by bit."""
-        trained = {name: model.get_parameter(name).detach().clone() for name in self._base}
+        trained = {name: _copy(model.get_parameter(name)) for name in self._base}
         self.mix(model)
         try:
             yield
@@ -52,3 +52,8 @@ class Interpolation:
             with torch.no_grad():
                 for name, weights in trained.items():
                     model.get_parameter(name).copy_(weights)
+
+
+def _copy(weights: Tensor) -> Tensor:
+    """In the main memory: a GPU's is scarcer, and validations are few."""
+    return weights.detach().to("cpu", copy=True)
