@@ -101,7 +101,6 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--race", action="store_true", help="train both sides for --minutes and test them on --testpath")
     verb.add_argument("--minutes", type=float, default=10.0, help="of training for each run of a race (default 10)")
     verb.add_argument("--workers", type=int, default=1, help="runs of a race side by side (default 1)")
-    verb.add_argument("--peerlength", type=int, default=0, help="tokens the peer trains on in a race (default: as we)")
     verb.add_argument("--recipe", help="YAML file of our settings in a race")
     verb.add_argument("--testpath", default="", help="table or folder of the race's test; default: the recipe's")
     verb.add_argument("--scaletable", action="store_true", help="measure instead what 10,000 to 1,000,000 rows cost")

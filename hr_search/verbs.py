@@ -157,7 +157,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
 
         given = {name: getattr(arguments, name) for name in ("datapath", "testpath") if getattr(arguments, name)}
         runs, effects = race(absolute(settings_from(arguments.recipe, given)), arguments.minutes, out=arguments.out,
-                             workers=arguments.workers, peerlength=arguments.peerlength)  # fmt: skip
+                             workers=arguments.workers)  # fmt: skip
         print(f"{runs.to_string(**wide)}\n\n{effects.to_string(**wide)}")
         return 0
     if arguments.costs:

@@ -87,29 +87,6 @@ def test_both_sides_mix_the_base_model_in_as_the_recipe_says(recipe):
     assert "mixed" not in race.run_peer(order(recipe, loss="triplet"))
 
 
-def test_the_peer_may_train_on_a_length_of_its_own(recipe, monkeypatch, tmp_path):
-    lengths = {}
-
-    def answer(side, given, texts):
-        lengths[side] = given.maxlength if side == "peer" else Settings(**given.recipe).trainlength
-        return {"values": {key: [0.5, 0.4] for key in race.TESTED}, "steps": 7, "seconds": 60.0}
-
-    monkeypatch.setattr(race, "measure", answer)
-    monkeypatch.setattr(race.runs, "commit", lambda: "")
-    given = {
-        "recipe": recipe.replace(trainlength=8),
-        "seeds": (1,),
-        "model": recipe.modelname,
-        "out": str(tmp_path / "r.csv"),
-    }
-    race.race(**given, peerlength=12)
-    assert lengths == {"ours": 8, "peer": 12}
-    race.race(**given)
-    assert lengths == {"ours": 8, "peer": 8}
-    with pytest.raises(InputError, match="peerlength"):
-        race.race(**given, peerlength=-1)
-
-
 def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_path):
     """Runs are kept; changed data, model, code or minutes begin anew."""
     asked = []

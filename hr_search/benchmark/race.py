@@ -69,7 +69,6 @@ def race(
     out: str = "",
     model: str = embedded.NAME,
     workers: int = 1,
-    peerlength: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Trains our recipe and the peer's in-batch and triplet loss for so long, and tests all on the same queries.
 
@@ -85,7 +84,6 @@ def race(
         out: the table of runs; empty = `metrics/race.csv`. The comparison goes beside it, `_effects` at the end.
         model: "embedded", or a model's folder.
         workers: runs side by side; each gets its part of the processor's cores.
-        peerlength: tokens the peer trains on, where another length than ours suits it better; 0 = as we do.
 
     Returns:
         Runs (`arm`, `learningrate`, `seed`, `steps`, `seconds`, `mrr`, `pass@1`, `recall@10`) and effects (`arm`,
@@ -99,16 +97,14 @@ def race(
         raise InputError("a race needs --testpath, the table on which both sides are tested.")
     if not minutes > 0:
         raise InputError(f"--minutes is {minutes:g}; it must be above 0.")
-    at_least(
-        {"seeds": (len(seeds), 1), "rates": (len(rates), 1), "workers": (workers, 1), "peerlength": (peerlength, 0)}
-    )
+    at_least({"seeds": (len(seeds), 1), "rates": (len(rates), 1), "workers": (workers, 1)})
     peer.require()
     path = paths.resolve(out) if out else paths.metrics() / "race.csv"
     recipe = recipe.replace(modelname=model_folder("", model))
     # The peer keeps the dropout that the model comes with.
     order = Order(
         "race", recipe.modelname, precision=recipe.precision, dropout=-1.0, batchsize=recipe.batchsize,
-        maxlength=peerlength or recipe.trainlength or recipe.maxlength, recipe=recipe.to_dict(), seconds=60 * minutes,
+        maxlength=recipe.trainlength or recipe.maxlength, recipe=recipe.to_dict(), seconds=60 * minutes,
         threads=max(1, cores() // workers) if workers > 1 else 0,
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
