@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="leave documents that say the same as the query out of its ranking, unless they are marked as right",
     )
     verb.add_argument("--json", action="store_true", help="print JSON for machines")
-    _add_settings(verb, verbs.EVALUATED)
+    _add_settings(verb, verbs.EVALUATED, maxlength="the model's own")
     verb.set_defaults(run=verbs.evaluate)
 
     verb = commands.add_parser("search", help="print the documents nearest to a query")
@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--column", default="", help="column to search in; default: found by name")
     verb.add_argument("--top", type=int, default=5, help="how many to print (default 5)")
     verb.add_argument("--json", action="store_true", help="print JSON for machines")
-    _add_settings(verb, ("maxlength", "precision"))
+    _add_settings(verb, ("maxlength", "precision"), maxlength="the model's own")
     verb.set_defaults(run=verbs.search)
 
     verb = commands.add_parser("compare", help="say whether the difference between finished runs is real")
@@ -92,9 +92,16 @@ def build_parser() -> argparse.ArgumentParser:
     verb = commands.add_parser("benchmark", help="measure our speed against the installed sentence-transformers")
     verb.add_argument("--case", default="", help="one case; default: all that this machine can run")
     verb.add_argument("--runs", type=int, default=5, help="runs of each side, in turn (default 5)")
-    verb.add_argument("--steps", type=int, default=0, help="training steps measured (default 8; 16 with --proof)")
+    verb.add_argument(
+        "--steps",
+        type=int,
+        default=0,
+        help="training steps measured (default 8; 16 with --proof, 20 with --costs and --scaletable)",
+    )
     verb.add_argument("--datapath", default="", help="table of a race or of train-infonce-...; default: ESCO")
-    verb.add_argument("--threads", type=int, default=0, help="processor threads of both sides; 0 = as torch chooses")
+    verb.add_argument(
+        "--threads", type=int, default=0, help="processor threads of both sides, not of a race; 0 = as torch chooses"
+    )
     verb.add_argument("--scale", type=float, default=1.0, help="share of the texts of evaluate and mine (default 1)")
     verb.add_argument("--out", default="", help="the table to write; default: metrics/speed.csv and its neighbours")
     verb.add_argument("--proof", action="store_true", help="show instead that both sides train alike, step by step")
@@ -145,13 +152,15 @@ class Parser(argparse.ArgumentParser):
         return known, rest
 
 
-def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str] | dict) -> None:
+def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str] | dict, **defaults: str) -> None:
+    """A flag for each setting; `defaults` are told instead of the setting's own."""
     group = parser.add_argument_group("settings")
     for name in names:
         field = FIELDS[name]
         flag: dict[str, Any] = {"nargs": "?", "const": "true"} if config.TYPES[name] is bool else {}
         choices = f" [{', '.join(field.metadata['choices'])}]" if field.metadata["choices"] else ""
-        text = f"{field.metadata['help']}{choices} (default {field.default!r})".replace("%", "%%")
+        default = defaults.get(name, repr(field.default))
+        text = f"{field.metadata['help']}{choices} (default {default})".replace("%", "%%")
         group.add_argument(f"--{name}", help=text, metavar=config.TYPES[name].__name__.upper(), **flag)
 
 

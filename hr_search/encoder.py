@@ -40,7 +40,7 @@ class Encoder(nn.Module):
         self,
         model: Any,
         name: str,
-        maxlength: int = 128,
+        maxlength: int = 0,
         precision: str = "auto",
         dropouts: dict[str, float] | None = None,
     ) -> None:
@@ -50,8 +50,8 @@ class Encoder(nn.Module):
         self.model = model
         self.name = name
         self._dropouts = dropouts or {}  # those of the model's own configuration, for `save`
-        limit = model.max_seq_length or maxlength
-        self.maxlength = min(maxlength, limit)
+        limit = model.max_seq_length or maxlength or _LENGTH
+        self.maxlength = min(maxlength or limit, limit)
         if not isinstance(model[-1], Normalize):
             # Training and search go by cosine; whoever loads the saved folder gets the same vectors.
             model.append(Normalize())
@@ -269,7 +269,7 @@ class Encoder(nn.Module):
 
 def load_encoder(
     name: str = embedded.NAME,
-    maxlength: int = 128,
+    maxlength: int = 0,
     precision: str = "auto",
     dropout: float = 0.0,
     device: str | torch.device | None = None,
@@ -279,7 +279,7 @@ def load_encoder(
 
     Args:
         name: "embedded", a folder (of sentence-transformers or transformers) or a Hub name.
-        maxlength: tokens a text is cut to.
+        maxlength: tokens a text is cut to; 0 = as many as the model was saved with.
         precision: "auto", "fp32" or "bf16".
         dropout: in training; negative = the model's own.
         device: such as "cpu" or "cuda"; None = the best one present.
@@ -314,9 +314,13 @@ def load_encoder(
             vetting.require_words(model.tokenizer, source)
             own = own if settings else {}
             model.prompts = {**(model.prompts or {}), **{side: text for side, text in (prompts or {}).items() if text}}
+            saved = model.max_seq_length
             encoder = Encoder(model, name, maxlength, precision, own)
             if (kept := Path(source) / _CONDENSER).is_file():
-                encoder.condenser = Condenser.from_dict(read_json(kept))
+                # Its characters belong to the length it was saved with.
+                encoder.condenser = Condenser.from_dict(read_json(kept)).scaled(
+                    encoder.maxlength / (saved or encoder.maxlength)
+                )
             if not np.isfinite(encoder.encode(["a"], "query")).all():
                 raise InputError(f"the weights of the model {name} are damaged and make NaN of a text; copy it again.")
     except InputError:
@@ -328,5 +332,6 @@ def load_encoder(
     return encoder
 
 
+_LENGTH = 128  # tokens, for a model that knows no limit
 _CONDENSER = "condenser.json"  # beside the model, for documents that were condensed in training
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")

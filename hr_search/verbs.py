@@ -27,6 +27,8 @@ EVALUATED = (
     "splitseed",
     "seed",
     "maxlength",
+    "template",
+    "documenttemplate",
     "precision",
 )
 
@@ -53,7 +55,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from hr_search.encoder import load_encoder
 
     tasks = data.search_tasks(settings, arguments.split, arguments.dropidentical)
-    encoder = load_encoder(arguments.model, settings.maxlength, settings.precision)
+    encoder = load_encoder(arguments.model, settings.maxlength if "maxlength" in given else 0, settings.precision)
     results = {} if arguments.nofloors else evaluation.evaluate_floors(tasks)
     scored = evaluation.evaluate_encoder(encoder, tasks, progress=True)
     results |= {(arguments.model, direction): table for direction, table in scored.items()}
@@ -67,7 +69,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def search(arguments: argparse.Namespace) -> int:
     """`search`: the top documents for one query."""
-    settings = settings_from(None, _given(arguments, ("maxlength", "precision")))
+    given = _given(arguments, ("maxlength", "precision"))
+    settings = settings_from(None, given)
     if arguments.top < 1:
         raise InputError(f"--top is {arguments.top}; it must be at least 1.")
     from hr_search.cells import clean
@@ -80,7 +83,7 @@ def search(arguments: argparse.Namespace) -> int:
     place = arguments.corpus if arguments.corpus.startswith("hf:") else paths.resolve(arguments.corpus)
     rows = [(row, text) for row, text in enumerate(read_texts(place, arguments.column), 1) if text]
     texts = [text for _, text in rows]
-    encoder = load_encoder(arguments.model, settings.maxlength, settings.precision)
+    encoder = load_encoder(arguments.model, settings.maxlength if "maxlength" in given else 0, settings.precision)
     documents = encoder.embed(encoder.tokens(texts, "document"), progress=True)
     scores = documents @ encoder.encode([query], "query")[0]
     best = scores.argsort(kind="stable")[::-1][: arguments.top]

@@ -81,6 +81,14 @@ def test_an_encoder_condenses_documents_only_and_its_folder_keeps_that(tiny_mode
     assert np.allclose(again.encode(short, "document"), condensed, atol=1e-6)
 
 
+def test_a_model_that_reads_half_as_many_tokens_condenses_to_half_as_many_characters(tiny_model, tmp_path):
+    encoder = load_encoder(str(tiny_model), 16)
+    encoder.condenser = Condenser(100, {"weld": 0.5})
+    encoder.save(tmp_path / "model")
+    assert load_encoder(str(tmp_path / "model")).condenser.characters == 100
+    assert load_encoder(str(tmp_path / "model"), 8).condenser.characters == 50
+
+
 def test_a_damaged_condenser_is_refused(tiny_model, tmp_path):
     encoder = load_encoder(str(tiny_model), 16)
     encoder.save(tmp_path / "model")

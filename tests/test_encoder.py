@@ -92,6 +92,13 @@ def test_texts_are_cut_to_maxlength(tiny_model):
     assert load_encoder(str(tiny_model), maxlength=5000).maxlength == 64
 
 
+def test_a_saved_model_reads_as_many_tokens_as_before_unless_told_otherwise(tiny_model, tmp_path):
+    load_encoder(str(tiny_model), maxlength=8).save(tmp_path / "model")
+    assert load_encoder(str(tiny_model)).maxlength == 64
+    assert load_encoder(str(tmp_path / "model")).maxlength == 8
+    assert load_encoder(str(tmp_path / "model"), maxlength=5).maxlength == 5
+
+
 def test_dropout_is_set_and_leaves_evaluation_alone(tiny_model):
     ours = load_encoder(str(tiny_model), dropout=0.5, precision="fp32")
     rows = list(ours.tokens(TEXTS, "document"))

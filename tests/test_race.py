@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from conftest import JOBS
 
+from hr_search import train
 from hr_search.benchmark import peer, processes, race
 from hr_search.benchmark.cases import Order
 from hr_search.config import Settings
@@ -45,46 +46,68 @@ def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path, 
     def answer(side, given, texts):
         asked.append((side, given.loss, given.learningrate, given.seed))
         assert (given.threads > 0) == (workers > 1)
+        assert given.seconds == (50.0 if side == "ours" else 60.0)  # ours gets no more than theirs really took
         good = 0.9 if side == "ours" else 0.2 + (given.learningrate == 5e-5) / 4 + (given.loss == "infonce") / 4
         values = np.clip(good + np.linspace(-0.1, 0.1, 30), 0, 1).tolist()
-        return {"values": dict.fromkeys(race.TESTED, values), "steps": 7, "seconds": 60.0}
+        return {"values": dict.fromkeys(race.TESTED, values), "steps": 7, "seconds": 50.0}
 
     monkeypatch.setattr(race, "measure", answer)
     monkeypatch.setattr(race.runs, "commit", lambda: "")
     runs, effects = race.race(
         recipe, minutes=1, seeds=(1, 2), model=recipe.modelname, out=str(tmp_path / "race.csv"), workers=workers
     )
-    assert ("ours", "infonce", recipe.learningrate, 1) in asked and len(asked) == 4 + 2 + 2
+    assert ("ours", "infonce", recipe.learningrate, 1) in asked and len(asked) == 4 + 1 + 2 + 2
     # Only the rate that suited the peer best runs with the other seeds, and with its triplet loss.
     assert {rate for side, _, rate, seed in asked if side == "peer" and seed == 2} == {5e-5}
     assert [(loss, rate) for _, loss, rate, seed in asked if loss == "triplet"] == [("triplet", 5e-5)] * 2
-    assert len(runs) == 8 and len(pd.read_csv(tmp_path / "race.csv")) == 8
+    assert len(runs) == 9 and len(pd.read_csv(tmp_path / "race.csv")) == 9
     mine = effects[(effects.metric == "mrr") & (effects.arm == "MultipleNegativesRankingLoss")].iloc[0]
     assert mine.difference == pytest.approx(0.2) and mine.p < mine.p_holm < 0.001
     assert effects[effects.arm == "ours"].difference.isna().all()
-    assert len(pd.read_csv(tmp_path / "race_effects.csv")) == 9
+    written = pd.read_csv(tmp_path / "race_effects.csv")
+    assert len(written) == 9 and (written.seconds == 50).all() and (written.steps == 7).all()
 
 
-def test_the_peer_with_the_base_model_mixed_in_is_an_arm_of_its_own(recipe, monkeypatch, tmp_path):
+def test_either_side_is_tested_with_and_without_the_base_model_mixed_in(recipe, monkeypatch, tmp_path):
+    asked = []
+
     def answer(side, given, texts):
-        found = {"values": {key: [0.5, 0.4, 0.6] for key in race.TESTED}, "steps": 7, "seconds": 60.0}
-        mixed = {"mixed": {key: [0.6, 0.5, 0.6] for key in race.TESTED}}
-        return found | (mixed if (side, given.loss) == ("peer", "infonce") else {})
+        asked.append((side, given.loss, given.learningrate, given.seed))
+        high = given.learningrate == 1e-4  # where mixing pays most and training alone least
+        found = {"values": {key: [0.5 - high / 5, 0.4, 0.6] for key in race.TESTED}, "steps": 7, "seconds": 60.0}
+        mixed = {"mixed": {key: [0.6 + high / 5, 0.5, 0.6] for key in race.TESTED}}
+        return found | (mixed if given.loss == "infonce" else {})
 
     monkeypatch.setattr(race, "measure", answer)
     monkeypatch.setattr(race.runs, "commit", lambda: "")
     runs, effects = race.race(recipe, 1, (1, 2), (1e-5, 1e-4), str(tmp_path / "race.csv"), recipe.modelname)
-    assert len(runs) == 2 * 3 + 2 + 2 and effects["arm"].nunique() == 4
-    arm = "MultipleNegativesRankingLoss, base mixed in"
-    assert effects.set_index(["arm", "metric"]).loc[(arm, "mrr"), "difference"] == pytest.approx(-0.2 / 3)
+    assert [rate for side, loss, rate, seed in asked if (side, loss, seed) == ("peer", "infonce", 2)] == [1e-5, 1e-4]
+    assert len(runs) == 2 * (2 + 2 + 2) + 2 and effects["arm"].nunique() == 5
+    found = effects.set_index(["arm", "metric"])
+    mixed = found.loc[("MultipleNegativesRankingLoss, base mixed in", "mrr")]
+    # Our recipe's rate is neither of the two, so ours has .6, .5, .6 with the base model and .5, .4, .6 without.
+    assert mixed.learningrate == 1e-4 and mixed.difference == pytest.approx(-0.2 / 3)
+    plain = found.loc[("MultipleNegativesRankingLoss", "mrr")]
+    assert plain.learningrate == 1e-5 and plain.difference == pytest.approx(0.2 / 3)
+    assert found.loc[("ours, nothing mixed in", "mrr"), "difference"] == pytest.approx(0.2 / 3)
 
 
 def test_both_sides_mix_the_base_model_in_as_the_recipe_says(recipe):
     recipe = recipe.replace(baseshare=0.5, learningrate=1e-2)
-    assert race.run_ours(order(recipe)).keys() == {"values", "steps", "seconds"}
-    answer = race.run_peer(order(recipe, learningrate=1e-2))
-    assert len(answer["mixed"]["mrr"]) == len(answer["values"]["mrr"]) and answer["mixed"] != answer["values"]
+    for answer in (race.run_ours(order(recipe)), race.run_peer(order(recipe, learningrate=1e-2))):
+        assert len(answer["mixed"]["mrr"]) == len(answer["values"]["mrr"]) and answer["mixed"] != answer["values"]
     assert "mixed" not in race.run_peer(order(recipe, loss="triplet"))
+    assert "mixed" not in race.run_ours(order(recipe.replace(baseshare=0.0)))
+
+
+def test_mixing_afterwards_is_what_the_recipe_does_in_training(recipe, monkeypatch):
+    """The race leaves the mixing to the end, to test both; `train` does it in the loop."""
+    monkeypatch.setattr(race, "fitting_steps", lambda *given: 8)
+    monkeypatch.setattr(race, "_PILOT", 2)
+    recipe, fit = recipe.replace(baseshare=0.4, learningrate=1e-2), train.fit
+    afterwards = race.run_ours(order(recipe))["mixed"]
+    monkeypatch.setattr(train, "fit", lambda *given: fit(*given[:3], given[3].replace(baseshare=0.4), given[4]))
+    assert race.run_ours(order(recipe))["values"] == afterwards
 
 
 def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_path):
@@ -107,30 +130,30 @@ def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_p
     off = True
     with pytest.raises(InputError, match="switched off"):
         raced()
-    assert len(pd.read_csv(tmp_path / "race.csv")) == 6
+    assert len(pd.read_csv(tmp_path / "race.csv")) == 7  # four rates, one of them with the other seed, and ours
     off = False
     asked.clear()
     first = raced()
     assert [loss for _, loss, _, _ in asked] == ["triplet"] * 2
     assert raced().equals(first) and len(asked) == 2
     raced(minutes=2)
-    assert len(asked) == 2 + 8
+    assert len(asked) == 2 + 9
     monkeypatch.setattr(race.runs, "commit", lambda: "abc+")
     raced()
     raced()
-    assert len(asked) == 10 + 8 + 8  # of changed code nobody can tell
+    assert len(asked) == 11 + 9 + 9  # of changed code nobody can tell
     monkeypatch.setattr(race.runs, "commit", lambda: "abc")
     table = pd.read_csv(recipe.datapath)
     write_csv(recipe.datapath, table[:-1])
     raced()
-    assert len(asked) == 26 + 8
+    assert len(asked) == 29 + 9
     (tmp_path / "other").mkdir()
     raced(model=str(shutil.copytree(recipe.modelname, tmp_path / "other" / "model")))
     again = shutil.copytree(
         recipe.modelname, tmp_path / "other" / "model", dirs_exist_ok=True, copy_function=shutil.copyfile
     )
     raced(model=str(again))  # the same place, written anew
-    assert len(asked) == 34 + 8 + 8
+    assert len(asked) == 38 + 9 + 9
 
 
 def test_a_querys_value_is_its_mean_over_the_seeds():
@@ -144,8 +167,8 @@ def test_a_querys_value_is_its_mean_over_the_seeds():
 
 
 def test_the_pilots_first_steps_do_not_count():
-    assert race.fitting_steps(10.0, [0.0, 9.0, 10.0, 10.5, 11.0, 11.5]) == 20
-    assert race.fitting_steps(0.001, [0.0, 1.0, 2.0, 3.0]) == 2
+    assert race.fitting_steps(10.0, [0.0, 9.0, 9.5, 9.9, 10.0, 10.5, 11.0, 11.5]) == 20
+    assert race.fitting_steps(0.001, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]) == 2
 
 
 def test_our_side_condenses_where_the_recipe_does(recipe, monkeypatch):

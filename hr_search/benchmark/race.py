@@ -3,10 +3,12 @@
 Speed and quality in one figure. The peer gets its trainer, its documented losses and batches without
 repeated texts, the learning rate that suits its in-batch loss best, and the same model, length, precision
 and pilot run; the clock counts training only. Which steps fit into the time is found by a pilot of some
-steps and fixed before the training begins, so a run depends on the clock by its number of steps alone.
+steps and fixed before the training begins, so a run depends on the clock by its number of steps alone. A pilot
+is never quite right: our side runs last, and gets no more time than the peer's run of that seed really took.
 
-Where the recipe mixes the base model's weights into the trained ones, the peer's in-batch model is tested a second
-time with as much of them mixed in, which its trainer does not do: so one sees what that alone is worth.
+Where the recipe mixes the base model's weights into the trained ones, both in-batch models are tested with and
+without that, which the peer's trainer does not do, and the peer has its best rate for either: so one sees what
+that alone is worth.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search import condensing, data, embedded, files, paths, runs
+from hr_search.ablation import crossed_interval
 from hr_search.benchmark import peer
 from hr_search.benchmark.cases import Order
 from hr_search.benchmark.meters import best_device, step_clock
@@ -35,14 +38,14 @@ from hr_search.devices import hardware
 from hr_search.errors import InputError
 from hr_search.interpolation import Interpolation
 from hr_search.metrics import embedding_scores, evaluate
-from hr_search.statistics import bootstrap_interval, holm, paired_comparison
+from hr_search.statistics import holm, paired_comparison
 from hr_search.workers import cores
 
 log = logging.getLogger(__name__)
 
-RATES = (2e-5, 5e-5, 1e-4)
+RATES = (2e-5, 5e-5, 1e-4, 2e-4)
 TESTED = ("mrr", "pass@1", "recall@10")
-_PILOT, _WARM = 10, 3  # steps of the pilot, the first of which are not timed
+_PILOT, _WARM = 20, 5  # steps of the pilot, the first of which are not timed
 _EPOCHS = 10_000  # more than any race has time for
 
 
@@ -56,9 +59,18 @@ class Arm:
     learningrate: float
 
     @property
-    def mixed(self) -> Arm:
-        """The same with the base model's weights mixed in after training."""
-        return dataclasses.replace(self, name=f"{self.name}, base mixed in")
+    def variant(self) -> Arm:
+        """The same with the base model's weights mixed in after training; of ours, without."""
+        how = "nothing mixed in" if self.side == "ours" else "base mixed in"
+        return dataclasses.replace(self, name=f"{self.name}, {how}")
+
+    def tests(self, found: dict[str, Any]) -> dict[Arm, dict[str, list[float]]]:
+        """What the tests of a run tell, of the arm itself and of its variant if there is one."""
+        values, mixed = found["values"], found.get("mixed")
+        if not mixed:
+            return {self: values}
+        own, other = (mixed, values) if self.side == "ours" else (values, mixed)
+        return {self: own, self.variant: other}
 
 
 def race(
@@ -73,8 +85,8 @@ def race(
     """Trains our recipe and the peer's in-batch and triplet loss for so long, and tests all on the same queries.
 
     The in-batch loss runs with every rate on the first seed and goes on with the best, which the triplet loss
-    gets, too. What each run found is kept beside the table, in a folder with `_runs` at the end, so that a race
-    that was stopped goes on where it was.
+    gets, too, and with the best for the base model mixed in if that is another. What each run found is kept
+    beside the table, in a folder with `_runs` at the end, so that a race that was stopped goes on where it was.
 
     Args:
         recipe: our settings, with datapath and testpath; the test is in its direction.
@@ -87,8 +99,7 @@ def race(
 
     Returns:
         Runs (`arm`, `learningrate`, `seed`, `steps`, `seconds`, `mrr`, `pass@1`, `recall@10`) and effects (`arm`,
-        `metric`, `value`, `low`, `high`; ours minus the arm: `difference`, `difference_low`, `difference_high`, `p`,
-        `p_holm`), where a query's value is its mean over the seeds.
+        `learningrate`, mean `steps` and `seconds`, then as in `effects`).
 
     Raises:
         InputError: no test table, numbers that are too small, or a run that failed.
@@ -109,11 +120,13 @@ def race(
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     values: dict[tuple[Arm, int], dict[str, list[float]]] = {}
+    taken: dict[tuple[Arm, int], float] = {}
     same, kept = circumstances(recipe), path.with_name(f"{path.stem}_runs")
 
     def answer(task: tuple[Arm, int]) -> dict[str, Any]:
         arm, seed = task
-        given = dataclasses.replace(order, loss=arm.loss, learningrate=arm.learningrate, seed=seed)
+        seconds = min(order.seconds, taken.get((best, seed), math.inf)) if arm == ours else order.seconds
+        given = dataclasses.replace(order, loss=arm.loss, learningrate=arm.learningrate, seed=seed, seconds=seconds)
         place = kept / f"{files.digest(arm.side, json.dumps(dataclasses.asdict(given)), same)}.json"
         if place.is_file():
             return files.read_json(place)
@@ -125,25 +138,33 @@ def race(
     def run(tasks: Sequence[tuple[Arm, int]]) -> None:
         with ThreadPoolExecutor(workers) as pool:
             for (arm, seed), found in zip(tasks, pool.map(answer, tasks), strict=True):
-                for each, tests in ((arm, found["values"]), (arm.mixed, found.get("mixed"))):
-                    if tests:
-                        values[each, seed] = tests
-                        known = {"arm": each.name, "learningrate": each.learningrate, "seed": seed}
-                        means = {metric: float(np.mean(tests[metric])) for metric in TESTED}
-                        rows.append({**known, "steps": found["steps"], "seconds": found["seconds"], **means})
-                        log.info("%s", ", ".join(f"{name} {value}" for name, value in rows[-1].items()))
+                taken[arm, seed] = found["seconds"]
+                for each, tests in arm.tests(found).items():
+                    values[each, seed] = tests
+                    known = {"arm": each.name, "learningrate": each.learningrate, "seed": seed}
+                    means = {metric: float(np.mean(tests[metric])) for metric in TESTED}
+                    rows.append({**known, "steps": found["steps"], "seconds": found["seconds"], **means})
+                    log.info("%s", ", ".join(f"{name} {value}" for name, value in rows[-1].items()))
                 files.write_csv(path, pd.DataFrame(rows))
 
     ours = Arm("ours", "ours", recipe.loss, recipe.learningrate)
     tried = [Arm("MultipleNegativesRankingLoss", "peer", "infonce", rate) for rate in rates]
-    run([(arm, seeds[0]) for arm in (*tried, ours)])
+    run([(arm, seeds[0]) for arm in tried])
     best = max(tried, key=lambda arm: np.mean(values[arm, seeds[0]]["mrr"]))
+    best_mixed = max(tried, key=lambda arm: np.mean(values.get((arm.variant, seeds[0]), values[arm, seeds[0]])["mrr"]))
+    run([(arm, seed) for seed in seeds[1:] for arm in dict.fromkeys((best, best_mixed))])
     triplet = Arm("TripletLoss", "peer", "triplet", best.learningrate)
-    run([(arm, seed) for seed in seeds[1:] for arm in (ours, best)] + [(triplet, seed) for seed in seeds])
-    arms = [arm for arm in (ours, best, best.mixed, triplet) if (arm, seeds[0]) in values]
-    table = effects({arm.name: [values[arm, seed] for seed in seeds] for arm in arms})
+    run([(arm, seed) for arm in (ours, triplet) for seed in seeds])
+    compared = [ours, ours.variant, best, best_mixed.variant, triplet]
+    arms = {arm.name: arm for arm in compared if (arm, seeds[0]) in values}
+    runs_table = pd.DataFrame(rows)
+    costs = runs_table.groupby(["arm", "learningrate"])[["steps", "seconds"]].mean()
+    table = effects({name: [values[arm, seed] for seed in seeds] for name, arm in arms.items()})
+    known = pd.DataFrame({name: {"learningrate": arm.learningrate, **costs.loc[(name, arm.learningrate)]}
+                          for name, arm in arms.items()}).T  # fmt: skip
+    table = table.join(known, on="arm")
     files.write_csv(path.with_name(f"{path.stem}_effects{path.suffix}"), table)
-    return pd.DataFrame(rows), table
+    return runs_table, table
 
 
 def circumstances(recipe: Settings) -> str:
@@ -162,24 +183,29 @@ def circumstances(recipe: Settings) -> str:
 
 
 def effects(values: dict[str, list[dict[str, list[float]]]]) -> pd.DataFrame:
-    """Each arm's metrics, and ours minus the arm's, a query's value being its mean over the seeds.
+    """Each arm's metrics, and ours minus the arm's; intervals draw seeds and queries anew, as in `ablation`.
 
     Args:
         values: arm -> for each seed, metric -> one value a query.
+
+    Returns:
+        One row a metric and arm: `arm`, `metric`, `value`, `low`, `high`; ours minus the arm: `difference`,
+        `difference_low`, `difference_high`, `p` (of a paired test of the queries' means over the seeds), `p_holm`.
     """
     tables = []
     for metric in TESTED:
-        means = {arm: np.mean([seed[metric] for seed in seeds], axis=0) for arm, seeds in values.items()}
-        tests = {arm: paired_comparison(each, means["ours"], 0) for arm, each in means.items() if arm != "ours"}
+        scores = {arm: np.array([seed[metric] for seed in seeds]) for arm, seeds in values.items()}  # (S, Q) each
+        others = {arm: each for arm, each in scores.items() if arm != "ours"}
+        tests = {arm: paired_comparison(each.mean(0), scores["ours"].mean(0), 0) for arm, each in others.items()}
         corrected = dict(zip(tests, holm(test["p"] for test in tests.values()), strict=True))
-        for arm, each in means.items():
-            low, high = bootstrap_interval(each, 0)
-            test = tests.get(arm, dict.fromkeys(("difference", "low", "high", "p"), math.nan))
-            tables.append({
-                "arm": arm, "metric": metric, "value": each.mean(), "low": low, "high": high,
-                "difference": test["difference"], "difference_low": test["low"], "difference_high": test["high"],
-                "p": test["p"], "p_holm": corrected.get(arm, math.nan),
-            })  # fmt: skip
+        for arm, each in scores.items():
+            ends = dict(zip(("low", "high"), crossed_interval(each, np.ones_like(each), 0), strict=True))
+            row = {"arm": arm, "metric": metric, "value": each.mean(), **ends}
+            if arm in tests:
+                low, high = crossed_interval(scores["ours"] - each, np.ones_like(each), 0)
+                row |= {"difference": tests[arm]["difference"], "difference_low": low, "difference_high": high,
+                        "p": tests[arm]["p"], "p_holm": corrected[arm]}  # fmt: skip
+            tables.append(row)
     return pd.DataFrame(tables)
 
 
@@ -187,7 +213,7 @@ def effects(values: dict[str, list[dict[str, list[float]]]]) -> pd.DataFrame:
 
 
 def run_ours(order: Order) -> dict[str, Any]:
-    """Our side of a race: pilot, training through `train.fit`, test."""
+    """Our side of a race: pilot, training through `train.fit`, test as in `run_peer`."""
     from hr_search import train
     from hr_search.batches import index_rows
     from hr_search.benchmark.ours import token_tables
@@ -200,7 +226,7 @@ def run_ours(order: Order) -> dict[str, Any]:
     rows, nothing = index_rows(pairs), dict.fromkeys(METRICS, math.nan)
     searched = dict(zip(sides(settings), (task.queries, task.documents), strict=True))
 
-    def fitted(steps: int) -> tuple[Any, list[float], float]:
+    def fitted(steps: int) -> tuple[Any, Interpolation, list[float], float]:
         prompts = {"query": settings.queryprompt, "document": settings.documentprompt}
         encoder = load_encoder(
             settings.modelname, settings.maxlength, settings.precision, settings.dropout, prompts=prompts
@@ -210,14 +236,18 @@ def run_ours(order: Order) -> dict[str, Any]:
             encoder.condenser = condensing.learn(pairs["query"], pairs["positive"], settings.condense)
         tables = token_tables(encoder, rows, length=settings.trainlength)
         encoder.compact([*tables.values(), *(encoder.tokens(texts, side) for side, texts in searched.items())])
+        interpolation = Interpolation(encoder, settings.baseshare)
         with step_clock(1, steps) as ticks:
-            train.fit(encoder, rows, tables, settings.replace(maxsteps=steps), lambda step: nothing)
-        return encoder, ticks, time.perf_counter() - started
+            # Tested with and without it, so it is mixed in afterwards: training is the same.
+            train.fit(encoder, rows, tables, settings.replace(maxsteps=steps, baseshare=0.0), lambda step: nothing)
+        return encoder, interpolation, ticks, time.perf_counter() - started
 
-    steps = fitting_steps(order.seconds, fitted(_PILOT)[1])
-    encoder, _, seconds = fitted(steps)
-    found = {side: encoder.encode(texts, side) for side, texts in searched.items()}
-    return {"values": tested(task, *found.values()), "steps": steps, "seconds": seconds}
+    def values() -> dict[str, list[float]]:
+        return tested(task, *(encoder.encode(texts, side) for side, texts in searched.items()))
+
+    steps = fitting_steps(order.seconds, fitted(_PILOT)[2])
+    encoder, interpolation, _, seconds = fitted(steps)
+    return {**with_and_without(values, encoder, interpolation), "steps": steps, "seconds": seconds}
 
 
 def run_peer(order: Order) -> dict[str, Any]:
@@ -247,7 +277,14 @@ def run_peer(order: Order) -> dict[str, Any]:
     steps = fitting_steps(order.seconds, fitted(_PILOT)[2])
     model, interpolation, _, seconds = fitted(steps)
     model.max_seq_length = settings.maxlength  # trained and tested at our lengths
-    answer = {"values": values(), "steps": steps, "seconds": seconds}
+    return {**with_and_without(values, model, interpolation), "steps": steps, "seconds": seconds}
+
+
+def with_and_without(
+    values: Callable[[], dict[str, list[float]]], model: Any, interpolation: Interpolation
+) -> dict[str, dict[str, list[float]]]:
+    """The `values` of a trained model, and as `mixed` those after the base model was mixed in, if it is to be."""
+    answer = {"values": values()}
     if interpolation.share:
         interpolation.mix(model)
         answer["mixed"] = values()
