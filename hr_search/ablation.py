@@ -18,6 +18,8 @@ whatever the seed. Differences are taken within a seed, and intervals draw seeds
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ def arm_table(name: str) -> pd.DataFrame:
 
     Returns:
         One row a cell, arm after arm: arm, the settings that vary, seed, run, rows (seen in training), seconds (of
-        training), data and fingerprint.
+        training), data, fingerprint, best_step (which was kept) and command (that repeats it).
 
     Raises:
         InputError: no such grid, nothing finished yet, or a run that is gone.
@@ -64,13 +66,19 @@ def arm_table(name: str) -> pd.DataFrame:
             "arm": "", **values, "seed": config["seed"], "run": runid,
             "rows": summary["steps"] * config["batchsize"] * run.environment.get("processes", 1),
             "seconds": summary["training_seconds"], "data": summary["data"]["name"],
-            "fingerprint": summary["data"]["fingerprint"],
+            "fingerprint": summary["data"]["fingerprint"], "best_step": summary["best_step"],
+            "command": without_folders(summary["command"]),
         })  # fmt: skip
     if not rows:
         raise InputError(f"the grid {name} has no finished cell yet; start it, with --retry if its cells failed.")
     table = pd.DataFrame(rows)
     usual = usual_values(table[varied])
     return table.assign(arm=[arm_name({name: row[name] for name in varied}, usual) for row in rows])
+
+
+def without_folders(command: str) -> str:
+    """A command line with the names of files in place of absolute paths, which mean nothing on another machine."""
+    return shlex.join(re.sub(r"^(--\w+=)/.*/", r"\1", word) for word in shlex.split(command))
 
 
 def arm_name(values: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> str:
@@ -104,8 +112,9 @@ def effects(
     Returns:
         One row an arm, best first: arm, the settings that vary, seeds, value, value_low, value_high, difference, low,
         high, p, p_holm, effect (in standard deviations over queries), rows (a run), seconds (a run), budget ("same",
-        or how many rows the arm saw against the baseline's) and verdict. The baseline has no difference; nor has an
-        arm that shares no seed with it.
+        or how many rows the arm saw against the baseline's), verdict, base (the value before training), best_step
+        (mean of those kept; 0 where validation liked no trained model better), direction, metric and command (of the
+        first seed). The baseline has no difference; nor has an arm that shares no seed with it.
 
     Raises:
         InputError: no such metric, direction or arm, or runs on different data.
@@ -119,10 +128,10 @@ def effects(
         raise InputError(f'there is no arm "{baseline}"; {nearest(baseline, names)}')
     baseline = baseline or names[0]
     check_same_data(cells)
-    scores = {
-        row.run: analysis.per_query(Run(paths.runs() / row.run), "trained", direction)[["query", metric]]
+    scores, base = ({
+        row.run: analysis.per_query(Run(paths.runs() / row.run), system, direction)[["query", metric]]
         for row in cells.itertuples()
-    }
+    } for system in ("trained", "base"))  # fmt: skip
     of_arm = {name: dict(zip(part["seed"], part["run"], strict=True)) for name, part in cells.groupby("arm")}
     tests = {name: _test(scores, of_arm[baseline], of_arm[name], metric, seed) for name in names if name != baseline}
     tests = {name: test for name, test in tests.items() if test}
@@ -142,6 +151,8 @@ def effects(
             "rows": seen, "seconds": part["seconds"].mean(),
             "budget": "same" if seen == usual else f"{seen:,.0f} rows against {usual:,.0f}",
             "verdict": _sentence(name, baseline, tests, metric),
+            "base": np.mean([base[run][metric].mean() for run in part["run"]]), "best_step": part["best_step"].mean(),
+            "direction": direction, "metric": metric, "command": part["command"].iloc[0],
         })  # fmt: skip
     return pd.DataFrame(rows).sort_values("value", ascending=False, kind="stable", ignore_index=True)
 
@@ -160,12 +171,12 @@ def _sentence(name: str, baseline: str, tests: dict[str, dict[str, float]], metr
 
 
 def check_same_data(cells: pd.DataFrame) -> None:
-    """Refuses arms that were trained or tested on different data under the same seed.
+    """Refuses arms that were trained or tested on different data under the same seed (and `maxrows`, where it varies).
 
     Raises:
         InputError: naming two runs.
     """
-    for _, part in cells.groupby("seed"):
+    for _, part in cells.groupby(["seed", *{"maxrows"}.intersection(cells)]):
         first = part.iloc[0]
         for other in part.itertuples():
             if (other.data, other.fingerprint) != (first["data"], first["fingerprint"]):

@@ -92,7 +92,9 @@ class Settings:
     loss: str = _setting("triplet", "training loss", choices=LOSSES)
     margin: float = _setting(0.3, "cosine margin of triplet and margin-ce", 0.0, 2.0)
     temperature: float = _setting(0.05, "temperature of margin-ce and infonce", 0.001, 10.0)
-    symmetric: bool = _setting(True, "margin-ce and infonce also rank the queries for each document")
+    symmetric: bool = _setting(
+        True, "margin-ce and infonce also rank the queries of the batch for each document, whatever --negatives"
+    )
     negatives: str = _setting(
         "batch",
         "given = the table's wrong documents; random = a random document of the batch; "

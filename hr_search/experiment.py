@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
@@ -24,6 +25,7 @@ from hr_search.encoder import Encoder, load_encoder
 from hr_search.errors import InputError, shown
 from hr_search.ledgers import append_rows
 from hr_search.metrics import METRICS
+from hr_search.miner import check_window
 from hr_search.release import command, model_card, require_output, require_place, save_model
 from hr_search.runs import Probes, Run
 from hr_search.statistics import verdict
@@ -33,6 +35,7 @@ from hr_search.tracking import Tracker, require_tracker
 log = logging.getLogger(__name__)
 
 _TEXTS = {"query": "queries", "document": "documents"}  # side -> attribute of Rows
+_LONELY = 0.1  # of rows or batches that may have nothing to learn from
 
 
 def run_experiment(settings: Settings, runid: str = "") -> Run:
@@ -55,8 +58,8 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
     check(settings)
     data = datasets.load(settings)
     rows = index_rows(data.train)
-    check_rows(settings, data, rows)
     accelerator = train.make_accelerator()
+    check_rows(settings, data, rows, accelerator.num_processes)
     if not accelerator.is_main_process:
         logging.getLogger("hr_search").setLevel(logging.ERROR)
     with accelerator.main_process_first():  # it builds and downloads; the others find the files
@@ -185,59 +188,65 @@ def check(settings: Settings) -> None:
     require_tracker(settings.tracker)
 
 
-def check_rows(settings: Settings, data: Data, rows: Rows) -> None:
-    """Refuses data that cannot train under these settings.
+def check_rows(settings: Settings, data: Data, rows: Rows, processes: int = 1) -> None:
+    """Refuses data that cannot train under these settings; a step has the batches of all processes.
 
     Raises:
         InputError: what is missing and which setting helps.
     """
-    given = sum(len(wrong) for wrong in rows.negatives)
-    if settings.negatives == "given" and not given:
+    step, mined = settings.batchsize * processes, settings.negatives == "mined"
+    bare = np.array([not len(wrong) for wrong in rows.negatives], dtype=bool)  # rows without wrong documents
+    if settings.negatives == "given" and bare.all():
         raise InputError(
             "--negatives given needs wrong documents in the table, and it has none; take --negatives batch."
         )
-    if settings.batchsize < 2 and not given:
+    if step < 2 and not mined and bare.mean() > _LONELY:
         raise InputError(
-            "a batch of one row without given negatives has nothing to compare with; raise --batchsize to 2 or more."
+            f"a batch of one row without given negatives has nothing to compare with, and {bare.sum()} of {len(bare)} "
+            "rows have none; raise --batchsize to 2 or more."
         )
     sought = {"document": rows.documents, "query": rows.queries}[settings.mineside]
-    if settings.negatives == "mined" and len(sought) <= settings.minepool:
+    if mined and len(sought) <= settings.minepool:
         other = {"document": "documents a query", "query": "queries a document"}[settings.mineside]
         raise InputError(
             f"--negatives mined takes {settings.minepool} {other} and train has {len(sought)}; "
             "lower --minepool or take --negatives batch."
         )
-    if settings.negatives == "mined" and settings.minecount > settings.minepool:
+    if mined and settings.minecount > settings.minepool:
         raise InputError(f"minecount {settings.minecount} is more than minepool {settings.minepool}; lower it.")
-    if settings.mixing != "none" and 0 < settings.bank < most_documents(settings, rows):
+    if mined:
+        check_window(settings, len(sought))
+    if settings.mixing != "none" and 0 < settings.bank < (most := most_documents(settings, rows, step)):
         raise InputError(
-            f"a bank of {settings.bank} documents is smaller than a batch, which has up to "
-            f"{most_documents(settings, rows)}; raise --bank or take 0, the batch only."
+            f"a bank of {settings.bank} documents is smaller than a batch, which has up to {most}; raise --bank or "
+            "take 0, the batch only."
         )
-    if settings.batchsize > 1 and rows.document_groups.shape[1] == 1:
+    if step > 1 and rows.document_groups.shape[1] == 1:
         raise InputError("all rows belong to one group, so no document is wrong for any query; look at --groupcolumn.")
-    if settings.negatives in ("batch", "random") and not given:
-        refuse_lonely_batches(settings, data.train["group"])
+    if settings.negatives in ("batch", "random"):
+        refuse_lonely_batches(step, settings.seed, data.train["group"], bare)
     if not len(data.validation):
         log.warning("no validation rows: the last weights are kept and nothing stops the run early")
     if settings.mixing != "none" and (rows.document_groups.sum(axis=0) < 2).all():
         log.warning("no group has two documents, so mixing finds no positives, only negatives")
 
 
-def refuse_lonely_batches(settings: Settings, groups: pd.Series) -> None:
+def refuse_lonely_batches(step: int, seed: int, groups: pd.Series, bare: np.ndarray) -> None:
     """Refuses groups so large that they fill whole batches, where no document would be wrong for any query.
 
     Args:
-        settings: batch size and seed, which decide who meets in the first epoch.
+        step: rows of a step; with `seed` it decides who meets in the first epoch.
+        seed: of the run.
         groups: of the train rows.
+        bare: whether each row comes without wrong documents.
 
     Raises:
         InputError: more than a tenth of the batches are like that, naming the largest group.
     """
     codes = pd.factorize(groups)[0]
-    batches = epoch_batches(len(codes), settings.batchsize, settings.seed, 0)
-    lonely = sum(len(set(codes[batch].tolist())) == 1 for batch in batches)
-    if lonely > len(batches) / 10:
+    batches = epoch_batches(len(codes), step, seed, 0)
+    lonely = sum(bool(bare[batch].all()) and len(set(codes[batch].tolist())) == 1 for batch in batches)
+    if lonely > len(batches) * _LONELY:
         sizes = groups.value_counts()
         raise InputError(
             f"{lonely} of {len(batches)} batches would hold one group only, in which no document is wrong: the group "
@@ -246,11 +255,11 @@ def refuse_lonely_batches(settings: Settings, groups: pd.Series) -> None:
         )
 
 
-def most_documents(settings: Settings, rows: Rows) -> int:
-    """The most distinct documents a batch can have."""
+def most_documents(settings: Settings, rows: Rows, step: int) -> int:
+    """The most distinct documents a step of so many rows can have."""
     given = max((len(wrong) for wrong in rows.negatives), default=0)
     mined = settings.minecount if (settings.negatives, settings.mineside) == ("mined", "document") else 0
-    return min(len(rows.documents), (settings.batchsize + 1) * (1 + given + mined))
+    return min(len(rows.documents), (step + 1) * (1 + given + mined))
 
 
 def environment(settings: Settings, data: Data, encoder: Encoder, accelerator: Accelerator) -> dict:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,36 +74,29 @@ class Miner:
         sought = settings.mineside
         seeking = "document" if sought == "query" else "query"
         sides = {side: encoder.embed(table, progress=True) for side, table in self.tables.items()}
-        try:
+        with _named():
             mined = mining.mine(
                 sides[seeking][self._anchors],
                 sides[sought],
                 groups[seeking][self._anchors] @ groups[sought].T,
                 self._own,
-                count=settings.minepool,
-                start=settings.minestart,
-                stop=settings.minestop,
-                band=(settings.minebandlow, settings.minebandhigh),
+                **_window(settings),
                 share=settings.mineshare,
                 sampling=settings.minesampling,
                 seed=settings.seed + step,
                 device=accelerator.device,
             )
-        except InputError as error:
-            raise InputError(
-                f"--negatives mined: {error} The settings are --minepool (count), --minestart, --minestop, "
-                "--minebandlow and --minebandhigh."
-            ) from error
         # Ties may fall otherwise on another GPU, and all processes must meet the same batches.
         shared = broadcast(torch.from_numpy(mined.negatives).to(accelerator.device))
         self.negatives = shared.cpu().numpy()
         row = mining.statistics(mined).iloc[0].to_dict()
         self.history.append({"step": step, "seconds": time.perf_counter() - started, **row})
         log.info(
-            "step %d: mined %.1f negatives each in %.0f s, nearer than the positive or too close: %.0f%%",
+            "step %d: mined %.1f negatives each in %.0f s, below the positive by %.2f (median), too close: %.0f%%",
             step,
             row["negatives_mean"],
             self.history[-1]["seconds"],
+            row["gap_50"],
             100 * row["suspected"],
         )
 
@@ -124,6 +119,34 @@ class Miner:
         """Takes over what `state_dict` gave."""
         self.negatives = None if state["negatives"] is None else state["negatives"].numpy()
         self.history = state["history"]
+
+
+def check_window(settings: Settings, size: int) -> None:
+    """Refuses a window of ranks that holds too few of `size` documents, or queries, before anything is encoded.
+
+    Raises:
+        InputError: naming the settings.
+    """
+    with _named():
+        mining.window(**_window(settings), documents=size)
+
+
+def _window(settings: Settings) -> dict[str, Any]:
+    """The ranks that are mined, as the arguments of `mining.mine`."""
+    band = settings.minebandlow, settings.minebandhigh
+    return {"count": settings.minepool, "start": settings.minestart, "stop": settings.minestop, "band": band}
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Names the settings where `mining` complains of its arguments."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"--negatives mined: {error} The settings are --minepool (count), --minestart, --minestop, "
+            "--minebandlow and --minebandhigh."
+        ) from error
 
 
 def anchors(rows: Rows, mineside: str = "document") -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -104,7 +104,7 @@ def mine(
         raise InputError(f"share is {share:g}; it must be from 0 to 1, where both ends turn the rule off.")
     if sampling not in SAMPLINGS:
         raise InputError(f'sampling "{sampling}" is unknown; {errors.nearest(sampling, SAMPLINGS)}')
-    first, last = _window(count, start, stop, band, size[1])
+    first, last = window(count, start, stop, band, size[1])
     relevant = sparse.csr_array(positives != 0) + incidence(np.arange(size[0]), own, size)
     chunks = nearest_chunks(queries, documents, last, relevant, backend=backend, device=device)
     left = size[1] - np.diff(relevant.indptr)
@@ -284,8 +284,12 @@ def _indices(own: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return own.astype(np.int64)
 
 
-def _window(count: int, start: int, stop: int, band: tuple[float, float], documents: int) -> tuple[int, int]:
-    """The first rank and the rank after the last one, refused where `count` negatives have no room."""
+def window(count: int, start: int, stop: int, band: tuple[float, float], documents: int) -> tuple[int, int]:
+    """The first rank that `mine` looks at, and the one after the last; its arguments, among so many documents.
+
+    Raises:
+        InputError: `count` negatives have no room in it.
+    """
     if count < 1:
         raise InputError(f"count is {count}; it must be at least 1.")
     if start < 0 or stop < 0 or stop > documents or (stop and stop <= start):

@@ -21,7 +21,8 @@ def finish(cell: grid.Cell, scores: np.ndarray, names: list[str], **more) -> Run
     files.write_json(run.folder / "config.json", settings.to_dict())
     files.write_json(run.folder / "environment.json", {"processes": more.pop("processes", 1)})
     data = {"name": settings.datapath, "fingerprint": f"seed{settings.seed}"} | more.pop("data", {})
-    summary = {"seconds": 9.0, "training_seconds": 5.0 + settings.margin, "steps": 10, "data": data} | more
+    summary = {"seconds": 9.0, "training_seconds": 5.0 + settings.margin, "steps": 10, "best_step": 5, "data": data,
+               "command": f"python3 train.py --datapath=/home/me/my.csv --seed={settings.seed}"} | more  # fmt: skip
     table = pd.DataFrame({"query": names, "group": names, "relevant": 1, "rank": 1, "found": "[]", "expected": "[]"})
     parts = [table.assign(**{"mrr": scores + shift + much, "ndcg@10": scores, "system": system, "direction": direction})
              for system, shift in (("trained", 0.0), ("base", -9.0)) for direction, much in (("q2d", 0), ("d2q", 0.01))]  # fmt: skip
@@ -155,6 +156,40 @@ def test_other_data_and_other_rows_are_refused(home, tmp_path):
     make(tmp_path, VALUES, lambda settings: (np.zeros(3), ["a", "b", str(settings.margin)]))
     with pytest.raises(InputError, match="tested on different rows"):
         ablation.effects(ablation.arm_table("tiny"))
+
+
+def test_arms_may_see_more_or_fewer_rows_of_the_same_data(home, tmp_path):
+    entries = [{"maxrows": 10}, {"maxrows": 20, "epochs": 2}]
+    data = {"data": lambda settings: {"fingerprint": f"print{settings.maxrows}"}}
+    make(tmp_path, {"list": entries, "seeds": [1, 2]}, lambda settings: (np.linspace(0, 1, 60), QUERIES), **data)
+    assert ablation.effects(ablation.arm_table("tiny"))["difference"].notna().sum() == 1
+    data = {"data": lambda settings: {"fingerprint": f"print{settings.epochs}"}}
+    entries = [{"maxrows": 10}, {"maxrows": 10, "epochs": 2}]
+    make(tmp_path, {"list": entries, "seeds": [1, 2]}, lambda settings: (np.linspace(0, 1, 60), QUERIES), **data)
+    with pytest.raises(InputError, match="have different data"):
+        ablation.effects(ablation.arm_table("tiny"))
+
+
+def test_every_arm_tells_its_start_and_how_it_is_repeated(table):
+    effects = ablation.effects(table, "d2q")
+    assert np.allclose(effects["value"] - effects["base"], 9) and (effects["best_step"] == 5).all()
+    assert (effects["command"] == "python3 train.py --datapath=my.csv --seed=1").all()
+    assert (effects["direction"] == "d2q").all() and (effects["metric"] == "mrr").all()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train.py --datapath=/a/b.csv --margin=0.1", "train.py --datapath=b.csv --margin=0.1"),
+        ("train.py '--datapath=/a b/c d.csv'", "train.py '--datapath=c d.csv'"),
+        (
+            "train.py --datapath=data/b.csv --template='{a} / {b}'",
+            "train.py --datapath=data/b.csv '--template={a} / {b}'",
+        ),
+    ],
+)
+def test_a_command_loses_the_folders_of_a_machine(command, said):
+    assert ablation.without_folders(command) == said
 
 
 def test_wrong_names_are_refused(table):

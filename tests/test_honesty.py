@@ -186,9 +186,65 @@ def test_the_test_rows_do_not_depend_on_the_seed_of_the_run(table):
 
 def test_a_group_that_fills_whole_batches_is_refused():
     groups = pd.Series(["courier"] * 90 + [f"job {number}" for number in range(10)])
-    with pytest.raises(InputError, match=r'"courier" has 90 of 100 rows; raise --batchsize or look at --groupcolumn'):
-        experiment.refuse_lonely_batches(Settings(batchsize=2), groups)
-    experiment.refuse_lonely_batches(Settings(batchsize=50), groups)
+    bare = np.ones(100, dtype=bool)
+    said = r'"courier" has 90 of 100 rows; raise --batchsize or look at --groupcolumn'
+    with pytest.raises(InputError, match=said):
+        experiment.refuse_lonely_batches(2, 0, groups, bare)
+    experiment.refuse_lonely_batches(50, 0, groups, bare)
+    experiment.refuse_lonely_batches(2, 0, groups, ~bare)  # every row brings a wrong document
+    bare[0] = False
+    with pytest.raises(InputError, match=said):  # one that is given does not help the others
+        experiment.refuse_lonely_batches(2, 0, groups, bare)
+
+
+def test_batches_of_one_row_need_given_or_mined_negatives_in_most_rows(tiny_model, jobs_file, home):
+    given = Settings(
+        datapath=str(jobs_file), modelname=str(tiny_model), batchsize=1, validationshare=0.2, testshare=0.2
+    )
+    loaded = data.load(given)
+    rows = index_rows(loaded.train)
+    with pytest.raises(InputError, match=rf"{len(rows)} of {len(rows)} rows have none; raise --batchsize"):
+        experiment.check_rows(given, loaded, rows)
+    experiment.check_rows(given, loaded, rows, processes=4)
+    experiment.check_rows(given.replace(negatives="mined", minepool=2), loaded, rows)
+    rows.negatives[0] = [1]
+    with pytest.raises(InputError, match=rf"{len(rows) - 1} of {len(rows)} rows have none"):
+        experiment.check_rows(given, loaded, rows)
+    rows.negatives[1:] = [[0]] * (len(rows) - 1)
+    experiment.check_rows(given, loaded, rows)
+
+
+def test_a_bank_holds_the_batches_of_all_processes(tiny_model, jobs_file, home):
+    given = Settings(
+        datapath=str(jobs_file), modelname=str(tiny_model), batchsize=4, mixing="mean", bank=6, validationshare=0.2,
+        testshare=0.2,
+    )  # fmt: skip
+    loaded = data.load(given)
+    rows = index_rows(loaded.train)
+    experiment.check_rows(given, loaded, rows)
+    with pytest.raises(InputError, match="a bank of 6 documents is smaller than a batch, which has up to 9"):
+        experiment.check_rows(given, loaded, rows, processes=2)
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"minebandlow": 0.5, "minebandhigh": 0.1}, "the band is 0.5 to 0.1"),
+        ({"minestart": 5, "minestop": 2}, "the rank window from 5 to 2 does not fit"),
+        ({"minestop": 1000}, "the rank window from 0 to 1000 does not fit"),
+        ({"minebandlow": 0.03, "minebandhigh": 0.04}, "fewer than count 2"),
+    ],
+)
+def test_a_window_of_mining_that_cannot_be_is_refused_before_anything_is_encoded(
+    tiny_model, jobs_file, home, policy, said
+):
+    given = Settings(
+        datapath=str(jobs_file), modelname=str(tiny_model), negatives="mined", minepool=2, validationshare=0.2,
+        testshare=0.2, **policy,
+    )  # fmt: skip
+    loaded = data.load(given)
+    with pytest.raises(InputError, match=f"--negatives mined: .*{said}.*--minebandlow"):
+        experiment.check_rows(given, loaded, index_rows(loaded.train))
 
 
 def test_a_run_that_is_refused_on_the_way_leaves_no_folder(tiny_model, jobs_file, home, monkeypatch):
