@@ -14,11 +14,11 @@ export GOMP_SPINCOUNT ?= 20000
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready ## a .venv with the pinned requirements (2 to 4 minutes)
+setup: $(VENV)/.ready ## a .venv with the pinned requirements (2 to 3 minutes)
 
 $(VENV)/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hr_search needs Python 3.11 or newer: make PYTHON=python3.11")'
-	@echo "setting up $(VENV) (2 to 4 minutes) ..."
+	@echo "setting up $(VENV) (2 to 3 minutes) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
