@@ -71,7 +71,7 @@ def heat_map(table: pd.DataFrame, across: str, down: str, metric: str = "mrr", a
     ax.figure.colorbar(image, ax=ax, label=f"Test {LABELS.get(metric, metric)}")
     row, column = np.unravel_index(np.nanargmax(values), values.shape)
     best = f"{across}={_word(wide.columns[column])}, {down}={_word(wide.index[row])}"
-    finish(ax, f"Best on average: {best} with {np.nanmax(values):.3f}", across, down)
+    finish(ax, _fitting(f"Best on average: {np.nanmax(values):.3f} with {best}", ax), across, down)
     ax.grid(visible=False)
     return ax
 
@@ -106,9 +106,14 @@ def parallel_coordinates(
     ax.set_xticks(range(len(settings) + 1), [*settings, LABELS.get(metric, metric)], parse_math=False)
     ax.set(yticks=[], ylim=(-0.08, 1.08), xlim=(-0.35, len(settings) + 0.45))
     best = table.iloc[int(values.argmax())]
-    finish(ax, f"{len(table)} arms; best ({values.max():.3f}): {best['arm']}", "", "")
+    finish(ax, _fitting(f"{len(table)} arms; best ({values.max():.3f}): {best['arm']}", ax), "", "")
     ax.spines[["left", "bottom"]].set_visible(False)
     return ax
+
+
+def _fitting(title: str, ax: Axes) -> str:
+    """The title in lines that the axis has room for: ten letters an inch."""
+    return textwrap.fill(title, int(10 * ax.figure.get_figwidth() * ax.get_position().width))
 
 
 def _heights(values: pd.Series) -> tuple[np.ndarray, dict[float, str]]:
