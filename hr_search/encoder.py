@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Encoder(nn.Module):
         self.model = model
         self.name = name
         self._dropouts = dropouts or {}  # those of the model's own configuration, for `save`
-        limit = model.max_seq_length or maxlength or _LENGTH
+        limit = min(model.max_seq_length or maxlength or _LENGTH, _places(self.transformer))
         self.maxlength = min(maxlength or limit, limit)
         if not isinstance(model[-1], Normalize):
             # Training and search go by cosine; whoever loads the saved folder gets the same vectors.
@@ -330,6 +331,13 @@ def load_encoder(
             f"the model {name} cannot be loaded ({one_line(error)}); check the folder or take embedded."
         ) from error
     return encoder
+
+
+def _places(transformer: nn.Module) -> int:
+    """Tokens that a table of positions has room for; those of the RoBERTa family begin behind the padding id."""
+    positions = getattr(transformer.config, "max_position_embeddings", 0) or sys.maxsize
+    padding = getattr(getattr(transformer, "embeddings", None), "padding_idx", None)
+    return positions if padding is None else positions - padding - 1
 
 
 _LENGTH = 128  # tokens, for a model that knows no limit

@@ -203,7 +203,7 @@ def check_rows(settings: Settings, data: Data, rows: Rows, processes: int = 1) -
     if step < 2 and not mined and bare.mean() > _LONELY:
         raise InputError(
             f"a batch of one row without given negatives has nothing to compare with, and {bare.sum()} of {len(bare)} "
-            "rows have none; raise --batchsize to 2 or more."
+            "rows have none; take --negatives batch and a --batchsize of 2 or more."
         )
     sought = {"document": rows.documents, "query": rows.queries}[settings.mineside]
     if mined and len(sought) <= settings.minepool:

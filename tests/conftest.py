@@ -58,8 +58,8 @@ ARCHITECTURES = {
 }
 
 
-def make_model(folder: Path, architecture: str = "bert") -> Path:
-    """A random model of 2 layers and 32 dimensions, saved by transformers."""
+def make_model(folder: Path, architecture: str = "bert", longest: int | None = 64) -> Path:
+    """A random model of 2 layers and 32 dimensions, saved by transformers, for texts of up to `longest` tokens."""
     words = sorted({word for pair in JOBS.items() for text in pair for word in text.split()})
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *words, *(f"unused{number}" for number in range(50))]
     core = Tokenizer(models.WordLevel({piece: at for at, piece in enumerate(pieces)}, unk_token="<unk>"))
@@ -67,14 +67,16 @@ def make_model(folder: Path, architecture: str = "bert") -> Path:
     core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
-        unk_token="<unk>", pad_token="<pad>", mask_token="<mask>", model_max_length=64,
+        unk_token="<unk>", pad_token="<pad>", mask_token="<mask>", **({"model_max_length": longest} if longest else {}),
     ).save_pretrained(folder)  # fmt: skip
     config_class, model_class, extra = ARCHITECTURES[architecture]
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     if architecture == "distilbert":
         sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
     torch.manual_seed(0)
-    config = config_class(vocab_size=len(pieces), max_position_embeddings=80, **sizes, **{"pad_token_id": 1, **extra})
+    config = config_class(
+        vocab_size=len(pieces), max_position_embeddings=16 + (longest or 64), **sizes, **{"pad_token_id": 1, **extra}
+    )
     model_class(config).save_pretrained(folder)
     return folder
 

@@ -246,7 +246,7 @@ def test_a_bad_setting(place, refused, tiny_model, name, value):
 # flags that are fine one by one -> place and remedy
 COMBINATIONS = {
     "--negatives given": ("--negatives given needs wrong documents", "--negatives batch"),
-    "--batchsize 1": ("nothing to compare with", "raise --batchsize"),
+    "--batchsize 1": ("nothing to compare with", "a --batchsize of 2 or more"),
     "--negatives mined --minepool 500": ("takes 500 documents a query", "lower --minepool"),
     "--negatives mined --minepool 3 --minecount 5": ("minecount 5 is more than minepool 3", "lower it"),
     "--mixing mean --bank 3": ("a bank of 3 documents is smaller than a batch", "raise --bank"),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import make_model
 from sentence_transformers import SentenceTransformer
 
 from hr_search import cli, runs
@@ -205,22 +206,22 @@ def test_without_test_rows_there_is_no_verdict(home, tiny_model, jobs_file, caps
     assert "take --split all" in capsys.readouterr().err
 
 
-def test_search_and_evaluate_read_as_many_tokens_as_the_model_was_saved_with(home, tmp_path, tiny_model, capsys):
+def test_search_and_evaluate_read_as_many_tokens_as_the_model_was_saved_with(home, tmp_path, capsys):
     from hr_search.encoder import load_encoder
 
-    load_encoder(str(tiny_model), 8).save(tmp_path / "short")
-    start = "welder joins metal parts with care"  # more than eight tokens
-    (tmp_path / "corpus.txt").write_text(f"{start} and bakes bread\n{start} and drives a truck\n")
-    ends = "bakes bread", "drives a truck"
-    rows = [f"{start} and {end} now,{start} and {end}\n" for end in ends]
+    load_encoder(str(make_model(tmp_path / "base", longest=300)), 160).save(tmp_path / "model")
+    start, ends = " ".join(["welder joins metal parts"] * 36), ("bakes bread", "drives a truck")  # 144 words
+    rows = [f"{start} {end} now,{start} {end}\n" for end in ends]
     (tmp_path / "pairs.csv").write_text(f"query,positive\n{''.join(rows)}")
     scores = {}
-    for name, words in {"short": [], "long": [], "told": ["--maxlength", "64"]}.items():
-        model = str(tiny_model if name == "long" else tmp_path / "short")
-        words = ["--model", model, "--precision", "fp32", "--json", *words]
-        assert cli.main(["search", "welder", "--corpus", str(tmp_path / "corpus.txt"), *words]) == 0
+    for length in ("", "160", "128"):
+        words = ["--model", str(tmp_path / "model"), "--precision", "fp32", "--json"] + ["--maxlength", length] * bool(
+            length
+        )
+        assert cli.main(["search", "welder", "--corpus", str(tmp_path / "pairs.csv"), *words]) == 0
         found = [item["score"] for item in json.loads(capsys.readouterr().out)]
         assert cli.main(["evaluate", "--datapath", str(tmp_path / "pairs.csv"), "--nofloors", *words]) == 0
-        scores[name] = found[0] - found[1], json.loads(capsys.readouterr().out)[model]["q2d"]["mrr"][0]
-    assert scores["short"] == scores["told"] == (0, 0.5)  # two documents that are one, ties against us
-    assert scores["long"][0] > 0 and scores["long"][1] > 0.5
+        scores[length] = found, json.loads(capsys.readouterr().out)[str(tmp_path / "model")]["q2d"]["mrr"][0]
+    assert scores[""] == scores["160"]
+    assert scores["128"][0][0] == scores["128"][0][1] and scores["128"][1] == 0.5  # one text twice, ties against us
+    assert scores["160"][0][0] > scores["160"][0][1] and scores["160"][1] > 0.5

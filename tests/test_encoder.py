@@ -92,11 +92,19 @@ def test_texts_are_cut_to_maxlength(tiny_model):
     assert load_encoder(str(tiny_model), maxlength=5000).maxlength == 64
 
 
-def test_a_saved_model_reads_as_many_tokens_as_before_unless_told_otherwise(tiny_model, tmp_path):
-    load_encoder(str(tiny_model), maxlength=8).save(tmp_path / "model")
-    assert load_encoder(str(tiny_model)).maxlength == 64
-    assert load_encoder(str(tmp_path / "model")).maxlength == 8
+def test_a_saved_model_reads_as_many_tokens_as_before_unless_told_otherwise(tmp_path):
+    base = make_model(tmp_path / "base", longest=300)
+    load_encoder(str(base), maxlength=160).save(tmp_path / "model")
+    assert load_encoder(str(base)).maxlength == 300
+    assert load_encoder(str(tmp_path / "model")).maxlength == 160
     assert load_encoder(str(tmp_path / "model"), maxlength=5).maxlength == 5
+
+
+@pytest.mark.parametrize(("architecture", "places"), [("bert", 80), ("xlm-roberta", 78), ("mpnet", 78)])
+def test_a_tokenizer_without_a_limit_gets_that_of_the_positions(tmp_path, architecture, places):
+    ours = load_encoder(str(make_model(tmp_path / "model", architecture, longest=None)), precision="fp32")
+    assert ours.maxlength == places
+    assert np.isfinite(ours.encode(["welder " * 500])).all()
 
 
 def test_dropout_is_set_and_leaves_evaluation_alone(tiny_model):

@@ -203,7 +203,7 @@ def test_batches_of_one_row_need_given_or_mined_negatives_in_most_rows(tiny_mode
     )
     loaded = data.load(given)
     rows = index_rows(loaded.train)
-    with pytest.raises(InputError, match=rf"{len(rows)} of {len(rows)} rows have none; raise --batchsize"):
+    with pytest.raises(InputError, match=rf"{len(rows)} of {len(rows)} rows have none; take --negatives batch and"):
         experiment.check_rows(given, loaded, rows)
     experiment.check_rows(given, loaded, rows, processes=4)
     experiment.check_rows(given.replace(negatives="mined", minepool=2), loaded, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 
 import numpy as np
 import pandas as pd
@@ -61,11 +62,12 @@ def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path, 
     assert {rate for side, _, rate, seed in asked if side == "peer" and seed == 2} == {5e-5}
     assert [(loss, rate) for _, loss, rate, seed in asked if loss == "triplet"] == [("triplet", 5e-5)] * 2
     assert len(runs) == 9 and len(pd.read_csv(tmp_path / "race.csv")) == 9
-    mine = effects[(effects.metric == "mrr") & (effects.arm == "MultipleNegativesRankingLoss")].iloc[0]
+    mine = effects[(effects.metric == "mrr") & (effects.arm == race.PEER)].iloc[0]
     assert mine.difference == pytest.approx(0.2) and mine.p < mine.p_holm < 0.001
     assert effects[effects.arm == "ours"].difference.isna().all()
     written = pd.read_csv(tmp_path / "race_effects.csv")
     assert len(written) == 9 and (written.seconds == 50).all() and (written.steps == 7).all()
+    assert written["minuend"].dropna().unique().tolist() == ["ours"]  # nothing was mixed in anywhere
 
 
 def test_either_side_is_tested_with_and_without_the_base_model_mixed_in(recipe, monkeypatch, tmp_path):
@@ -74,7 +76,9 @@ def test_either_side_is_tested_with_and_without_the_base_model_mixed_in(recipe, 
     def answer(side, given, texts):
         asked.append((side, given.loss, given.learningrate, given.seed))
         high = given.learningrate == 1e-4  # where mixing pays most and training alone least
-        found = {"values": {key: [0.5 - high / 5, 0.4, 0.6] for key in race.TESTED}, "steps": 7, "seconds": 60.0}
+        seconds = 40.0 + 10 * (given.learningrate == 1e-5)
+        assert side == "peer" or given.seconds == 40.0  # the shorter of the two that ours is compared with
+        found = {"values": {key: [0.5 - high / 5, 0.4, 0.6] for key in race.TESTED}, "steps": 7, "seconds": seconds}
         mixed = {"mixed": {key: [0.6 + high / 5, 0.5, 0.6] for key in race.TESTED}}
         return found | (mixed if given.loss == "infonce" else {})
 
@@ -83,13 +87,15 @@ def test_either_side_is_tested_with_and_without_the_base_model_mixed_in(recipe, 
     runs, effects = race.race(recipe, 1, (1, 2), (1e-5, 1e-4), str(tmp_path / "race.csv"), recipe.modelname)
     assert [rate for side, loss, rate, seed in asked if (side, loss, seed) == ("peer", "infonce", 2)] == [1e-5, 1e-4]
     assert len(runs) == 2 * (2 + 2 + 2) + 2 and effects["arm"].nunique() == 5
-    found = effects.set_index(["arm", "metric"])
+    found = effects[effects.minuend == "ours"].set_index(["arm", "metric"])
     mixed = found.loc[("MultipleNegativesRankingLoss, base mixed in", "mrr")]
     # Our recipe's rate is neither of the two, so ours has .6, .5, .6 with the base model and .5, .4, .6 without.
     assert mixed.learningrate == 1e-4 and mixed.difference == pytest.approx(-0.2 / 3)
     plain = found.loc[("MultipleNegativesRankingLoss", "mrr")]
     assert plain.learningrate == 1e-5 and plain.difference == pytest.approx(0.2 / 3)
     assert found.loc[("ours, nothing mixed in", "mrr"), "difference"] == pytest.approx(0.2 / 3)
+    like = effects[(effects.minuend == "ours, nothing mixed in") & (effects.metric == "mrr")].iloc[0]
+    assert like.arm == race.PEER and like.difference == pytest.approx(0) and like.p == 1
 
 
 def test_both_sides_mix_the_base_model_in_as_the_recipe_says(recipe):
@@ -164,6 +170,17 @@ def test_a_querys_value_is_its_mean_over_the_seeds():
     table = race.effects(values).set_index(["arm", "metric"])
     assert table.loc[("ours", "mrr"), "value"] == pytest.approx(0.5)
     assert table.loc[("b", "mrr"), "difference"] == pytest.approx((0.5 + 0.0 + 0.5) / 3)
+
+
+def test_our_setup_is_paid_from_our_time(recipe, monkeypatch):
+    """Half of the time is gone before the first step, so half as many steps fit."""
+    asked, learn = [], race.condensing.learn
+    monkeypatch.setattr(race, "pace", lambda ticks: 0.01)
+    monkeypatch.setattr(race, "_PILOT", 2)
+    monkeypatch.setattr(race, "fitting_steps", lambda seconds, ticks: asked.append(seconds) or 2)
+    monkeypatch.setattr(race.condensing, "learn", lambda *given: time.sleep(1) or learn(*given))
+    race.run_ours(dataclasses.replace(order(recipe.replace(condense=12)), seconds=2.0))
+    assert 0 < asked[0] < 1.0
 
 
 def test_the_pilots_first_steps_do_not_count():

@@ -4,11 +4,12 @@ Speed and quality in one figure. The peer gets its trainer, its documented losse
 repeated texts, the learning rate that suits its in-batch loss best, and the same model, length, precision
 and pilot run; the clock counts training only. Which steps fit into the time is found by a pilot of some
 steps and fixed before the training begins, so a run depends on the clock by its number of steps alone. A pilot
-is never quite right: our side runs last, and gets no more time than the peer's run of that seed really took.
+is never quite right: our side runs after the peer's in-batch loss and aims at no more time than that really took
+with the same seed, all that we do before the first step included, which the peer's clock leaves out.
 
 Where the recipe mixes the base model's weights into the trained ones, both in-batch models are tested with and
-without that, which the peer's trainer does not do, and the peer has its best rate for either: so one sees what
-that alone is worth.
+without that, which the peer's trainer does not do, and the peer has its best rate for either. The pairs that are
+compared: ours with each arm, and ours without the base model with the peer's in-batch loss as it comes.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from hr_search.workers import cores
 log = logging.getLogger(__name__)
 
 RATES = (2e-5, 5e-5, 1e-4, 2e-4)
+PEER = "MultipleNegativesRankingLoss"
 TESTED = ("mrr", "pass@1", "recall@10")
 _PILOT, _WARM = 20, 5  # steps of the pilot, the first of which are not timed
 _EPOCHS = 10_000  # more than any race has time for
@@ -98,8 +100,8 @@ def race(
         workers: runs side by side; each gets its part of the processor's cores.
 
     Returns:
-        Runs (`arm`, `learningrate`, `seed`, `steps`, `seconds`, `mrr`, `pass@1`, `recall@10`) and effects (`arm`,
-        `learningrate`, mean `steps` and `seconds`, then as in `effects`).
+        Runs (`arm`, `learningrate`, `seed`, `steps`, `seconds`, `mrr`, `pass@1`, `recall@10`) and effects (as
+        `effects` gives them, then the arm's `learningrate` and mean `steps` and `seconds`).
 
     Raises:
         InputError: no test table, numbers that are too small, or a run that failed.
@@ -125,7 +127,9 @@ def race(
 
     def answer(task: tuple[Arm, int]) -> dict[str, Any]:
         arm, seed = task
-        seconds = min(order.seconds, taken.get((best, seed), math.inf)) if arm == ours else order.seconds
+        seconds = (
+            min(order.seconds, *(taken[each, seed] for each in (best, best_mixed))) if arm == ours else order.seconds
+        )
         given = dataclasses.replace(order, loss=arm.loss, learningrate=arm.learningrate, seed=seed, seconds=seconds)
         place = kept / f"{files.digest(arm.side, json.dumps(dataclasses.asdict(given)), same)}.json"
         if place.is_file():
@@ -148,7 +152,7 @@ def race(
                 files.write_csv(path, pd.DataFrame(rows))
 
     ours = Arm("ours", "ours", recipe.loss, recipe.learningrate)
-    tried = [Arm("MultipleNegativesRankingLoss", "peer", "infonce", rate) for rate in rates]
+    tried = [Arm(PEER, "peer", "infonce", rate) for rate in rates]
     run([(arm, seeds[0]) for arm in tried])
     best = max(tried, key=lambda arm: np.mean(values[arm, seeds[0]]["mrr"]))
     best_mixed = max(tried, key=lambda arm: np.mean(values.get((arm.variant, seeds[0]), values[arm, seeds[0]])["mrr"]))
@@ -183,30 +187,39 @@ def circumstances(recipe: Settings) -> str:
 
 
 def effects(values: dict[str, list[dict[str, list[float]]]]) -> pd.DataFrame:
-    """Each arm's metrics, and ours minus the arm's; intervals draw seeds and queries anew, as in `ablation`.
+    """Each arm's metrics, and those of one of ours minus the arm's; intervals draw seeds and queries anew.
 
     Args:
         values: arm -> for each seed, metric -> one value a query.
 
     Returns:
-        One row a metric and arm: `arm`, `metric`, `value`, `low`, `high`; ours minus the arm: `difference`,
-        `difference_low`, `difference_high`, `p` (of a paired test of the queries' means over the seeds), `p_holm`.
+        One row a metric and pair: `arm`, `metric`, `value`, `low`, `high`; `minuend`, the arm of ours that it is
+        compared with, empty in the row of ours; of that minus the arm `difference`, `difference_low`,
+        `difference_high`, `p` (paired test of the queries' means over the seeds) and `p_holm`. Intervals as in
+        `ablation`.
     """
-    tables = []
+    mine, plain = "ours", "ours, nothing mixed in"
+    pairs = [(mine, arm) for arm in values if arm != mine]
+    pairs += [(plain, arm) for arm in values if plain in values and arm == PEER]
+    rows = []
     for metric in TESTED:
         scores = {arm: np.array([seed[metric] for seed in seeds]) for arm, seeds in values.items()}  # (S, Q) each
-        others = {arm: each for arm, each in scores.items() if arm != "ours"}
-        tests = {arm: paired_comparison(each.mean(0), scores["ours"].mean(0), 0) for arm, each in others.items()}
-        corrected = dict(zip(tests, holm(test["p"] for test in tests.values()), strict=True))
-        for arm, each in scores.items():
-            ends = dict(zip(("low", "high"), crossed_interval(each, np.ones_like(each), 0), strict=True))
-            row = {"arm": arm, "metric": metric, "value": each.mean(), **ends}
-            if arm in tests:
-                low, high = crossed_interval(scores["ours"] - each, np.ones_like(each), 0)
-                row |= {"difference": tests[arm]["difference"], "difference_low": low, "difference_high": high,
-                        "p": tests[arm]["p"], "p_holm": corrected[arm]}  # fmt: skip
-            tables.append(row)
-    return pd.DataFrame(tables)
+        tests = [paired_comparison(scores[arm].mean(0), scores[own].mean(0), 0) for own, arm in pairs]
+        corrected = holm(test["p"] for test in tests)
+        rows.append({"arm": mine, "metric": metric, **_located(scores[mine], ""), "minuend": ""})
+        for (own, arm), test, p_holm in zip(pairs, tests, corrected, strict=True):
+            rows.append({
+                "arm": arm, "metric": metric, **_located(scores[arm], ""), "minuend": own,
+                **_located(scores[own] - scores[arm], "difference"), "p": test["p"], "p_holm": p_holm,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _located(values: np.ndarray, name: str) -> dict[str, float]:
+    """The mean of values (S, Q) and its 95 % interval over seeds and queries, under their column names."""
+    low, high = crossed_interval(values, np.ones_like(values), 0)
+    start = f"{name}_" * bool(name)
+    return {name or "value": float(values.mean()), f"{start}low": low, f"{start}high": high}
 
 
 # -- one run, in a process of its own ------------------------------------------------------------
@@ -245,7 +258,9 @@ def run_ours(order: Order) -> dict[str, Any]:
     def values() -> dict[str, list[float]]:
         return tested(task, *(encoder.encode(texts, side) for side, texts in searched.items()))
 
-    steps = fitting_steps(order.seconds, fitted(_PILOT)[2])
+    _, _, ticks, whole = fitted(_PILOT)
+    setup = whole - _PILOT * pace(ticks)
+    steps = fitting_steps(order.seconds - setup, ticks)
     encoder, interpolation, _, seconds = fitted(steps)
     return {**with_and_without(values, encoder, interpolation), "steps": steps, "seconds": seconds}
 
@@ -292,13 +307,18 @@ def with_and_without(
 
 
 def fitting_steps(seconds: float, ticks: Sequence[float]) -> int:
-    """How many steps fit into `seconds` at the pace of a pilot, whose first steps do not count.
+    """How many steps fit into `seconds` at the pace of a pilot; at least two.
 
     Args:
         seconds: to be filled.
         ticks: the times at which the pilot's steps ended.
     """
-    return max(2, round(seconds / float(np.mean(np.diff(ticks[_WARM - 1 :])))))
+    return max(2, round(seconds / pace(ticks)))
+
+
+def pace(ticks: Sequence[float]) -> float:
+    """Seconds a step takes in a pilot, whose first steps do not count."""
+    return float(np.mean(np.diff(ticks[_WARM - 1 :])))
 
 
 def sides(settings: Settings) -> tuple[str, str]:
