@@ -176,11 +176,12 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(tmp_path, words
     model, place, log = tmp_path / "model.pt", tmp_path / "checkpoint.pt", []
     command = [*words, *CHECKPOINTS, "--checkpointpath", place, "--outputpath", model, "--runid"]
     seen, number, waiting = set(), 0, wishes(KILLS, draw)
-    while waiting:
+    while waiting or ("model" not in seen and number < 3 * KILLS):
         number += 1
-        # A write takes some milliseconds, and on a busy machine the hand may come late: then it tries again.
-        again = waiting[0] == "model" and "checkpoint" not in seen and number < 2 * KILLS
-        wish = "checkpoint" if again else waiting.pop(0)
+        # A write takes some milliseconds, and on a busy machine the hand may come late: then it tries again. The model
+        # comes last, for a run that has come so far writes no more checkpoints.
+        again = waiting[:1] == ["model"] and "checkpoint" not in seen and number < 2 * KILLS
+        wish = "checkpoint" if again else waiting.pop(0) if waiting else "model"
         life = Life([*command, f"life{number}"], tmp_path)
         if wish == "any time":
             time.sleep(draw.uniform(0.1, 1.5))
