@@ -55,7 +55,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from hr_search.encoder import load_encoder
 
     tasks = data.search_tasks(settings, arguments.split, arguments.dropidentical)
-    encoder = load_encoder(arguments.model, settings.maxlength if "maxlength" in given else 0, settings.precision)
+    encoder = load_encoder(arguments.model, _length(settings, given), settings.precision)
     results = {} if arguments.nofloors else evaluation.evaluate_floors(tasks)
     scored = evaluation.evaluate_encoder(encoder, tasks, progress=True)
     results |= {(arguments.model, direction): table for direction, table in scored.items()}
@@ -83,7 +83,7 @@ def search(arguments: argparse.Namespace) -> int:
     place = arguments.corpus if arguments.corpus.startswith("hf:") else paths.resolve(arguments.corpus)
     rows = [(row, text) for row, text in enumerate(read_texts(place, arguments.column), 1) if text]
     texts = [text for _, text in rows]
-    encoder = load_encoder(arguments.model, settings.maxlength if "maxlength" in given else 0, settings.precision)
+    encoder = load_encoder(arguments.model, _length(settings, given), settings.precision)
     documents = encoder.embed(encoder.tokens(texts, "document"), progress=True)
     scores = documents @ encoder.encode([query], "query")[0]
     best = scores.argsort(kind="stable")[::-1][: arguments.top]
@@ -238,6 +238,11 @@ def settings_from(recipe: str | None, given: dict[str, Any]) -> Settings:
 def _given(arguments: argparse.Namespace, names: Sequence[str] | dict) -> dict[str, Any]:
     values = vars(arguments)
     return {name: values[name] for name in names if values.get(name) is not None}
+
+
+def _length(settings: Settings, given: dict[str, Any]) -> int:
+    """Tokens a text is cut to: those asked for, else (0) those of the model."""
+    return settings.maxlength if "maxlength" in given else 0
 
 
 def _assignment(word: str) -> tuple[str, str]:

@@ -123,13 +123,12 @@ def race(
     rows: list[dict[str, Any]] = []
     values: dict[tuple[Arm, int], dict[str, list[float]]] = {}
     taken: dict[tuple[Arm, int], float] = {}
+    limits: dict[int, float] = {}  # seconds that our side gets with a seed
     same, kept = circumstances(recipe), path.with_name(f"{path.stem}_runs")
 
     def answer(task: tuple[Arm, int]) -> dict[str, Any]:
         arm, seed = task
-        seconds = (
-            min(order.seconds, *(taken[each, seed] for each in (best, best_mixed))) if arm == ours else order.seconds
-        )
+        seconds = limits[seed] if arm.side == "ours" else order.seconds
         given = dataclasses.replace(order, loss=arm.loss, learningrate=arm.learningrate, seed=seed, seconds=seconds)
         place = kept / f"{files.digest(arm.side, json.dumps(dataclasses.asdict(given)), same)}.json"
         if place.is_file():
@@ -157,6 +156,7 @@ def race(
     best = max(tried, key=lambda arm: np.mean(values[arm, seeds[0]]["mrr"]))
     best_mixed = max(tried, key=lambda arm: np.mean(values.get((arm.variant, seeds[0]), values[arm, seeds[0]])["mrr"]))
     run([(arm, seed) for seed in seeds[1:] for arm in dict.fromkeys((best, best_mixed))])
+    limits |= {seed: min(order.seconds, taken[best, seed], taken[best_mixed, seed]) for seed in seeds}
     triplet = Arm("TripletLoss", "peer", "triplet", best.learningrate)
     run([(arm, seed) for arm in (ours, triplet) for seed in seeds])
     compared = [ours, ours.variant, best, best_mixed.variant, triplet]
