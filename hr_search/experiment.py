@@ -25,7 +25,7 @@ from hr_search.encoder import Encoder, load_encoder
 from hr_search.errors import InputError, shown
 from hr_search.ledgers import append_rows
 from hr_search.metrics import METRICS
-from hr_search.miner import check_window
+from hr_search.miner import check_mining
 from hr_search.release import command, model_card, require_output, require_place, save_model
 from hr_search.runs import Probes, Run
 from hr_search.statistics import verdict
@@ -205,17 +205,8 @@ def check_rows(settings: Settings, data: Data, rows: Rows, processes: int = 1) -
             f"a batch of one row without given negatives has nothing to compare with, and {bare.sum()} of {len(bare)} "
             "rows have none; take --negatives batch and a --batchsize of 2 or more."
         )
-    sought = {"document": rows.documents, "query": rows.queries}[settings.mineside]
-    if mined and len(sought) <= settings.minepool:
-        other = {"document": "documents a query", "query": "queries a document"}[settings.mineside]
-        raise InputError(
-            f"--negatives mined takes {settings.minepool} {other} and train has {len(sought)}; "
-            "lower --minepool or take --negatives batch."
-        )
-    if mined and settings.minecount > settings.minepool:
-        raise InputError(f"minecount {settings.minecount} is more than minepool {settings.minepool}; lower it.")
     if mined:
-        check_window(settings, len(sought))
+        check_mining(settings, rows)
     if settings.mixing != "none" and 0 < settings.bank < (most := most_documents(settings, rows, step)):
         raise InputError(
             f"a bank of {settings.bank} documents is smaller than a batch, which has up to {most}; raise --bank or "

@@ -121,14 +121,23 @@ class Miner:
         self.history = state["history"]
 
 
-def check_window(settings: Settings, size: int) -> None:
-    """Refuses a window of ranks that holds too few of `size` documents, or queries, before anything is encoded.
+def check_mining(settings: Settings, rows: Rows) -> None:
+    """Refuses to mine more than the train rows, or the window of ranks, hold, before anything is encoded.
 
     Raises:
         InputError: naming the settings.
     """
+    sought = {"document": rows.documents, "query": rows.queries}[settings.mineside]
+    if len(sought) <= settings.minepool:
+        other = {"document": "documents a query", "query": "queries a document"}[settings.mineside]
+        raise InputError(
+            f"--negatives mined takes {settings.minepool} {other} and train has {len(sought)}; "
+            "lower --minepool or take --negatives batch."
+        )
+    if settings.minecount > settings.minepool:
+        raise InputError(f"minecount {settings.minecount} is more than minepool {settings.minepool}; lower it.")
     with _named():
-        mining.window(**_window(settings), documents=size)
+        mining.window(**_window(settings), documents=len(sought))
 
 
 def _window(settings: Settings) -> dict[str, Any]:
