@@ -2,7 +2,7 @@
 
 import sys
 
-from hr_search.cli import main
+from hr_search.commands.parser import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -2,6 +2,6 @@
 
 import sys
 
-from hr_search.cli import main
+from hr_search.commands.parser import main
 
 sys.exit(main())

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hr_search.base.devices import to_device
+from hr_search.base.errors import InputError
 from hr_search.batches import Batch, Rows
-from hr_search.devices import to_device
-from hr_search.errors import InputError
 
 
 class Bank:

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from hr_search.config import Settings
-from hr_search.errors import InputError, one_line
-from hr_search.files import whole_file
+from hr_search.base.errors import InputError, one_line
+from hr_search.base.files import whole_file
+from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from hr_search import embedded, packing, vetting
-from hr_search.condensing import Condenser
-from hr_search.devices import to_device, use_bf16
-from hr_search.dropout import pool_dropout
-from hr_search.errors import InputError, nearest, one_line
-from hr_search.files import read_json, whole_folder, write_json
-from hr_search.progress import bar, quiet
-from hr_search.tokens import TokenTable, batches_by_length, tokenise
+from hr_search.base.devices import to_device, use_bf16
+from hr_search.base.errors import InputError, nearest, one_line
+from hr_search.base.files import read_json, whole_folder, write_json
+from hr_search.base.progress import bar, quiet
+from hr_search.fast import packing
+from hr_search.fast.dropout import pool_dropout
+from hr_search.fast.tokens import TokenTable, batches_by_length, tokenise
+from hr_search.models import embedded, requirements
+from hr_search.models.condenser import Condenser
 
 log = logging.getLogger(__name__)
 
@@ -289,7 +290,7 @@ def load_encoder(
     Raises:
         InputError: nothing can be loaded under that name.
     """
-    source = vetting.place_of(name)
+    source = requirements.place_of(name)
     # Imported only now: a name that leads nowhere is refused in seconds.
     from sentence_transformers import SentenceTransformer
     from transformers import AutoConfig
@@ -299,7 +300,7 @@ def load_encoder(
     try:
         with quiet():
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            vetting.require_encoder(config, source)
+            requirements.require_encoder(config, source)
             own = {name: getattr(config, name) for name in _DROPOUTS if hasattr(config, name)}
             settings = {} if dropout < 0 else dict.fromkeys(own, dropout)
             model = SentenceTransformer(
@@ -311,8 +312,8 @@ def load_encoder(
                 model_kwargs={"attn_implementation": "sdpa" if torch.cuda.is_available() else "eager"},
                 config_kwargs=settings,
             )
-            vetting.require_weights(model[0].auto_model, source)
-            vetting.require_words(model.tokenizer, source)
+            requirements.require_weights(model[0].auto_model, source)
+            requirements.require_words(model.tokenizer, source)
             own = own if settings else {}
             model.prompts = {**(model.prompts or {}), **{side: text for side, text in (prompts or {}).items() if text}}
             saved = model.max_seq_length

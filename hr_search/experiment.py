@@ -15,22 +15,26 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from hr_search import condensing, evaluation, files, paths, runs, train
-from hr_search import data as datasets
+from hr_search import train
+from hr_search.base import files, paths
+from hr_search.base.devices import hardware
+from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows, epoch_batches, index_rows
-from hr_search.config import Settings
-from hr_search.data import Data, Task
-from hr_search.devices import hardware
+from hr_search.data import loading
+from hr_search.data.loading import Data, Task
 from hr_search.encoder import Encoder, load_encoder
-from hr_search.errors import InputError, shown
-from hr_search.ledgers import append_rows
-from hr_search.metrics import METRICS
+from hr_search.evaluation import scoring
+from hr_search.evaluation.metrics import METRICS
+from hr_search.evaluation.significance import verdict
+from hr_search.fast.tokens import TokenTable
 from hr_search.miner import check_mining
+from hr_search.models import condenser
 from hr_search.release import command, model_card, require_output, require_place, save_model
-from hr_search.runs import Probes, Run
-from hr_search.statistics import verdict
-from hr_search.tokens import TokenTable
-from hr_search.tracking import Tracker, require_tracker
+from hr_search.runs import folders
+from hr_search.runs.folders import Probes, Run
+from hr_search.runs.ledgers import append_rows
+from hr_search.runs.tracking import Tracker, require_tracker
+from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +60,7 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
     places = {name: os.path.expanduser(getattr(settings, name)) for name in ("outputpath", "checkpointpath")}
     settings = settings.replace(**places)
     check(settings)
-    data = datasets.load(settings)
+    data = loading.load(settings)
     rows = index_rows(data.train)
     accelerator = train.make_accelerator()
     check_rows(settings, data, rows, accelerator.num_processes)
@@ -68,14 +72,14 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
             {"query": settings.queryprompt, "document": settings.documentprompt},
         )  # fmt: skip
     if settings.condense:
-        encoder.condenser = condensing.learn(data.train["query"], data.train["positive"], settings.condense)
+        encoder.condenser = condenser.learn(data.train["query"], data.train["positive"], settings.condense)
     validation, test = data.tasks("validation"), data.tasks("test")
     with accelerator.main_process_first():
         length = settings.trainlength
         tables = {side: encoder.tokens(getattr(rows, texts), side, length=length) for side, texts in _TEXTS.items()}
-        held_out = [evaluation.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
+        held_out = [scoring.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
     # Every process of a launch computes the same numbers; the others' copies are thrown away.
-    create = runs.create_run if accelerator.is_main_process else runs.scratch_run
+    create = folders.create_run if accelerator.is_main_process else folders.scratch_run
     run = create(runid, settings.projectname)
     files.write_json(run.folder / "config.json", settings.to_dict())
     files.write_json(run.folder / "environment.json", environment(settings, data, encoder, accelerator))
@@ -85,25 +89,25 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
     kept = encoder.compact([table for group in (tables, *held_out) for table in group.values()])
     log.info("vocabulary: %d of %d embedding rows occur and are trained", kept, len(encoder.model.tokenizer))
 
-    results: evaluation.Results = {}
+    results: scoring.Results = {}
     if test:
         log.info("test, before training: BM25, TF-IDF and the base model")
         found, cosines = measure("base", encoder, test, held_out[1], settings.seed)
-        results |= evaluation.evaluate_floors(test) | found
+        results |= scoring.evaluate_floors(test) | found
     with Tracker(settings, accelerator) as tracker:
         probes = _probes(run, validation, settings)
 
         def validate(step: int) -> dict[str, float]:
             if not validation:
                 return dict.fromkeys(METRICS, math.nan)
-            sides = evaluation.embed_sides(encoder, held_out[0])
+            sides = scoring.embed_sides(encoder, held_out[0])
             probes.keep(step, sides)
-            scores = evaluation.evaluate_embeddings({settings.direction: validation[settings.direction]}, sides)
+            scores = scoring.evaluate_embeddings({settings.direction: validation[settings.direction]}, sides)
             return {name: float(scores[settings.direction][name].mean()) for name in METRICS}
 
         if settings.resume and validation:
             # Drift is measured against the base model, and a resumed run does not pass step 0 again.
-            probes.keep(0, evaluation.embed_sides(encoder, held_out[0]))
+            probes.keep(0, scoring.embed_sides(encoder, held_out[0]))
         try:
             progress = train.fit(encoder, rows, tables, settings, validate, data.fingerprint, accelerator, tracker.log)
         except InputError:  # a checkpoint of another run, a loss that is no number: there is no result to keep
@@ -117,7 +121,7 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
         found, after = measure("trained", encoder, test, held_out[1], settings.seed)
         write_tables(run, test, results | found, data.train, settings.seed)
         run.write("scores", pd.concat([cosines, after]))
-        run.write("timing", evaluation.timing_table(encoder, test["q2d"].documents, 500, settings.seed))
+        run.write("timing", scoring.timing_table(encoder, test["q2d"].documents, 500, settings.seed))
     encoder.expand()
     summary = summarise(run, settings, data, progress, begun, time.perf_counter() - started)
     if not (run.folder / "config.json").is_file():
@@ -152,8 +156,8 @@ def open_or_smoke(runid: str = "") -> Run:
     Raises:
         InputError: a run id was given and there is no such run.
     """
-    if runid or runs.list_runs():
-        return runs.open_run(runid)
+    if runid or folders.list_runs():
+        return folders.open_run(runid)
     log.info("no finished run yet: a smoke run on the Russian sample makes one")
     smoke = Settings(datapath="sample_ru", testshare=0.2, maxlength=48, batchsize=16, maxsteps=4, projectname="smoke")
     return run_experiment(smoke)
@@ -256,7 +260,7 @@ def most_documents(settings: Settings, rows: Rows, step: int) -> int:
 def environment(settings: Settings, data: Data, encoder: Encoder, accelerator: Accelerator) -> dict:
     """What a run's numbers depend on besides its settings."""
     return {
-        "versions": runs.versions(), "commit": runs.commit(), "hardware": hardware(encoder.device),
+        "versions": folders.versions(), "commit": folders.commit(), "hardware": hardware(encoder.device),
         "device": str(encoder.device), "processes": accelerator.num_processes, "threads": torch.get_num_threads(),
         "precision": "bf16" if encoder.bf16 else "fp32", "model": encoder.name, "dimension": encoder.dimension,
         "data": {"name": data.name, "fingerprint": data.fingerprint, **data.counts},
@@ -265,22 +269,22 @@ def environment(settings: Settings, data: Data, encoder: Encoder, accelerator: A
 
 def measure(
     system: str, encoder: Encoder, tasks: dict[str, Task], tables: dict[str, TokenTable], seed: int
-) -> tuple[evaluation.Results, pd.DataFrame]:
+) -> tuple[scoring.Results, pd.DataFrame]:
     """The per-query results of an encoder as it is now, in both directions, and a sample of its cosines."""
-    sides = evaluation.embed_sides(encoder, tables, progress=True)
-    found = evaluation.evaluate_embeddings(tasks, sides)
+    sides = scoring.embed_sides(encoder, tables, progress=True)
+    found = scoring.evaluate_embeddings(tasks, sides)
     results = {(system, direction): table for direction, table in found.items()}
-    return results, evaluation.scores_table(system, tasks, sides, seed)
+    return results, scoring.scores_table(system, tasks, sides, seed)
 
 
 def write_tables(
-    run: Run, tasks: dict[str, Task], results: evaluation.Results, train_rows: pd.DataFrame, seed: int
+    run: Run, tasks: dict[str, Task], results: scoring.Results, train_rows: pd.DataFrame, seed: int
 ) -> None:
     """Writes metrics, queries, documents and comparison of a test."""
-    run.write("metrics", evaluation.metrics_table(results, seed))
-    run.write("queries", evaluation.queries_table(results, evaluation.seen_titles(train_rows, tasks)))
-    run.write("documents", evaluation.documents_table(tasks))
-    run.write("comparison", evaluation.comparison_table(results, seed))
+    run.write("metrics", scoring.metrics_table(results, seed))
+    run.write("queries", scoring.queries_table(results, scoring.seen_titles(train_rows, tasks)))
+    run.write("documents", scoring.documents_table(tasks))
+    run.write("comparison", scoring.comparison_table(results, seed))
 
 
 def ledger_rows(run: Run, settings: Settings, summary: dict) -> pd.DataFrame:
@@ -313,7 +317,7 @@ def summarise(run: Run, settings: Settings, data: Data, progress: train.Progress
         "data": {"name": data.name, "fingerprint": data.fingerprint}
         | {part: len(getattr(data, part)) for part in ("train", "validation", "test")},
         "model": settings.modelname, "command": command(settings, train.make_accelerator().num_processes),
-        "metrics": evaluation.nested(run.table("metrics")) if tested else {}, "verdict": sentence,
+        "metrics": scoring.nested(run.table("metrics")) if tested else {}, "verdict": sentence,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hr_search.errors import InputError, nearest
+from hr_search.base.errors import InputError, nearest
 
 HARDNESS = ("hardest", "semi-hard", "all")
 

@@ -14,13 +14,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from hr_search import condensing, mining
+from hr_search import mining
+from hr_search.base.errors import InputError
 from hr_search.batches import Batch, Rows, index_rows, make_batch
-from hr_search.config import Settings
+from hr_search.data.exploration import SHORT
 from hr_search.encoder import Encoder, load_encoder
-from hr_search.errors import InputError
-from hr_search.exploration import SHORT
-from hr_search.tokens import TokenTable
+from hr_search.fast.tokens import TokenTable
+from hr_search.models import condenser
+from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +206,7 @@ def overview(
         prompts={"query": settings.queryprompt, "document": settings.documentprompt},
     )  # fmt: skip
     if settings.condense:
-        encoder.condenser = condensing.learn(pairs["query"], pairs["positive"], settings.condense)
+        encoder.condenser = condenser.learn(pairs["query"], pairs["positive"], settings.condense)
     mined = mining.mine_texts(
         encoder.encode, drawn.queries, drawn.documents, relevant, own, count=min(nearest, wrong), share=0.0
     )

@@ -22,10 +22,10 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from hr_search import errors
-from hr_search.copies import incidence
-from hr_search.errors import InputError
-from hr_search.neighbours import nearest_chunks, pair_scores
+from hr_search.base import errors
+from hr_search.base.errors import InputError
+from hr_search.data.duplicates import incidence
+from hr_search.nearest import nearest_chunks, pair_scores
 
 SAMPLINGS = ("top", "random")
 DEPTH = 100  # ranks looked at unless a window or a band says more

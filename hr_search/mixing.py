@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hr_search.devices import to_device
-from hr_search.errors import InputError, nearest
+from hr_search.base.devices import to_device
+from hr_search.base.errors import InputError, nearest
 
 QUERY_SIDE = ("mean", "weighted", "rocchio", "slerp")
 DOCUMENT_SIDE = ("mochi", "synco")

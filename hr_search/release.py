@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from hr_search import files
-from hr_search.config import FIELDS, METRICS, Settings
+from hr_search.base import files
+from hr_search.base.errors import InputError, one_line
 from hr_search.encoder import Encoder
-from hr_search.errors import InputError, one_line
+from hr_search.settings import FIELDS, METRICS, Settings
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ _CONDENSED = """Documents of more than {} characters were condensed in training 
 
 ```python
 import json
-from hr_search.condensing import Condenser
+from hr_search.models.condenser import Condenser
 
 condense = Condenser.from_dict(json.load(open("path/to/this/folder/condenser.json", encoding="utf-8")))
 documents = model.encode_document([condense(text) for text in texts])

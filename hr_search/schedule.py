@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hr_search.batches import epoch_batches
-from hr_search.config import Settings
+from hr_search.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)

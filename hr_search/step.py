@@ -15,12 +15,12 @@ from torch import Tensor
 
 from hr_search import losses, mixing
 from hr_search.bank import Bank
+from hr_search.base.devices import to_device
+from hr_search.base.errors import InputError
 from hr_search.batches import Batch, Rows, candidates
-from hr_search.config import Settings
-from hr_search.devices import to_device
-from hr_search.errors import InputError
-from hr_search.packing import chunks
-from hr_search.tokens import TokenTable
+from hr_search.fast.packing import chunks
+from hr_search.fast.tokens import TokenTable
+from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -19,18 +19,18 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_s
 from torch import Tensor
 
 from hr_search.bank import Bank
+from hr_search.base.errors import InputError
+from hr_search.base.progress import bar
+from hr_search.base.signals import Interrupted, leave, postponed
 from hr_search.batches import Rows, ahead, named
 from hr_search.checkpoint import Parts, random_state, require_own, restore, store
-from hr_search.config import Settings
 from hr_search.encoder import Encoder
-from hr_search.errors import InputError
+from hr_search.fast.tokens import TokenTable
 from hr_search.interpolation import Interpolation
-from hr_search.interruption import Interrupted, leave, postponed
 from hr_search.miner import Miner
-from hr_search.progress import bar
 from hr_search.schedule import StepPlan, parameter_groups, step_plan, warmup_then_linear
+from hr_search.settings import Settings
 from hr_search.step import Context, run_step
-from hr_search.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from hr_search import paths
+from hr_search.base import paths
 
 matplotlib.use("Agg")
 

@@ -25,8 +25,9 @@ import pandas as pd
 import torch
 import yaml
 
-from hr_search import files, paths, study
-from hr_search.runs import Run
+from hr_search.base import files, paths
+from hr_search.grids import runner
+from hr_search.runs.folders import Run
 
 EVERY = 10.0  # seconds between looks
 FLAT = 0.02  # share by which memory may change once the run is warm
@@ -157,7 +158,7 @@ def soak_grid(folder: Path, count: int, workers: int) -> dict[str, str]:
     command = [sys.executable, "-m", "hr_search", "grid", str(grid), "--workers", str(workers)]
     code, looks = watched(command, home, folder / "grid.txt", 86_400, done)
     os.environ[paths.HOME_VARIABLE] = str(home)
-    table = study.read_cells("soak")
+    table = runner.read_cells("soak")
     failing = table["datapath"] == str(bad)
     counts = table["status"].value_counts().to_dict()
     print(f"grid: {counts}, exit code {code}, {looks[-1]['seconds'] / 60:.1f} minutes")

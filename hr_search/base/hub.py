@@ -1,0 +1,105 @@
+"""The Hub: data sets and models by name, within seconds or with a sentence about what to do instead."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from hr_search.base.errors import InputError, one_line, shown
+from hr_search.base.paths import extension
+
+MODEL_TIMEOUT = 3.0
+"""Seconds a model's name may take: with the start of Python and torch the answer comes within ten."""
+TIMEOUT = 8.0
+"""Seconds until the Hub counts as out of reach."""
+
+
+def require_model(name: str) -> None:
+    """Returns if the Hub model `name` is in the local cache or the Hub answers for it.
+
+    Raises:
+        InputError: within seconds, where neither is so.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    if not re.fullmatch(r"(?a:[\w.-]{1,96}/)?(?a:[\w.-]{1,96})", name):
+        raise InputError(
+            f'the model "{shown(name)}" is neither a local folder nor a name that the Hub could have; '
+            "use --modelname embedded (no download) or the path of a local folder."
+        )
+    names = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
+    try:
+        if any(isinstance(try_to_load_from_cache(candidate, "config.json"), str) for candidate in names):
+            return
+    except ValueError as error:  # the Hub's own rules for names, such as no two dots in a row
+        raise InputError(
+            f"the model {name} is no local folder, and the Hub has no such names ({one_line(error, 120)}); "
+            "use --modelname embedded (no download) or the path of a local folder."
+        ) from error
+
+    def ask() -> None:
+        try:
+            HfApi().model_info(names[0], timeout=MODEL_TIMEOUT)
+        except RepositoryNotFoundError:
+            HfApi().model_info(names[-1], timeout=MODEL_TIMEOUT)
+
+    try:
+        within(MODEL_TIMEOUT, ask)
+    except Exception as error:
+        why = one_line(error, 120) if str(error) else f"silent for {MODEL_TIMEOUT:.0f} s"
+        raise InputError(
+            f"the model {name} is neither a local folder nor in the cache, and the Hub gave no answer for it ({why}); "
+            "use --modelname embedded (no download) or the path of a local folder."
+        ) from error
+
+
+def files_of(place: str) -> list[tuple[str, Path]]:
+    """Name and local copy of the files of a data set on the Hub: its train split, in one format."""
+    name = place.removeprefix("hf:")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or ".." in name:
+        raise InputError(f"{shown(place)} is not the name of a data set; write hf:OWNER/NAME.")
+    import huggingface_hub
+
+    try:
+        info = within(TIMEOUT, lambda: huggingface_hub.HfApi().dataset_info(name, timeout=TIMEOUT))
+        fixed = {"repo_id": name, "repo_type": "dataset", "revision": info.sha, "etag_timeout": TIMEOUT}
+        wanted = train_files([file.rfilename for file in info.siblings or []])
+        files = [(file, Path(huggingface_hub.hf_hub_download(filename=file, **fixed))) for file in wanted]
+    except Exception as error:  # the client raises its own errors, those of its transport and of the system
+        advice = "download its files where there is a network and give the path of one."
+        raise InputError(f"{place} cannot be fetched ({one_line(error, 120)}); {advice}") from error
+    if not files:
+        raise InputError(f"{place} has no .parquet, .jsonl, .csv, .tsv, .json or .pkl file; convert and download it.")
+    return files
+
+
+def within(seconds: float, work: Callable[[], Any]) -> Any:
+    """The result of `work`, or TimeoutError; the timeout of a socket does not cover silent name servers."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(timeout=seconds)
+
+
+def train_files(names: Sequence[str]) -> list[str]:
+    """The files of the train split (else all but test and validation) in the best format present."""
+    for kind in (".parquet", ".jsonl", ".csv", ".tsv", ".json", ".pkl"):
+        own = sorted(
+            name for name in names if extension(name) == kind and not re.search(r"(infos?|state|config)\.json$", name)
+        )
+        train = [name for name in own if re.search(r"(?<![a-z])train", name.lower())]
+        rest = [name for name in own if not re.search(r"(?<![a-z])(test|valid|dev|eval)", name.lower())]
+        if own:
+            return train or rest or own
+    return []

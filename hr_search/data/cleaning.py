@@ -1,0 +1,128 @@
+"""Cells of a table as texts: what is no text is refused with its row and column.
+
+Texts are cleaned while they are read: NUL characters become spaces, halves of surrogate pairs are joined
+or replaced by U+FFFD (tokenizers refuse both), and white space around a text goes.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import re
+import warnings
+from typing import Any
+
+import pandas as pd
+
+from hr_search.base.errors import InputError, nearest, shown
+from hr_search.data.pickles import Unread
+
+_DIRT = re.compile("[\0\ud800-\udfff]")
+_FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+def joined(table: pd.DataFrame, template: str, source: str, flag: str) -> list[str]:
+    """One text a row: the template with each {column} replaced by the row's text there.
+
+    Args:
+        table: the raw table.
+        template: such as "{title}. Skills: {skills}"; lists are joined by commas.
+        source: the file, for errors.
+        flag: the setting the template came from, for errors.
+
+    Returns:
+        The texts; "" where every field of the row is empty, so that the row counts as empty.
+
+    Raises:
+        InputError: no field in the template, a column that does not exist, or a cell that is no text.
+    """
+    names = list(dict.fromkeys(_FIELD.findall(template)))
+    if not names:
+        raise InputError(f'--{flag} "{shown(template)}" names no column; write columns in braces, like "{{title}}".')
+    for name in names:
+        if name not in table.columns:
+            hint = nearest(name, [shown(column) for column in table.columns[:30]])
+            raise InputError(f'{source} has no column "{shown(name)}" (--{flag}); {hint}')
+    fields = {name: [", ".join(items) for items in lists(table, name, source, numbers=True)] for name in names}
+    rows = [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)]
+    return [_filled(template, row) if any(row.values()) else "" for row in rows]
+
+
+def _filled(template: str, row: dict[str, str]) -> str:
+    # One pass, so that braces inside a text are text.
+    return clean(_FIELD.sub(lambda field: row[field[1]], template))
+
+
+def texts(table: pd.DataFrame, column: str, source: str, numbers: bool = False) -> list[str]:
+    """The texts of a column, "" for empty cells; with `numbers`, a number is a text too."""
+    found = []
+    for row, value in enumerate(table[column].tolist(), 1):
+        value = _number(value) if numbers else value
+        if not isinstance(value, str) and not empty(value):
+            raise _wrong(value, source, row, column)
+        found.append("" if empty(value) else clean(value))
+    filled = [text for text in found if text]
+    if filled and not numbers and all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", text) for text in filled):
+        raise _wrong(filled[0], source, found.index(filled[0]) + 1, column)
+    return found
+
+
+def lists(table: pd.DataFrame, column: str, source: str, numbers: bool = False) -> list[list[str]]:
+    """The texts of each row of a column: a list, a list written as text, or one text; maybe numbers too."""
+    found = []
+    for row, value in enumerate(table[column].tolist(), 1):
+        written = _written(value) if isinstance(value, str) else value
+        if isinstance(value, str) and written is None:
+            raise _wrong(value, source, row, column, "a list that is neither JSON nor Python")
+        items = written if isinstance(written, list | tuple) else [written]
+        items = [_number(item) if numbers else item for item in items]
+        wrong = [item for item in items if not isinstance(item, str) and not empty(item)]
+        if wrong:
+            raise _wrong(wrong[0], source, row, column)
+        found.append([text for text in (clean(item) for item in items if not empty(item)) if text])
+    return found
+
+
+def _number(value: Any) -> Any:
+    """A number as a person writes it; anything else as it is."""
+    if not isinstance(value, int | float) or empty(value):
+        return value
+    return str(int(value) if value == value // 1 else value)
+
+
+def _written(text: str) -> Any:
+    """The list that a text spells in JSON or Python; None where it seems to and does not; else the text itself."""
+    stripped = text.strip()
+    if not (stripped.startswith("[") and stripped.endswith("]")):
+        return text
+    # Python would join the items of a printed array, which stand side by side without commas.
+    readings = (json.loads,) if re.search(r"""['"]\s+['"]""", stripped) else (json.loads, ast.literal_eval)
+    for parse in readings:
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return parse(stripped)
+    return None if re.match(r"""\[\s*['"]""", stripped) else text
+
+
+def clean(text: str) -> str:
+    """A text without NUL characters, halves of surrogate pairs and outer white space."""
+    if _DIRT.search(text):
+        text = text.replace("\0", " ").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.strip()
+
+
+def empty(value: Any) -> bool:
+    """Whether a cell holds nothing; readers leave None, NaN or an empty text."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _wrong(value: Any, source: str, row: int, column: str, what: str = "") -> InputError:
+    """The error of a cell that is no text."""
+    kinds = {list: "a list", tuple: "a list", dict: "a mapping", bytes: "bytes"}
+    kind = value.kind if isinstance(value, Unread) else type(value).__name__
+    what = what or (
+        f"the number {shown(value)}" if isinstance(value, int | float | str) else kinds.get(type(value), f"a {kind}")
+    )
+    advice = "choose another column or fix the row."
+    return InputError(f'{source}, row {row}, column "{shown(column)}" holds {what} where a text belongs; {advice}')

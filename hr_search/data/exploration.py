@@ -1,0 +1,112 @@
+"""What a person wants to know about a data set before training on it, as small tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from hr_search.data.duplicates import normalised
+from hr_search.data.loading import Data
+
+SHORT = 200
+"""Characters of a text that a page shows."""
+
+_WORDS = {
+    "rows": "rows read",
+    "empty": "dropped: query or document empty",
+    "duplicates": "dropped: repeats another row",
+    "unsplit": "dropped: title and duties could not be told apart",
+    "unanswered": "dropped: judged query without a right document",
+    "emails": "replaced: e-mail addresses",
+    "phones": "replaced: phone numbers",
+    "links": "replaced: links",
+    "handles": "replaced: handles, such as @name",
+    "groups": "groups",
+    "train": "train rows",
+    "validation": "validation rows",
+    "test": "test rows",
+    "distractors": "documents of judged collections that are right for no query",
+}
+_LEAKS = {
+    "exact_leaks": "held-out rows whose document also stands in train",
+    "near_leaks": "held-out rows whose document is nearly one of train",
+    "negative_leaks": "given negatives dropped from train: they are held-out documents",
+    "test_leaks": "test rows whose document also stands in validation",
+    "seen_queries": "held-out rows whose query also stands in train (no leak by itself)",
+    "seen_groups": "held-out rows whose group also stands in train (a leak if groups are persons or vacancies)",
+}
+
+
+def counts_table(data: Data) -> pd.DataFrame:
+    """How many rows were read, dropped and given to each part, in words."""
+    return _table(data.counts, _WORDS)
+
+
+def leak_table(data: Data) -> pd.DataFrame:
+    """What validation and test share with train, in words."""
+    return _table(data.counts, _LEAKS)
+
+
+def _table(counts: dict[str, int], words: dict[str, str]) -> pd.DataFrame:
+    rows = {text: counts[name] for name, text in words.items() if name in counts}
+    return pd.DataFrame({"count": rows}).rename_axis("what")
+
+
+def frequent_titles(pairs: pd.DataFrame, count: int = 10) -> pd.DataFrame:
+    """The queries with the most rows, and how many different documents each has."""
+    table = pairs.groupby("query")["positive"].agg(rows="size", documents="nunique")
+    table = table.sort_values("rows", ascending=False, kind="stable").head(count).reset_index()
+    return table.assign(query=table["query"].str.slice(0, SHORT))
+
+
+def language_table(data: Data) -> pd.DataFrame:
+    """How many texts of each part and side are written in Cyrillic, in other letters, or in both."""
+    rows = []
+    for part in ("train", "validation", "test"):
+        for side, column in (("query", "query"), ("document", "positive")):
+            share = cyrillic_share(getattr(data, part)[column])
+            mixed = (share > 0.2) & (share < 0.8)
+            rows.append({"part": part, "side": side, "cyrillic": int((share >= 0.8).sum()), "mixed": int(mixed.sum()),
+                         "other": int((share <= 0.2).sum())})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def describe(pairs: pd.DataFrame) -> pd.DataFrame:
+    """How many texts of which lengths a pairs table holds: one row for its queries, one for its documents.
+
+    Args:
+        pairs: columns `query`, `positive`, `group`.
+
+    Returns:
+        Columns `text` ("query" or "document"), `rows`, `distinct` (after normalisation), `groups`, and
+        the 5, 50, 95 and 100 % quantiles of the lengths, `characters_5` to `words_100`.
+    """
+    rows = []
+    for name, column in (("query", "query"), ("document", "positive")):
+        texts = pairs[column].tolist()
+        row = {"text": name, "rows": len(texts), "distinct": normalised(pairs[column]).nunique()}
+        row["groups"] = pairs["group"].nunique()
+        lengths = {"characters": [len(text) for text in texts], "words": [len(text.split()) for text in texts]}
+        for unit, values in lengths.items():
+            for share in (5, 50, 95, 100):
+                row[f"{unit}_{share}"] = int(np.percentile(values, share, method="nearest")) if values else 0
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def cyrillic_share(texts: Iterable[str]) -> np.ndarray:
+    """The share of Cyrillic among the letters of each text, (N,), 0 to 1; 0 for texts without letters."""
+    shares = []
+    for text in texts:
+        letters = [letter for letter in text if letter.isalpha()]
+        shares.append(sum("\u0400" <= letter <= "\u052f" for letter in letters) / max(1, len(letters)))
+    return np.array(shares, dtype=np.float64)
+
+
+def examples(pairs: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """Some rows drawn at random, each text cut to 200 characters: group, query, positive."""
+    drawn = pairs.sample(min(count, len(pairs)), random_state=seed)
+    columns = ["group", "query", "positive"]
+    return drawn.assign(**{name: drawn[name].str.slice(0, SHORT) for name in columns})[columns].reset_index(drop=True)

@@ -1,0 +1,249 @@
+"""Ranking metrics, one row a query: a task and scores go in, ranks and six metrics come out.
+
+A tie counts against us: a relevant document stands behind every other document with the same
+score. A collapsed model, which gives all documents one score, therefore comes last and not first.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hr_search.base import arrays
+from hr_search.base.errors import InputError, one_line
+from hr_search.evaluation.significance import bootstrap_interval
+from hr_search.settings import METRICS
+
+if TYPE_CHECKING:
+    from hr_search.data.tasks import Task
+
+Scores = Callable[[int, int], np.ndarray]
+"""Rows start..stop of the (Q, N) score matrix; higher is better."""
+
+_SHOWN = 5  # documents named in `found` and `expected`
+_GAINS = 1 / np.log2(np.arange(2, 12))  # of ranks 1 to 10
+_BLOCK = 32_000_000  # scores held at a time: 128 MB in float32
+
+
+def embedding_scores(queries: np.ndarray, documents: np.ndarray) -> Scores:
+    """Cosine similarities of embeddings, computed a few rows at a time.
+
+    Args:
+        queries: (Q, D) embeddings of any length; an all-zero one has cosine 0 to everything.
+        documents: (N, D).
+
+    Raises:
+        InputError: not two (rows, D) arrays of one D, or NaN or infinity in a row.
+    """
+    queries, documents = arrays.directions(queries, "query"), arrays.directions(documents, "document")
+    arrays.check_dimensions(queries, documents)
+
+    def scores(start: int, stop: int) -> np.ndarray:
+        block = queries[start:stop] @ documents.T
+        # Products of equal embeddings differ by some 1e-7 with their place in the matrix; rounding keeps them ties.
+        return np.round(block, 6, out=block)
+
+    return scores
+
+
+def evaluate(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
+    """How well `scores` ranks the documents of `task`, query by query.
+
+    Args:
+        task: queries, documents and for each query the sorted indices of its relevant documents; barred
+            documents count as if they were not in the collection.
+        scores: rows start..stop of the (Q, N) score matrix, higher is better.
+        chunk: queries scored at a time; fewer where they would need more than 128 MB.
+
+    Returns:
+        One row a query: `query`, `group`, `relevant` (how many), `rank` (of the best relevant document,
+        from 1), a column for each of METRICS, `found` (JSON list of the first five documents) and
+        `expected` (JSON list of up to five relevant ones), both as indices into `task.documents`.
+
+    Raises:
+        InputError: a query without relevant documents, indices or scores that do not fit the task, or
+            scores that are NaN or infinite.
+    """
+    _check(task)
+    rows = []
+    chunk = max(1, min(chunk, _BLOCK // len(task.documents)))
+    for start in range(0, len(task.queries), chunk):
+        stop = min(start + chunk, len(task.queries))
+        for query, row in enumerate(_block(task, scores, start, stop), start):
+            relevant = np.asarray(task.relevant[query])
+            if task.barred is not None and len(barred := task.barred[query]):
+                row = row.copy()  # scores may be a view of somebody's array
+                row[barred] = -np.inf
+            ranks = relevant_ranks(row, relevant)
+            rows.append(
+                {
+                    "query": task.queries[query],
+                    "group": task.groups[query],
+                    "relevant": len(relevant),
+                    "rank": int(ranks[0]),
+                    **rank_metrics(ranks),
+                    "found": json.dumps(_first(row, relevant).tolist()),
+                    "expected": json.dumps(relevant[:_SHOWN].tolist()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def summarise(per_query: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The mean of each metric with its 95 % bootstrap interval.
+
+    Args:
+        per_query: what `evaluate` returns.
+        seed: of the bootstrap.
+
+    Returns:
+        One row a metric: `metric`, `value`, `low`, `high`, `queries` (how many).
+
+    Raises:
+        InputError: a metric's column is missing, empty or holds NaN.
+    """
+    missing = [metric for metric in METRICS if metric not in per_query]
+    if missing:
+        raise InputError(f"the table of queries has no column {', '.join(missing)}; give the table evaluate returns.")
+    rows = []
+    for metric in METRICS:
+        low, high = bootstrap_interval(per_query[metric], seed)
+        value = float(per_query[metric].mean())
+        rows.append({"metric": metric, "value": value, "low": low, "high": high, "queries": len(per_query)})
+    return pd.DataFrame(rows)
+
+
+def relevant_ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """The ranks of one query's relevant documents, best first, from 1.
+
+    The rank of a relevant document is its place among the relevant ones plus the number of other
+    documents with at least its score. Nothing is sorted but what scores as high as the worst relevant
+    document, so memory stays at one row however many documents are relevant.
+
+    Args:
+        scores: (N,) finite scores of all documents.
+        relevant: (R,) indices of the relevant documents, R at least 1.
+
+    Returns:
+        (R,) strictly ascending whole numbers.
+    """
+    wanted = np.sort(scores[relevant])
+    rivals = np.sort(scores[scores >= wanted[0]])
+    at_least = rivals.size - np.searchsorted(rivals, wanted, side="left")
+    relevant_at_least = wanted.size - np.searchsorted(wanted, wanted, side="left")
+    places = np.arange(wanted.size, 0, -1)
+    return (places + at_least - relevant_at_least)[::-1]
+
+
+def rank_metrics(ranks: np.ndarray) -> dict[str, float]:
+    """METRICS of one query from the ascending ranks (R,) of all its relevant documents.
+
+    Reciprocal rank, a relevant document among the first one and five, share of the relevant documents
+    among the first ten, binary nDCG@10 (Järvelin and Kekäläinen 2002; the ideal holds min(R, 10)
+    documents) and average precision over all ranks.
+    """
+    early = ranks[ranks <= 10]
+    return {
+        "mrr": float(1 / ranks[0]),
+        "pass@1": float(ranks[0] <= 1),
+        "pass@5": float(ranks[0] <= 5),
+        "recall@10": early.size / ranks.size,
+        "ndcg@10": float(_GAINS[early - 1].sum() / _GAINS[: ranks.size].sum()),
+        "map": float((np.arange(1, ranks.size + 1) / ranks).mean()),
+    }
+
+
+def search_timing(documents: np.ndarray, repeats: int = 100) -> pd.DataFrame:
+    """How long one query takes to find its nearest document and its five nearest, exactly, on the processor.
+
+    Args:
+        documents: (N, D) embeddings; random ones of them serve as queries.
+        repeats: queries timed; the median is kept.
+
+    Returns:
+        `what`, `unit`, `value`: the milliseconds of top-1 and top-5, and the number of documents searched.
+
+    Raises:
+        InputError: as `embedding_scores`, or less than one repeat.
+    """
+    documents = arrays.directions(documents, "document")
+    if repeats < 1:
+        raise InputError(f"repeats is {repeats}; it must be at least 1.")
+    count = min(5, len(documents))
+
+    def nearest(query: np.ndarray) -> np.ndarray:
+        similarities = documents @ query
+        best = np.argpartition(similarities, len(documents) - count)[-count:]
+        return best[np.argsort(-similarities[best])]
+
+    chosen = np.random.default_rng(0).integers(0, len(documents), repeats)
+    rows = []
+    for what, search in (("search top-1", lambda query: (documents @ query).argmax()), ("search top-5", nearest)):
+        search(documents[0])  # the first call pays for the libraries' start
+        seconds = []
+        for query in documents[chosen]:
+            begin = time.perf_counter()
+            search(query)
+            seconds.append(time.perf_counter() - begin)
+        rows.append({"what": what, "unit": "ms", "value": 1000 * float(np.median(seconds))})
+    return pd.DataFrame([*rows, {"what": "documents searched", "unit": "texts", "value": float(len(documents))}])
+
+
+def _check(task: Task) -> None:
+    """Refuse a task that cannot be evaluated."""
+    sizes = len(task.queries), len(task.relevant), len(task.groups)
+    if len(set(sizes)) > 1:
+        raise InputError(f"task {task.name} has {sizes[0]} queries, {sizes[1]} relevant lists and {sizes[2]} groups.")
+    if task.barred is not None and len(task.barred) != sizes[0]:
+        raise InputError(f"task {task.name} has {sizes[0]} queries and {len(task.barred)} lists of barred documents.")
+    if not task.queries or not task.documents:
+        raise InputError(
+            f"task {task.name} has {sizes[0]} queries and {len(task.documents)} documents; give some of both."
+        )
+    for number, relevant in enumerate(task.relevant, 1):
+        relevant = np.asarray(relevant)
+        where = f"task {task.name}, query row {number}"
+        if relevant.size == 0:
+            raise InputError(f"{where} ({one_line(task.queries[number - 1], 60)!r}) has no relevant document; drop it.")
+        if relevant.ndim != 1 or relevant.dtype.kind not in "iu" or (np.diff(relevant) <= 0).any():
+            raise InputError(f"{where}: relevant documents must be ascending indices without repeats.")
+        if relevant[0] < 0 or relevant[-1] >= len(task.documents):
+            raise InputError(f"{where}: relevant documents must be indices from 0 to {len(task.documents) - 1}.")
+        if task.barred is not None and np.isin(relevant, task.barred[number - 1]).any():
+            raise InputError(f"{where}: a document cannot be relevant and barred from the ranking.")
+
+
+def _block(task: Task, scores: Scores, start: int, stop: int) -> np.ndarray:
+    """Rows start..stop of the scores, refused where they do not fit the task or are not finite."""
+    block, expected = np.asarray(scores(start, stop)), (stop - start, len(task.documents))
+    if block.shape != expected:
+        raise InputError(
+            f"task {task.name}: scores of query rows {start + 1} to {stop} have shape {block.shape}, not {expected}."
+        )
+    if block.dtype.kind != "f":
+        block = block.astype(np.float64)
+    finite = np.isfinite(block)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(axis=1))[0])
+        raise InputError(f"task {task.name}: the scores of query row {start + row + 1} hold NaN or infinity.")
+    return block
+
+
+def _first(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """The indices of the first documents in the order that the ranks assume: ties put relevant ones last.
+
+    Barred documents, whose score is -inf, are not among them.
+    """
+    count, rest = min(_SHOWN, np.isfinite(scores).sum()), scores.copy()
+    # A few passes for the maximum take a tenth of the time of numpy's partition, which is slow with many ties.
+    for _ in range(count):
+        best = rest.argmax()
+        rest[best] = -np.inf
+    candidates = np.flatnonzero(scores >= scores[best])
+    order = np.lexsort((np.isin(candidates, relevant), -scores[candidates]))
+    return candidates[order[:count]]

@@ -1,0 +1,120 @@
+"""For whom it is better: a metric over parts of the test queries, such as short and long ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hr_search.base.errors import InputError
+from hr_search.drift.measures import languages
+from hr_search.evaluation.significance import bootstrap_interval
+from hr_search.runs.folders import SHOWN
+
+FEW = 10  # queries; an interval of fewer would only look like one
+_RESAMPLES = 2000  # two digits are read from these tables
+
+
+def parts(queries: pd.DataFrame, documents: pd.DataFrame) -> pd.DataFrame:
+    """The parts that each test query belongs to.
+
+    Lengths and numbers of right documents are cut into up to four parts of like size.
+
+    Args:
+        queries: the rows of a run's `queries.csv` of one system and direction.
+        documents: the rows of its `documents.csv` of that direction.
+
+    Returns:
+        A row a query and a column of ordered categories for each kind of part: `query length` and
+        `document length` (in words; the median of up to five right documents), `language` (or script) of the
+        query, `right documents` (how many) and `title` (seen in train or not). A kind that the run did not
+        note, because an older version made it, is left out.
+    """
+    found: dict[str, pd.Categorical] = {}
+    if (words := _words(queries, "query")) is not None:
+        found["query length"] = even_parts(words)
+    if (words := _words(documents, "text")) is not None:
+        length = dict(zip(documents["index"], words, strict=True))
+        right = [int(np.median([length[index] for index in json.loads(each)])) for each in queries["expected"]]
+        found["document length"] = even_parts(right)
+    spoken = pd.Series(languages(queries.assign(text=queries["query"])))
+    found["language"] = pd.Categorical(spoken, spoken.value_counts().index, ordered=True)
+    found["right documents"] = even_parts(queries["relevant"])
+    if "seen" in queries:
+        names = np.where(queries["seen"].astype(bool), "seen in train", "not in train")
+        found["title"] = pd.Categorical(names, sorted(set(names), reverse=True), ordered=True)
+    return pd.DataFrame(found)
+
+
+def even_parts(values: Sequence[int], count: int = 4) -> pd.Categorical:
+    """Whole numbers in up to `count` parts of like size, named by what they hold: `1`, `2–3`, `4–12`.
+
+    Equal numbers stay together, so there may be fewer parts.
+    """
+    values = np.asarray(values)
+    codes = quantile_codes(values, count)
+    ends = [(values[codes == code].min(), values[codes == code].max()) for code in range(codes.max() + 1)]
+    names = [f"{low:,}" if low == high else f"{low:,}–{high:,}" for low, high in ends]
+    return pd.Categorical.from_codes(codes, names, ordered=True)
+
+
+def quantile_codes(values: np.ndarray, count: int) -> np.ndarray:
+    """The number, (N,) from 0, of the quantile that each value falls into; no number without a value."""
+    edges = np.unique(np.quantile(values, np.arange(1, count) / count))
+    return np.unique(np.searchsorted(edges, values), return_inverse=True)[1]
+
+
+def compare_parts(labels: pd.DataFrame, base: Sequence[float], trained: Sequence[float], seed: int = 0) -> pd.DataFrame:
+    """The mean of a metric before and after training, and their difference, for each part of the queries.
+
+    Args:
+        labels: what `parts` returns.
+        base: (Q,) the metric of each query before training.
+        trained: (Q,) the same after it.
+        seed: of the bootstrap.
+
+    Returns:
+        by, part, queries, system ("base", "trained" or "difference"), value, low, high (95 % bootstrap interval;
+        of the difference the paired one; NaN for parts of fewer than ten queries). The first part is "all".
+
+    Raises:
+        InputError: not one value a query.
+    """
+    before, after = np.asarray(base, dtype=float), np.asarray(trained, dtype=float)
+    if not len(labels) == len(before) == len(after):
+        raise InputError(f"there are {len(before)} and {len(after)} values for {len(labels)} queries; give one each.")
+    values = {"base": before, "trained": after, "difference": after - before}
+    whole = pd.Series(pd.Categorical(["all"] * len(labels)), labels.index)
+    rows = []
+    for by, column in {"all": whole, **labels}.items():
+        for part in column.cat.categories:
+            at = np.flatnonzero(column == part)
+            for system, each in values.items():
+                few = len(at) < FEW
+                low, high = (np.nan, np.nan) if few else bootstrap_interval(each[at], seed, _RESAMPLES)
+                rows.append({"by": by, "part": part, "queries": len(at), "system": system,
+                             "value": each[at].mean(), "low": low, "high": high})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `compare_parts` for reading: a row a part, `value [low, high]` of each system in a cell."""
+    cells = [
+        f"{row.value:.3f}" + (f" [{row.low:.3f}, {row.high:.3f}]" if np.isfinite(row.low) else "")
+        for row in table.itertuples()
+    ]
+    keys = ["by", "part", "queries"]
+    wide = table.assign(cell=cells).pivot(index=keys, columns="system", values="cell")
+    ordered = wide.reindex(pd.MultiIndex.from_frame(table[keys].drop_duplicates()))
+    return ordered[["base", "trained", "difference"]].rename_axis(columns=None).reset_index()
+
+
+def _words(table: pd.DataFrame, column: str) -> np.ndarray | None:
+    """How many words each text has; None where the run noted no lengths and its texts may be cut."""
+    if "length" in table:
+        return table["length"].to_numpy()
+    if (table[column].str.len() >= SHOWN).any():
+        return None
+    return table[column].str.split().str.len().to_numpy()

@@ -1,0 +1,163 @@
+"""Token tables: texts tokenised once, kept as one flat memory-mapped array.
+
+A training run meets each text many times; its tokens never change. Peers tokenise every batch of
+every epoch again, which costs a third and more of a fast training step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hr_search.base import paths
+from hr_search.base.errors import InputError, one_line
+from hr_search.base.files import digest, whole_folder
+
+log = logging.getLogger(__name__)
+
+_SLICE = 10_000  # texts tokenised at a time, so that memory stays flat for millions of texts
+_CACHED_FROM = 1_000  # fewer texts are tokenised faster than a cache is looked up
+
+
+class TokenTable(Sequence):
+    """The token ids of N texts: `table[i]` is an int32 array (L_i,), special tokens included.
+
+    Attributes:
+        ids: all tokens in one row (T,), int32, memory-mapped where it comes from the cache.
+        offsets: where each text starts, (N + 1,), int64.
+    """
+
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray) -> None:
+        self.ids, self.offsets = ids, offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        index = range(len(self))[index]  # counts negative ones from the end, refuses those outside
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per text, (N,), int64."""
+        return np.diff(self.offsets)
+
+    def used(self) -> np.ndarray:
+        """The distinct token ids that occur, sorted."""
+        # Slices keep the memory of a large mapped table bounded.
+        parts = [np.unique(self.ids[at : at + 10_000_000]) for at in range(0, len(self.ids), 10_000_000)]
+        return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int32)
+
+
+def tokenise(
+    tokenizer: Any, texts: Sequence[str], prompt: str = "", maxlength: int = 128, cached: bool = True
+) -> TokenTable:
+    """The token table of `texts`, from the cache where the same texts were tokenised before.
+
+    Args:
+        tokenizer: a transformers fast tokenizer.
+        texts: N texts.
+        prompt: put before each text, as sentence-transformers does.
+        maxlength: tokens a text is cut to, special tokens included.
+        cached: look in, and add to, the cache on disk (only for a thousand texts and more).
+
+    Returns:
+        A table of N rows.
+    """
+    if not cached or len(texts) < _CACHED_FROM:
+        return _table(_slices(tokenizer, texts, prompt, maxlength))
+    folder = (
+        paths.cache() / "tokens" / digest(fingerprint(tokenizer), prompt, maxlength, len(texts), _texts_digest(texts))
+    )
+    if (table := _kept(folder, len(texts))) is None:
+        try:
+            with whole_folder(folder) as target:
+                _write(target, _slices(tokenizer, texts, prompt, maxlength))
+        except InputError:
+            if _kept(folder, len(texts)) is None:  # else another process was faster
+                raise
+        table = _kept(folder, len(texts))
+    return table
+
+
+def _kept(folder: Path, count: int) -> TokenTable | None:
+    """The table of `count` texts that lies in the cache, None where there is none or it is damaged."""
+    try:
+        table = TokenTable(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "offsets.npy"))
+        if table.offsets.shape != (count + 1,) or table.offsets[-1] != len(table.ids):
+            raise ValueError("it does not fit its texts")
+        return table
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("the token cache %s is damaged (%s) and is made anew", folder, one_line(error))
+        return None
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """A digest of everything that decides how `tokenizer` cuts texts."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None:
+        return digest(repr(tokenizer), sorted(tokenizer.get_vocab().items()))
+    # Truncation and padding are set anew by every call; they are no part of what a tokenizer is.
+    core.no_truncation()
+    core.no_padding()
+    return digest(core.to_str(), tokenizer.truncation_side)
+
+
+def _texts_digest(texts: Sequence[str]) -> str:
+    return digest(*(digest(list(texts[at : at + _SLICE])) for at in range(0, len(texts), _SLICE)))
+
+
+def _slices(tokenizer: Any, texts: Sequence[str], prompt: str, maxlength: int) -> Iterator[list[list[int]]]:
+    for at in range(0, len(texts), _SLICE):
+        part = [prompt + text for text in texts[at : at + _SLICE]]
+        yield tokenizer(
+            part, truncation=True, max_length=maxlength, padding=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
+
+
+def _table(slices: Iterator[list[list[int]]]) -> TokenTable:
+    rows = [np.asarray(ids, dtype=np.int32) for part in slices for ids in part]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]).astype(np.int64)
+    return TokenTable(np.concatenate(rows) if rows else np.empty(0, np.int32), offsets)
+
+
+def _write(folder: Path, slices: Iterator[list[list[int]]]) -> None:
+    lengths: list[int] = []
+    # A raw file grows slice by slice; the .npy header is written once the total is known.
+    with open(folder / "ids.raw", "wb") as raw:
+        for part in slices:
+            for ids in part:
+                lengths.append(len(ids))
+            raw.write(np.fromiter((i for ids in part for i in ids), np.int32).tobytes())
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+    ids = np.memmap(folder / "ids.raw", np.int32, mode="r", shape=(int(offsets[-1]),))
+    for name, array in (("ids", ids), ("offsets", offsets)):
+        with open(folder / f"{name}.npy", "w+b") as file:  # not "wb": see files.whole_file
+            np.save(file, array)
+    (folder / "ids.raw").unlink()
+
+
+def batches_by_length(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Groups of texts of similar length whose padded size stays within a budget.
+
+    Args:
+        lengths: tokens per text, (N,).
+        tokens: the largest number of padded tokens a group may have; a longer text stands alone.
+
+    Returns:
+        Index arrays that together hold 0..N-1 once, longest texts first, so that running out of
+        memory shows at once.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    groups, start = [], 0
+    while start < len(order):
+        size = max(1, tokens // max(1, int(lengths[order[start]])))
+        groups.append(order[start : start + size])
+        start += size
+    return groups

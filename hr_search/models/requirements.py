@@ -1,0 +1,110 @@
+"""Vetting: what the place of a model must be, before anything in it is loaded or run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hr_search.base import hub
+from hr_search.base.errors import InputError, one_line, shown
+from hr_search.base.files import read_json
+from hr_search.models import embedded
+
+
+def place_of(name: str) -> str:
+    """The folder of the model called `name`, or its name on the Hub.
+
+    Raises:
+        InputError: neither is there, or the folder holds no model, or one that wants to run code of its own.
+    """
+    source = embedded.ensure_embedded() if name == embedded.NAME else name
+    try:
+        local = Path(source).expanduser()
+        there = bool(source.strip()) and local.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f'"{shown(name)}" cannot be the folder of a model ({one_line(error, 120)}); give one that can, or embedded.'
+        ) from error
+    if there:
+        if not local.is_dir() or not ((local / "modules.json").is_file() or (local / "config.json").is_file()):
+            raise InputError(
+                f"{name} is not a model folder: it has neither modules.json nor config.json; give the folder of a "
+                "model, or embedded."
+            )
+        _require_plain_modules(local / "modules.json")
+        return str(local)
+    if not source.strip() or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise InputError(f'the model folder "{name}" does not exist; give a folder, a Hub name, or embedded.')
+    hub.require_model(source)
+    return source
+
+
+def _require_plain_modules(place: Path) -> None:
+    """Refuses a model whose parts are classes from elsewhere: sentence-transformers before 6 imports and runs them."""
+    try:
+        kinds = [str(module["type"]) for module in read_json(place)] if place.is_file() else []
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{place} is not the list of a model's modules; copy the model again.") from error
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers."):
+            raise InputError(
+                f"{place} asks for the class {shown(kind)}, which is no part of sentence-transformers, and nothing was "
+                "run; take a model without code of its own."
+            )
+
+
+def require_encoder(config: Any, source: str) -> None:
+    """Returns if a model can be an encoder.
+
+    Args:
+        config: the model's, from transformers.
+        source: its folder or name.
+
+    Raises:
+        InputError: it is a bare language model, whose embeddings were never trained to be compared.
+    """
+    kind = next(iter(getattr(config, "architectures", None) or []), "")
+    if kind.endswith(("ForCausalLM", "LMHeadModel")) and not (Path(source) / "modules.json").is_file():
+        raise InputError(
+            f"the model {source} is a decoder ({kind}), trained to continue texts and not to compare them; take an "
+            "encoder, or a folder with modules.json."
+        )
+
+
+def require_weights(transformer: nn.Module, source: str) -> None:
+    """Returns if the files in a model's folder are the weights of its architecture.
+
+    Args:
+        transformer: the model as it was loaded.
+        source: its folder or name.
+
+    Raises:
+        InputError: less than half of its parameters are in the files; transformers put random ones in their place.
+    """
+    from safetensors import safe_open
+
+    stored: set[str] = set()
+    for path in Path(source).glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names = [name.split(".") for name in file.keys()]  # noqa: SIM118
+        # Checkpoints put words such as "bert." before the names.
+        stored |= {".".join(name[at:]) for name in names for at in range(len(name))}
+    wanted = [name for name, _ in transformer.named_parameters()]
+    there = sum(name in stored for name in wanted)
+    if stored and 2 * there < len(wanted):
+        raise InputError(
+            f"the weights in {source} belong to another architecture than its config.json ({there} of {len(wanted)} "
+            "parameters are there); copy the model again."
+        )
+
+
+def require_words(tokenizer: Any, source: str) -> None:
+    """Returns if a tokenizer knows words; where its files are missing, transformers make an empty one.
+
+    Raises:
+        InputError: it knows no words.
+    """
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(f"the model {source} has no tokenizer, or one that knows no words; copy its tokenizer files.")

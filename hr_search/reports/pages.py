@@ -1,0 +1,275 @@
+"""An executed notebook as one page that opens anywhere and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import logging
+import mimetypes
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import nbformat
+from bs4 import BeautifulSoup, Tag
+from bs4.element import PreformattedString
+from nbconvert.exporters import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
+from traitlets.config import Config
+
+from hr_search.base import files
+from hr_search.base.errors import InputError, one_line
+
+log = logging.getLogger(__name__)
+
+ASSETS = Path(__file__).parent / "assets"
+PAGE_LIMIT = 6_000_000  # bytes of a page: what mail servers still take
+TEXT_LIMIT = 30_000  # characters of one console output
+SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
+LABELS = {"parameters": "Default parameters", "injected-parameters": "Parameters of this run"}
+LOADING = {"src", "data", "poster", "background", "xlink:href"}
+SENDING = {"srcset", "action", "formaction", "ping"}
+# Besides what runs, loads or sends: elements whose content browsers read by rules of their own.
+REMOVED = ["script", "iframe", "frame", "object", "embed", "link", "meta", "base", "form", "animate", "set", "template"]
+REMOVED += ["noscript", "noembed", "noframes", "xmp"]
+
+
+def asset(name: str) -> str:
+    """The text of a style sheet, script or template of the pages."""
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def policy(*scripts: str) -> str:
+    """A content security policy under which only `scripts` run and nothing is fetched from anywhere."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
+    rules = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", f"script-src {allowed}"]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
+
+
+def readable(text: str) -> str:
+    """`text` with a replacement sign for each control character and half character that HTML cannot hold."""
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "\ufffd", text)
+
+
+def inert_json(value: Any) -> str:
+    """`value` as JSON that can stand inside a script element of a page and never end it.
+
+    Raises:
+        ValueError: it holds NaN or infinity, which a browser does not read.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return re.sub("[<>&\x7f\u2028\u2029\ud800-\udfff]", lambda each: f"\\u{ord(each[0]):04x}", text)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `8.4 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def export_html(
+    notebook_path: Path | str, html_path: Path | str, title: str = "", links: Mapping[str, str] | None = None
+) -> Path:
+    """An executed notebook as one self-contained page with folded code, contents and described images.
+
+    The page makes no network request, follows the light or dark scheme of the reader and prints well.
+    Outputs that would make it larger than 6 MB are replaced, largest first, by a line that names the notebook.
+    Scripts in outputs are removed. An output may instead hold an element with the attribute `data-hr-map` and its
+    data as `<script type="application/json" data-hr-map-data>`: such a page gets the scripts of the map.
+
+    Args:
+        notebook_path: the executed `.ipynb`.
+        html_path: where the page goes.
+        title: the page's title; empty = the notebook's first heading.
+        links: labels to relative addresses for the bar on top, such as the other pages of the report.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: the notebook cannot be read or the page cannot be written.
+    """
+    notebook_path, html_path = Path(notebook_path), Path(html_path)
+    try:
+        notebook = nbformat.read(notebook_path, as_version=4)
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise InputError(f"{notebook_path} is not a readable notebook ({one_line(error)}).") from error
+    _prepare(notebook, notebook_path.name)
+    page = {"style": asset("page.css") + asset("report.css"), "links": dict(links or {}), "self": quote(html_path.name)}
+    shown = Config({"NbConvertBase": {"display_data_priority": SHOWN_TYPES}})
+    exporter = HTMLExporter(config=shown, template_file="report.html.j2", extra_template_paths=[str(ASSETS)])
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # lines of one log in one box
+    exporter.register_filter("as_text", MarkdownWithMath(renderer=IPythonRenderer(escape=True)).render)
+    html, _ = exporter.from_notebook_node(notebook, resources={"page": page})
+    soup = BeautifulSoup(readable(html), "html.parser")
+    main = soup.find("main")
+    _embed(main, notebook_path.parent.resolve())
+    _disarm(soup.body)
+    heading = _name(main, soup)
+    soup.title.string = readable(title) or heading or notebook_path.stem
+    _fit(main, PAGE_LIMIT - sum(len(each.encode()) for each in [page["style"], *_scripts(main)]), notebook_path.name)
+    scripts = _scripts(main)
+    soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"] = policy(*scripts)
+    soup.body.extend([soup.new_tag("script", string=script) for script in scripts])
+    files.write_text(html_path, str(soup))
+    return html_path
+
+
+def _prepare(notebook: nbformat.NotebookNode, name: str) -> None:
+    """Labels cells, makes outputs whole and harmless, and cuts what is too long, in place."""
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.metadata.label = _label(cell)
+        cell.metadata.failed = any(output.output_type == "error" for output in cell.outputs)
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                output.text = _shortened(output.text)
+            if "data" not in output:
+                continue
+            output.data = {kind: output.data[kind] for kind in SHOWN_TYPES if kind in output.data}
+            size = max((len(str(value)) for value in output.data.values()), default=0)
+            if size > PAGE_LIMIT:
+                output.data = {"text/plain": _left_out(size, name)}
+            if "text/plain" in output.data:
+                output.data["text/plain"] = _shortened(output.data["text/plain"])
+            if "text/html" in output.data:  # on its own first: an unclosed tag ends with its output
+                part = BeautifulSoup(output.data["text/html"], "html.parser")
+                _disarm(part)
+                for image in part.find_all("img", alt=False):
+                    image["alt"] = ""  # described with the others, see _name
+                output.data["text/html"] = str(part)
+            kind = next((kind for kind in output.data if kind.startswith("image/")), "")
+            given = [output.metadata.get("alt"), output.metadata.get(kind, {}).get("alt"), cell.metadata.get("alt")]
+            output.metadata.alt = next((str(each) for each in given if each), "")
+
+
+def _label(cell: nbformat.NotebookNode) -> str:
+    """What the fold of a code cell says: its kind, its number and how long it ran."""
+    parts = [next((LABELS[tag] for tag in cell.metadata.get("tags", []) if tag in LABELS), "Code")]
+    seconds = cell.metadata.get("papermill", {}).get("duration") or 0
+    parts += [f"In [{cell.execution_count}]"] * bool(cell.execution_count) + [duration(seconds)] * (seconds >= 0.5)
+    return " · ".join(parts)
+
+
+def _shortened(text: str) -> str:
+    """Console text as a terminal would leave it (a carriage return overwrites), cut where it is endless."""
+    text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
+    rest = len(text) - TEXT_LIMIT
+    return text if rest <= 0 else f"{text[:TEXT_LIMIT]}\n… {rest} more characters are in the notebook"
+
+
+def _left_out(size: int, name: str) -> str:
+    log.warning("%s: an output of %.1f MB is left out of the page; it stays in the notebook", name, size / 1e6)
+    return f"An output of {size / 1e6:.1f} MB is left out here; it is in {name}."
+
+
+def _embed(main: Tag, folder: Path) -> None:
+    """Puts images that lie beside the notebook into the page."""
+    # Not nbconvert's own embedding: it closes inline tags of a text before their content.
+    for image in main.select('img[src]:not([src^="data:"])'):
+        with contextlib.suppress(OSError, ValueError):  # names that no file can have
+            file, (kind, _) = (folder / unquote(image["src"])).resolve(), mimetypes.guess_type(image["src"])
+            if file.is_relative_to(folder) and file.is_file() and str(kind).startswith("image/"):
+                image["src"] = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def _disarm(part: Tag) -> None:
+    """Removes whatever in a part of a page could run, load or send something: defence beside the policy."""
+    for text in [each for each in part.descendants if isinstance(each, PreformattedString)]:
+        text.extract()  # comments and the like, whose end browsers see elsewhere than parsers
+    for tag in part.find_all(REMOVED):
+        if not _is_data(tag):
+            tag.decompose()
+    for style in part.find_all("style"):
+        style.string = re.sub(r"(?i)@import[^;]*;?|url\s*\([^)]*\)?|<(?=[a-z/!?])", "", style.string or "")
+    for tag in part.find_all(True):
+        for name, value in list(tag.attrs.items()):
+            text = re.sub(r"\s", "", "".join(value)).lower()
+            harmful = name.startswith("on") or name in SENDING or (name == "style" and "url(" in text)
+            if name in LOADING or (name == "href" and tag.name != "a"):
+                harmful = not text.startswith(("data:image/", "#"))
+            elif name == "href":  # a link may lead anywhere a reader chooses to go, but runs nothing
+                harmful = bool(re.match(r"[^/?#]*:", text)) and not text.startswith(("http:", "https:", "mailto:"))
+            if harmful:
+                del tag[name]
+
+
+def _is_data(tag: Tag) -> bool:
+    """Whether a tag is a block of map data; if so, it is written anew as JSON and nothing else."""
+    if tag.name != "script" or tag.get("type") != "application/json" or not tag.has_attr("data-hr-map-data"):
+        return False
+    try:
+        text = inert_json(json.loads(tag.string or ""))
+    except (ValueError, RecursionError) as error:
+        log.warning("the data of a map are left out: they are not JSON (%s)", one_line(error))
+        return False
+    tag.attrs = {name: value for name, value in tag.attrs.items() if name in ("id", "type") or name.startswith("data-")}
+    tag.string = text
+    return True
+
+
+def _name(main: Tag, soup: BeautifulSoup) -> str:
+    """Gives tables a place to scroll, headings their own names, images an alt text; gives the first heading."""
+    for table in main.find_all("table"):
+        if table.find_parent("table") is None:
+            table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
+    headings, used, described = [""], set(), Counter()
+    contents = soup.new_tag("ol")
+    for tag in main.select(".jp-MarkdownCell :is(h1, h2, h3, h4), img"):
+        if tag.name == "img":
+            if not tag.get("alt"):
+                text = headings[-1] or "Figure"
+                described[text] += 1
+                tag["alt"] = text if described[text] == 1 else f"{text} ({described[text]})"
+            continue
+        anchor, text = tag.find("a", class_="anchor-link"), tag.get_text().removesuffix("¶").strip()
+        name = tag.get("id") or re.sub(r"[^\w-]+", "-", text).strip("-") or "part"
+        name = name if name not in used else f"{name}-{len(used)}"
+        used.add(name)
+        headings.append(text)
+        tag["id"] = name
+        if anchor:
+            anchor.attrs |= {"href": f"#{name}", "aria-label": "Link to this part"}
+        if tag.name in ("h2", "h3"):
+            row = soup.new_tag("li", attrs={"class": f"level-{tag.name[1]}"})
+            row.append(soup.new_tag("a", href=f"#{name}", string=text))
+            contents.append(row)
+    if len(contents.contents) > 1:
+        fold = soup.new_tag("details")
+        fold.extend([soup.new_tag("summary", string="Contents"), contents])
+        soup.find("nav", class_="toc").append(fold)
+    return next(filter(None, headings), "")
+
+
+def _fit(main: Tag, room: int, name: str) -> None:
+    """Replaces the largest outputs and pictures by a note until all of the text fits into `room` bytes."""
+    parts = main.select(".jp-OutputArea-child, .jp-MarkdownCell img")
+    total = len(str(main).encode())
+    for size, part in sorted(((len(str(part).encode()), part) for part in parts), key=lambda pair: -pair[0]):
+        if total <= room:
+            return
+        note = BeautifulSoup("", "html.parser").new_tag("p", string=_left_out(size, name))
+        part.replace_with(note)
+        total -= size - len(str(note).encode())
+
+
+def _scripts(main: Tag) -> list[str]:
+    """The scripts a page needs: its own, and those of the map where there is one."""
+    found = []
+    if main.select_one("[data-hr-map]"):
+        from hr_search.drift import interactive_map  # pages without a map do without its library
+
+        found = interactive_map.scripts()
+    # As a browser reads them, else the policy's hashes differ; and nothing in a text may end the element.
+    return [re.sub(r"<(?=/script|!--)", r"\\x3c", re.sub(r"\r\n?", "\n", each), flags=re.I)
+            for each in [*found, asset("report.js")]]  # fmt: skip

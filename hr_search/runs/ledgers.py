@@ -1,0 +1,118 @@
+"""Ledgers: result tables that many processes append to without losing or doubling a row."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from hr_search.base.errors import InputError, one_line
+from hr_search.base.files import whole_file
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+def append_rows(path: Path | str, rows: pd.DataFrame) -> None:
+    """`rows` at the end of the CSV table at `path`, also while other processes append to it.
+
+    What is there stays byte for byte; the file is replaced as a whole, so a reader never meets half a
+    table. A missing file is made, and columns in another order are put into the table's order.
+
+    Args:
+        path: the table; its folder is made where it is missing.
+        rows: the rows to add, with the table's columns.
+
+    Raises:
+        InputError: other columns than the table has, a damaged table, or a place that cannot be written.
+    """
+    path, columns = Path(path), [str(column) for column in rows.columns]
+    if not columns or len(set(columns)) < len(columns):
+        raise InputError(f"{path}: the rows to append need columns with different names, not {columns}.")
+    with _locked(path):
+        text, header = _existing(path)
+        if header:
+            strange, missing = sorted(set(columns) - set(header)), sorted(set(header) - set(columns))
+            if strange or missing:
+                raise InputError(
+                    f"{path} has other columns than the rows to append (only there: {', '.join(missing) or 'none'}; "
+                    f"only in the rows: {', '.join(strange) or 'none'}); write to a new file or add the columns."
+                )
+            rows = rows.set_axis(columns, axis=1)[header]
+        with whole_file(path) as file:
+            file.write(text)
+            rows.to_csv(file, index=False, header=not header, float_format="%.9g", lineterminator="\n")
+
+
+def _existing(path: Path) -> tuple[str, list[str]]:
+    """The text of a CSV table, ending in a new line, and its columns; both empty where there is none."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            text = file.read()
+        records = list(csv.reader(io.StringIO(text, newline="")))
+    except FileNotFoundError:
+        return "", []
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} is not a readable CSV table ({one_line(error)}).") from error
+    if not records:
+        return "", []
+    for number, record in enumerate(records[1:], 1):
+        if len(record) != len(records[0]):
+            raise InputError(
+                f"{path}: row {number} has {len(record)} fields and the header {len(records[0])}; "
+                "mend or move the file before appending to it."
+            )
+    return text if text.endswith("\n") else text + "\n", records[0]
+
+
+@contextlib.contextmanager
+def _locked(path: Path, patience: float = 60.0) -> Iterator[None]:
+    """No other process appends to a table in this folder until the block ends."""
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if fcntl is None or not _lock_folder(path.parent, stack):
+                stack.enter_context(_lock_file(path, patience))
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written ({one_line(error)}); choose a place with room and permission."
+            ) from error
+        yield
+
+
+def _lock_folder(folder: Path, stack: contextlib.ExitStack) -> bool:
+    """Whether a lock on the folder itself could be had: it leaves no file behind and ends with the process."""
+    handle = os.open(folder, os.O_RDONLY)
+    stack.callback(os.close, handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:  # some network file systems lock no folders
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _lock_file(path: Path, patience: float) -> Iterator[None]:
+    """A lock that works everywhere: a file only one process can make."""
+    lock = path.with_name(f".{path.name}.lock")
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError as error:
+            if time.monotonic() > deadline:
+                raise InputError(f"{path} is locked by another process; if none is running, remove {lock}.") from error
+            time.sleep(0.01)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+"""Experiment trackers: the same figures that go into local tables, sent to one if asked."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from types import TracebackType
+
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers
+
+from hr_search.base import paths
+from hr_search.base.errors import InputError, one_line
+from hr_search.settings import Settings
+
+
+def require_tracker(name: str) -> None:
+    """Returns if the tracker's package is installed, or none is wanted.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise InputError(
+            f'the tracker {name} is not installed; `pip install "hr_search[track]"` or take --tracker none.'
+        )
+
+
+class Tracker:
+    """A context that sends figures to the tracker the settings name, or to nobody.
+
+    Args:
+        settings: `tracker` and `projectname`.
+        accelerator: the run's; its trackers are accelerate's own classes.
+
+    Raises:
+        InputError: the tracker refuses to start.
+    """
+
+    def __init__(self, settings: Settings, accelerator: Accelerator) -> None:
+        self.name, self.settings, self.accelerator = settings.tracker, settings, accelerator
+
+    def __enter__(self) -> Tracker:
+        if self.name == "none":
+            return self
+        try:
+            self.accelerator.log_with = filter_trackers([self.name], str(paths.root() / "metrics" / "tracking"))
+            config = self.settings.to_dict()
+            self.accelerator.project_configuration.set_directories(str(paths.root() / "metrics" / "tracking"))
+            self.accelerator.init_trackers(self.settings.projectname, config=config)
+        except Exception as error:  # each tracker has errors of its own
+            raise InputError(
+                f"the tracker {self.name} does not start ({one_line(error)}); take --tracker none."
+            ) from error
+        return self
+
+    def log(self, row: dict[str, float]) -> None:
+        """Sends a row of the history; what is no number yet is left out."""
+        if self.name != "none":
+            figures = {name: value for name, value in row.items() if name != "step" and math.isfinite(value)}
+            self.accelerator.log(figures, step=int(row["step"]))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the tracker."""
+        if self.name != "none":
+            self.accelerator.end_training()

@@ -1,0 +1,432 @@
+"""Splits without leaks, leaks found where they are planted, and the search tasks made of the rows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hr_search.base.errors import InputError
+from hr_search.data import duplicates, exploration, loading, splits
+from hr_search.settings import Settings
+
+PARTS = ("train", "validation", "test")
+
+
+def sentence(number: int, words: int = 20) -> str:
+    """A text of its own for each number; two of them share no run of 8 words."""
+    return " ".join(f"w{value}" for value in random.Random(number).choices(range(5000), k=words))
+
+
+def write(path: Path, rows: list[tuple], names: str = "query positive group") -> str:
+    lines = [json.dumps(dict(zip(names.split(), row, strict=True)), ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def load(path: str, grouped: bool = True, **changes) -> loading.Data:
+    columns = {"querycolumn": "query", "positivecolumn": "positive"} | ({"groupcolumn": "group"} if grouped else {})
+    return loading.load(Settings(datapath=path, **(columns | changes)))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    """40 groups of 3 rows with documents of their own."""
+    rows = [(f"title {group} {row}", sentence(3 * group + row), f"g{group}") for group in range(40) for row in range(3)]
+    return write(tmp_path / "rows.jsonl", rows)
+
+
+def groups_of(parts: loading.Data) -> list[set[str]]:
+    return [set(getattr(parts, name)["group"]) for name in PARTS]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  Водитель-экспедитор (кат. «Ё») ", "водитель экспедитор кат е"),
+        ("C++ / C# developer, C", "c++ c# developer c"),
+        ("R&D +7 C++11 a_b #1", "r d 7 c 11 a b 1"),
+        ("ﬁtter ２nd", "fitter 2nd"),
+        ("за\u0301мок сле\u00adсарь\u200b", "замок слесарь"),
+        ("Йога Cafe\u0301", "йога café"),
+        ("डॉक्टर 软件工程师", "डॉक्टर 软件工程师"),
+        ("!!! — …", ""),
+    ],
+)
+def test_normalise(text: str, expected: str) -> None:
+    assert duplicates.normalise(text) == expected
+
+
+@given(st.text(alphabet="aЯёйC1+#._—- \t\u00a0\u00ad\u0301\u200bİﬁß", max_size=12))
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_normalise_ignores_case_and_outer_spaces_and_folds_inner_ones(text: str) -> None:
+    result = duplicates.normalise(text)
+    assert "  " not in result
+    assert result == result.strip()
+    assert duplicates.normalise(f"\n {text}\t") == result
+
+
+def test_each_group_is_in_exactly_one_part(table: str) -> None:
+    parts = load(table)
+    train, validation, test = groups_of(parts)
+    assert len(train | validation | test) == 40
+    assert not (train & validation or train & test or validation & test)
+    assert (len(validation), len(test)) == (4, 4)
+    assert sum(len(getattr(parts, name)) for name in PARTS) == 120
+    assert list(parts.train.columns) == ["query", "positive", "negatives", "group"]
+    assert list(parts.validation.index) == list(range(12))
+    assert parts.name == "rows.jsonl"
+    assert parts.counts == {
+        "rows": 120, "empty": 0, "duplicates": 0, "groups": 40, "train": 96, "validation": 12, "test": 12,
+        "exact_leaks": 0, "near_leaks": 0, "test_leaks": 0, "seen_queries": 0, "seen_groups": 0, "near_exact": 1,
+        "negative_leaks": 0,
+    }  # fmt: skip
+
+
+def test_the_seed_of_the_split_decides_it_and_no_other(table: str) -> None:
+    first, again, other = load(table), load(table, seed=7, maxrows=1000), load(table, splitseed=7)
+    for name in PARTS:
+        pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert groups_of(first) != groups_of(other)
+
+
+@given(st.lists(st.tuples(st.integers(0, 14), st.integers(0, 30)), min_size=1, max_size=60), st.integers(0, 9))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_no_group_and_no_document_is_ever_torn_apart(pairs: list[tuple[int, int]], seed: int) -> None:
+    frame = pd.DataFrame(
+        {"group": [f"g{group}" for group, _ in pairs], "document_key": [sentence(document, 9) for _, document in pairs]}
+    )
+    try:
+        parts, exact = splits.split(frame, {"validation": 0.2, "test": 0.2}, Settings(splitseed=seed))
+    except InputError:
+        return
+    assert exact
+    for column in ("group", "document_key"):
+        sides = [set(part[column]) for part in parts.values()]
+        assert len(set.union(*sides)) == sum(len(side) for side in sides)
+    assert sum(len(part) for part in parts.values()) == len(frame)
+    assert min(part["group"].nunique() for part in parts.values()) >= 2
+
+
+def test_groups_that_share_a_document_or_a_near_copy_stay_together(tmp_path: Path) -> None:
+    rows = [(f"title {group}", sentence(group, 40), f"g{group}") for group in range(30)]
+    shared = sentence(99, 40)
+    rows += [("copy a", shared, "same a"), ("copy b", f" {shared.upper()}! ", "same b")]
+    rows += [("near a", shared + " moscow", "near a"), ("near b", "urgent " + sentence(98, 40), "near b")]
+    rows += [("near c", sentence(98, 30) + " " + sentence(97, 5), "near c")]
+    path = write(tmp_path / "rows.jsonl", rows)
+    for seed in range(6):
+        parts = load(path, splitseed=seed, validationshare=0.3, testshare=0.3)
+        for family in ({"same a", "same b", "near a"}, {"near b", "near c"}):
+            assert [bool(groups & family) for groups in groups_of(parts)].count(True) == 1
+        assert parts.counts["near_leaks"] == 0
+
+
+def test_without_a_group_column_equal_titles_are_a_group(tmp_path: Path) -> None:
+    rows = [
+        (f"{title} {number}", sentence(10 * number + row))
+        for number in range(12)
+        for row, title in enumerate(["Cook", "cook,"])
+    ]
+    parts = load(write(tmp_path / "rows.jsonl", rows, "query positive"), grouped=False)
+    assert parts.counts["groups"] == 12
+    assert set(parts.train["group"]) <= {f"cook {number}" for number in range(12)}
+    assert set(parts.train["query"].str[0]) == {"C", "c"}  # texts stay as they were written
+
+
+def test_an_empty_group_falls_back_on_the_title(tmp_path: Path) -> None:
+    rows = [(f"Cook {number}", sentence(number), "" if number < 6 else f"g{number}") for number in range(12)]
+    parts = load(write(tmp_path / "rows.jsonl", rows))
+    assert set.union(*groups_of(parts)) == {f"cook {n}" for n in range(6)} | {f"g{n}" for n in range(6, 12)}
+
+
+def test_duplicates_and_texts_without_words_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = [(f"title {number}", sentence(number), f"g{number}") for number in range(20)]
+    rows += [("TITLE  1", sentence(1) + ".", "g1"), ("...", sentence(50), "g50"), ("title", "— —", "g51")]
+    rows += [("title 1", sentence(1), "another group")]
+    parts = load(write(tmp_path / "rows.jsonl", rows))
+    kept = sum(parts.counts[name] for name in PARTS)
+    assert (parts.counts["rows"], parts.counts["empty"], parts.counts["duplicates"], kept) == (24, 2, 1, 21)
+
+
+def test_repeated_triplets_become_one_row_with_all_negatives(tmp_path: Path) -> None:
+    rows = [(f"title {number}", sentence(number), f"g{number}", f"wrong {number}") for number in range(20)]
+    rows += [("title 1", sentence(1), "g1", "wrong again"), ("title 1", sentence(1), "g1", "wrong 1")]
+    path = write(tmp_path / "rows.jsonl", rows, "query positive group negative")
+    parts = load(path, negativecolumn="negative", validationshare=0, testshare=0)
+    assert parts.counts["duplicates"] == 2
+    assert parts.train.set_index("query").loc["title 1", "negatives"] == ["wrong 1", "wrong again"]
+    assert parts.train.set_index("query").loc["title 2", "negatives"] == ["wrong 2"]
+
+
+def test_separate_files_take_the_place_of_their_share(tmp_path: Path, table: str) -> None:
+    own = write(tmp_path / "own.jsonl", [(f"title {n} 0", sentence(1000 + n), f"v{n}") for n in range(5)])
+    parts = load(table, validationpath=own)
+    assert parts.counts["validation"] == 5
+    assert (parts.counts["train"], parts.counts["test"], parts.counts["rows"]) == (108, 12, 125)
+    seen = set(parts.train["query"]) & {f"title {n} 0" for n in range(5)}
+    assert parts.counts["seen_queries"] == len(seen) > 0
+    both = load(table, validationpath=own, testpath=write(tmp_path / "t.jsonl", [("a", "b", "x"), ("c", "d", "y")]))
+    assert (both.counts["train"], both.counts["test"]) == (120, 2)
+
+
+def test_planted_exact_leaks_stop_the_run_unless_allowed(tmp_path: Path, table: str) -> None:
+    rows = [("cook", sentence(1000), "a"), ("baker", sentence(7).upper() + "!", "b"), ("smith", sentence(1001), "c")]
+    own = write(tmp_path / "own.jsonl", rows)
+    with pytest.raises(InputError, match=r"own\.jsonl: 1 of 3 validation rows .*\"baker\".*--allowleaks"):
+        load(table, validationpath=own, testshare=0)
+    with pytest.raises(InputError, match=r"1 of 3 test rows"):
+        load(table, testpath=own, validationshare=0)
+    parts = load(table, validationpath=own, testshare=0, allowleaks=True)
+    assert (parts.counts["exact_leaks"], parts.counts["near_leaks"]) == (1, 0)
+
+
+def test_planted_near_leaks_are_counted_and_shown(tmp_path: Path, table: str, caplog: pytest.LogCaptureFixture) -> None:
+    copied = sentence(7)  # 20 words, 13 shingles
+    rows = [
+        ("cook", copied + " paid weekly in moscow", "a"),  # 13 of 17 shingles
+        ("smith", copied[: len(copied) // 2] + " " + sentence(1000), "b"),  # a few of them
+        ("baker", sentence(1001), "c"),
+        ("clerk", "short", "d"),
+    ]
+    own = write(tmp_path / "own.jsonl", rows)
+    with caplog.at_level(logging.WARNING):
+        parts = load(table, validationpath=own, testshare=0)
+    assert (parts.counts["exact_leaks"], parts.counts["near_leaks"]) == (0, 1)
+    assert copied[:40] in caplog.text
+
+
+def test_near_copies_agree_with_counting_by_hand() -> None:
+    chooser = random.Random(0)
+    pieces = [sentence(number, 9).split() for number in range(6)]
+    chosen = [chooser.sample(pieces, chooser.randint(1, 4)) for _ in range(60)]
+    texts = [" ".join(word for piece in row for word in piece) for row in chosen] + ["too short", ""]
+    texts += [" ".join(reversed(text.split())) for text in texts[:5]]  # the same words are not the same text
+
+    def shingles(text: str) -> set[tuple[str, ...]]:
+        words = text.split()
+        return {tuple(words[start : start + 8]) for start in range(len(words) - 7)}
+
+    runs = [shingles(text) for text in texts]
+    expected = {
+        (i, j)
+        for i in range(len(texts))
+        for j in range(len(texts))
+        if runs[i] and len(runs[i] & runs[j]) > 0.5 * len(runs[i])
+    }
+    left, right, exact = duplicates.near_copies(texts)
+    assert exact
+    assert set(zip(left.tolist(), right.tolist(), strict=True)) == expected
+    left, right, _ = duplicates.near_copies(texts[:20], texts[20:])
+    assert set(zip(left.tolist(), right.tolist(), strict=True)) == {(i, j - 20) for i, j in expected if i < 20 <= j}
+
+
+@pytest.mark.parametrize(("texts", "corpus"), [([], None), ([], ["a b"]), (["a b"], []), (["a b"], ["a b"])])
+def test_nothing_to_compare_has_no_near_copies(texts: list[str], corpus: list[str] | None) -> None:
+    left, right, exact = duplicates.near_copies(texts, corpus)
+    assert (len(left), len(right), exact) == (0, 0, True)
+
+
+def test_bounded_searches_still_find_the_copies_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [sentence(number % 50, 200) for number in range(100)]  # each text twice
+    wanted = {(i, j) for i in range(100) for j in range(100) if i % 50 == j % 50}
+    monkeypatch.setattr(duplicates, "_WORDS_LIMIT", 5000)
+    left, right, exact = duplicates.near_copies(texts)
+    assert set(zip(left.tolist(), right.tolist(), strict=True)) == wanted
+    assert not exact
+    monkeypatch.setattr(duplicates, "_WORDS_LIMIT", 10**6)
+    monkeypatch.setattr(duplicates, "_WORK_LIMIT", 100 * 193)
+    left, right, exact = duplicates.near_copies(texts)
+    assert set(zip(left.tolist(), right.tolist(), strict=True)) == {(i, j) for i, j in wanted if j < 50}
+    assert not exact
+
+
+def test_an_estimate_is_not_made_from_a_handful_of_shingles(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{sentence(number % 10, 12)} {sentence(100 + number, 14)}" for number in range(60)]  # 5 of 19 shared
+    monkeypatch.setattr(duplicates, "_WORDS_LIMIT", 200)
+    left, right, _ = duplicates.near_copies(texts)
+    assert (left == right).all()
+
+
+def test_maxrows_is_a_seeded_sample_of_train(table: str) -> None:
+    everything, some = load(table), load(table, maxrows=30)
+    assert len(some.train) == some.counts["train"] == 30
+    assert some.fingerprint == load(table, maxrows=30).fingerprint != everything.fingerprint
+    order = {query: place for place, query in enumerate(everything.train["query"])}
+    places = [order[query] for query in some.train["query"]]
+    assert places == sorted(places) != list(range(30))
+    pd.testing.assert_frame_equal(some.validation, everything.validation)
+    assert len(load(table, maxrows=1000).train) == 96
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        ([("a", "b", "g")], {}, "one single group"),
+        ([("a", "b", "g"), ("c", "d", "g")], {}, "one single group"),
+        (
+            [(f"t{n}", f"d{n}", f"g{n}") for n in range(5)],
+            {},
+            "5 groups in 5 independent units .* 3 parts of at least 2 groups",
+        ),
+        ([(f"t{n}", "same", f"g{n}") for n in range(9)], {}, "9 groups in 1 independent units"),
+        (
+            [(f"t{n}", f"d{n}", f"g{n}") for n in range(9)],
+            {"validationshare": 0.6, "testshare": 0.4},
+            "leave nothing for train",
+        ),
+    ],
+)
+def test_what_cannot_be_split(tmp_path: Path, rows: list, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(write(tmp_path / "rows.jsonl", rows), **changes)
+
+
+def test_the_smallest_table_that_can_be_split(tmp_path: Path) -> None:
+    rows = [(f"t{n}", f"d{n}", f"g{n}") for n in range(6)]
+    parts = load(write(tmp_path / "rows.jsonl", rows))
+    assert [len(groups) for groups in groups_of(parts)] == [2, 2, 2]
+    rows = [(f"t{n}", f"d{n // 3}", f"g{n}") for n in range(9)]  # three units of three groups
+    parts = load(write(tmp_path / "rows.jsonl", rows))
+    assert [len(groups) for groups in groups_of(parts)] == [3, 3, 3]
+    rows = [(f"t{n}", f"d{n // 3}", f"g{n}") for n in range(13)]  # four such units and a single group
+    parts = load(write(tmp_path / "rows.jsonl", rows))
+    assert sorted(len(groups) for groups in groups_of(parts)) in ([3, 4, 6], [3, 3, 7])
+    assert all(len(groups) >= 3 for groups in groups_of(parts))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("a", "b", "g"), ("c", "d", "g")], "own.jsonl has one single group"),
+        ([("...", "b", "g")], "own.jsonl has no rows with words"),
+        ([(sentence(1000), "cook", "a"), (sentence(1001), "baker", "b")], "columns were swapped"),
+    ],
+)
+def test_separate_files_of_no_use(tmp_path: Path, table: str, rows: list, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(table, validationpath=write(tmp_path / "own.jsonl", rows))
+
+
+def test_esco_keeps_keyword_queries_out_of_validation_and_test() -> None:
+    parts = loading.load(Settings(datapath="esco"))
+    assert parts.name == "esco"
+    for part in (parts.validation, parts.test):
+        assert len(part) == part["group"].nunique() > 250
+        assert (part["query"] == part["group"]).all()
+    assert len(parts.train) > 1.9 * parts.train["group"].nunique()
+    assert (parts.counts["exact_leaks"], parts.counts["near_leaks"], parts.counts["near_exact"]) == (0, 0, 1)
+    train, validation, test = groups_of(parts)
+    assert not (train & validation or train & test or validation & test)
+    assert list(parts.test.columns) == loading.COLUMNS
+
+
+def test_the_russian_sample_is_grouped_by_profession() -> None:
+    parts = loading.load(Settings(datapath="sample_ru"))
+    assert (parts.name, parts.counts["rows"]) == ("sample_ru", 240)
+    assert parts.counts["groups"] < 200
+    assert exploration.cyrillic_share(parts.train["positive"]).mean() > 0.9
+
+
+def toy() -> pd.DataFrame:
+    rows = [
+        ("Cook", "makes soup", "kitchen"),
+        ("chef", "makes soup", "kitchen"),
+        ("cook!", "bakes fish", "kitchen"),
+        ("smith", "bends iron", "forge"),
+        ("cook", "makes soup", "canteen"),
+        ("server", "brings plates", "canteen"),
+    ]
+    return pd.DataFrame(rows, columns=["query", "positive", "group"], index=[5, 3, 8, 1, 0, 2])
+
+
+def test_tasks_of_a_toy_table() -> None:
+    both = loading.tasks(toy())
+    there, back = both["q2d"], both["d2q"]
+    assert (there.name, back.name) == ("q2d", "d2q")
+    assert there.queries == back.documents == ["Cook", "chef", "smith", "server"]
+    assert there.documents == back.queries == ["makes soup", "bakes fish", "bends iron", "brings plates"]
+    assert [rows.tolist() for rows in there.relevant] == [[0, 1, 3], [0, 1], [2], [0, 3]]
+    assert [rows.tolist() for rows in back.relevant] == [[0, 1, 3], [0, 1], [2], [0, 3]]
+    assert there.groups == ["kitchen", "kitchen", "forge", "canteen"]
+    assert back.groups == ["kitchen", "kitchen", "forge", "canteen"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(0, 5)), max_size=40))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_relevance_is_symmetric_and_means_a_shared_group(rows: list[tuple[int, int, int]]) -> None:
+    pairs = pd.DataFrame([(f"q{q}", f"d{d}", f"g{g}") for q, d, g in rows], columns=["query", "positive", "group"])
+    both = loading.tasks(pairs)
+    there, back = both["q2d"], both["d2q"]
+    relevant = {(i, int(j)) for i, found in enumerate(there.relevant) for j in found}
+    assert relevant == {(int(j), i) for i, found in enumerate(back.relevant) for j in found}
+    groups = [{name: set(part["group"]) for name, part in pairs.groupby(column)} for column in ("query", "positive")]
+    assert relevant == {
+        (i, j)
+        for i, query in enumerate(there.queries)
+        for j, document in enumerate(there.documents)
+        if groups[0][query] & groups[1][document]
+    }
+    assert all((np.diff(found) > 0).all() and found.dtype == np.int64 and len(found) for found in there.relevant)
+    assert len(there.relevant) == len(there.queries) == len(there.groups)
+
+
+def test_the_fingerprint_sees_every_part_of_a_row() -> None:
+    pairs = toy().assign(negatives=[["x"], [], [], [], [], []])
+    changes = [
+        pairs.assign(query=pairs["query"].replace("smith", "Smith")),
+        pairs.assign(positive=pairs["positive"].replace("bends iron", "bends irons")),
+        pairs.assign(group=pairs["group"].replace("forge", "force")),
+        pairs.assign(negatives=[["x", "y"], [], [], [], [], []]),
+        pairs.iloc[::-1],
+    ]
+    prints = {loading.fingerprint([frame, frame[:0]]) for frame in [pairs, *changes]} | {
+        loading.fingerprint([pairs[:0], pairs])
+    }
+    assert len(prints) == 7
+    assert loading.fingerprint([pairs.copy(), pairs[:0]]) in prints
+
+
+def test_describe() -> None:
+    described = exploration.describe(toy()).set_index("text")
+    assert described.loc["query", ["rows", "distinct", "groups"]].tolist() == [6, 4, 3]
+    assert described.loc["query", ["characters_5", "characters_50", "characters_100"]].tolist() == [4, 4, 6]
+    assert described.loc["document", ["distinct", "words_5", "words_95"]].tolist() == [4, 2, 2]
+    assert exploration.describe(toy()[:0])["characters_50"].tolist() == [0, 0]
+
+
+def test_cyrillic_share() -> None:
+    shares = exploration.cyrillic_share(["Водитель", "driver", "1С", "C водой", "123", ""])
+    np.testing.assert_allclose(shares, [1, 0, 1, 5 / 6, 0, 0])
+
+
+def test_fifty_thousand_rows_load_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(0).integers(0, 3000, size=(50_000, 10)).astype(str)
+    texts = [" ".join(row) for row in numbers.tolist()]
+    frame = pd.DataFrame({"query": [text[:9] for text in texts], "positive": texts})
+    frame["negatives"] = [[] for _ in texts]
+    monkeypatch.setattr(loading.tables, "read_pairs", lambda *_, **__: (frame, {"rows": len(frame), "empty": 0}))
+    start = time.perf_counter()
+    parts = loading.load(Settings(datapath=str(tmp_path / "rows.csv")))
+    assert time.perf_counter() - start < 20
+    assert parts.counts["train"] > 35_000
+
+
+def test_what_notebooks_show_of_texts_is_short() -> None:
+    long = pd.DataFrame(
+        {"query": ["q" * 500] * 3, "positive": ["d" * 500] * 3, "negatives": [[]] * 3, "group": ["g" * 500] * 3}
+    )
+    shown = exploration.examples(long, 2, seed=0)
+    assert list(shown) == ["group", "query", "positive"] and len(shown) == 2
+    assert shown.map(len).to_numpy().max() == 200
+    assert exploration.frequent_titles(long)["query"].tolist() == ["q" * 200]
+    assert len(exploration.examples(long, 9, seed=0)) == 3

@@ -1,0 +1,350 @@
+"""Texts, files and names that mean harm go through everything as texts: nothing runs, climbs out or calls home."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import JOBS, make_model
+from test_notebooks import printed, write_notebook
+from test_pages import loads_nothing
+
+from hr_search.base import errors, files, paths
+from hr_search.base.errors import InputError
+from hr_search.checkpoint import load_checkpoint
+from hr_search.commands import parser
+from hr_search.data import loading, unpacking
+from hr_search.data.cleaning import clean
+from hr_search.data.tables import read_pairs, read_table
+from hr_search.data.unpacking import content
+from hr_search.encoder import load_encoder
+from hr_search.models import embedded
+from hr_search.reports.notebooks import run_notebook
+from hr_search.runs import folders
+from hr_search.settings import Settings
+
+FLAG = "window.hacked=1;document.title='hacked'"
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+HOSTILE = [
+    f"<script>{FLAG}</script>",
+    f"</script></title></style></textarea><script>{FLAG}</script>",
+    f"<img src=x onerror={FLAG}>",
+    f"\"'><svg onload={FLAG}><b autofocus tabindex=0 onfocus={FLAG}>",
+    f"[link](javascript:{FLAG}) ![picture](javascript:{FLAG})",
+    "{{ 7*7 }} {% import os %} {{ ''.__class__.__mro__ }} {# x #}",
+    "{} {0} {text} {query.__class__} %s %(x)s $HOME `id` ${x}",
+    "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J \x08\x08\r",
+    "nul\x00end",
+    "half \ud83d and \udc00 characters",
+    "pay \u202eevil\u202d left \u2066here\u2069",
+    "nurse 👩\u200d⚕️ 🩺 ﷽ Z͑ͫ̓a̴l̷g̸o",
+    "=cmd|' /C calc'!A0",
+    '+1+1";"@SUM(A1)\t-2+3',
+    r"$\oops_ \frac{1}{$ \input{/etc/passwd} $100k",
+    "'; DROP TABLE jobs; -- \\\" \n new line \u2028 \u2029",
+    "../../../etc/passwd C:\\CON\\NUL file:///etc/passwd",
+    "NA",
+    "__proto__ constructor null None nan 1e999 True",
+    "word " * 2_000_000,
+]
+
+
+def hostile_table(path: Path) -> pd.DataFrame:
+    """A table whose queries, documents and groups are hostile, each in its own words so that rows stay apart."""
+    rows = [
+        {"query": f"{title} {text}", "positive": f"{text} {words}", "group": f"{number}{text}"}
+        for number, (text, (title, words)) in enumerate(zip(HOSTILE * 2, list(JOBS.items()) * 4, strict=False))
+        if len(text) < 1000 or number < len(HOSTILE)
+    ]
+    rows[len(HOSTILE) - 1]["query"] = "a title"  # ten megabytes are enough once
+    rows[len(HOSTILE) - 1]["group"] = "a group"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="ascii")
+    return pd.DataFrame(rows, dtype=object)
+
+
+_REPORTS: dict[str, tuple[Path, pd.DataFrame, int]] = {}
+
+
+def hostile_report(factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame, int]:
+    """Root, table and exit code of a report on hostile texts, made once for this file and the browser's."""
+    if not _REPORTS:
+        home = factory.mktemp("hostile")
+        table = hostile_table(home / "{hostile} <b>'$x'.jsonl")
+        model = make_model(home / "model")
+        words = {"datapath": next(home.glob("*.jsonl")), "modelname": model, "groupcolumn": "group", "maxsteps": 2,
+                 "batchsize": 8, "maxlength": 16, "testshare": 0.3, "validationshare": 0.3, "points": 40,
+                 "checkpoints": 2, "neighbours": 4, "projectname": f"../../<script>{FLAG}</script>"}  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(paths.HOME_VARIABLE, str(home / "home"))
+            code = parser.main(
+                ["report", *(word for name, value in words.items() for word in ("-p", f"{name}={value}"))]
+            )
+        _REPORTS["made"] = home, table, code
+    return _REPORTS["made"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return hostile_report(tmp_path_factory)
+
+
+# -- from the table to the pages -----------------------------------------------------------------
+
+
+def test_a_report_on_hostile_texts_is_whole_and_runs_nothing(report):
+    home, _, code = report
+    assert code == 0
+    (place,) = [folder for folder in (home / "home" / "reports").iterdir() if folder.is_dir()]
+    assert re.fullmatch(r"script-window-hacked-1-document-title-hacked-scri-\d{8}-\d{6}", place.name)
+    pages = {page.stem: page.read_text(encoding="utf-8") for page in (home / "home" / "reports").rglob("*.html")}
+    assert len(pages) == 5 and "window.hacked" in pages["02_train"] and "window.hacked" in pages["index"]
+    for name, text in pages.items():
+        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text)
+        assert name == "03_embedding_drift" or loads_nothing(text) == 1  # the map's library has addresses in it
+    assert {path.name for path in home.iterdir()} == {"home", "model", "{hostile} <b>'$x'.jsonl"}
+
+
+def test_texts_reach_the_tables_unharmed(report):
+    home, table, _ = report
+    originals = {clean(text)[: folders.SHOWN] for text in [*table["query"], *table["positive"]]}
+    (folder,) = (home / "home" / "metrics" / "runs").iterdir()
+    run = folders.Run(folder)
+    queries, documents = run.table("queries"), run.table("documents")
+    seen = {*queries["query"], *documents["text"]}
+    assert len(seen) > 10 and seen <= originals
+    assert set(queries["group"]) <= {clean(text)[: folders.SHOWN] for text in table["group"]}
+    probes = pd.read_csv(folder / "probes" / "texts.csv", dtype=str, keep_default_na=False)
+    assert set(probes["text"]) <= originals
+    assert run.config["projectname"].startswith("../../<script>")
+
+
+def test_every_hostile_text_is_read_whole(tmp_path):
+    table = hostile_table(tmp_path / "t.jsonl")
+    read, counts = read_pairs(tmp_path / "t.jsonl", groupcolumn="group")
+    assert read["query"].tolist() == [clean(text) for text in table["query"]] and counts["empty"] == 0
+    assert max(map(len, read["positive"])) > 10_000_000
+    for text in HOSTILE[:-1]:
+        kept = clean(text)
+        assert CONTROL.sub("", kept).replace("\ufffd", "").split() == CONTROL.sub("", text.replace("\0", " ")).split()
+    files.write_csv(tmp_path / "again.csv", read[["query", "positive"]])
+    again = pd.read_csv(tmp_path / "again.csv", dtype=str, keep_default_na=False)
+    assert again["query"].tolist() == read["query"].tolist()  # formulas too: tables hold the data as they are
+    assert any("=cmd|' /C calc'!A0" in text for text in again["query"])
+
+
+def test_training_takes_ten_megabytes_in_one_cell_and_formulas_in_csv(home, tmp_path, tiny_model, capsys):
+    rows = [(f"{title} {HOSTILE[12]}", f"{HOSTILE[13]} {words}") for title, words in JOBS.items()]
+    rows[0] = (rows[0][0], "x" * 10_000_000)
+    files.write_csv(tmp_path / "t.csv", pd.DataFrame(rows, columns=["query", "positive"]))
+    words = ["train", "--datapath", str(tmp_path / "t.csv"), "--modelname", str(tiny_model), "--maxsteps", "2"]
+    assert parser.main([*words, "--testshare", "0.3", "--runid", "r"]) == 0
+    out, err = capsys.readouterr()
+    assert not CONTROL.search(out + err)
+    assert any(text.endswith("=cmd|' /C calc'!A0") for text in folders.open_run("r").table("queries")["query"])
+
+
+# -- what a terminal gets ------------------------------------------------------------------------
+
+
+def test_a_terminal_obeys_no_text(home, tmp_path, tiny_model, capsys):
+    corpus = tmp_path / "\x1b]0;corpus\x07.jsonl"
+    corpus.write_text("\n".join(json.dumps({"text": text}) for text in HOSTILE[:-1]))
+    words = ["search", HOSTILE[9], "--model", str(tiny_model), "--corpus", str(corpus), "--top", "100"]
+    assert parser.main(words) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == len(HOSTILE) - 1 and not CONTROL.search(out + err)
+    assert "👩\u200d⚕️" in out and "=cmd|' /C calc'!A0" in out
+    assert parser.main([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1 and not CONTROL.search(out + err)
+    assert {item["text"] for item in json.loads(out)} == {clean(text) for text in HOSTILE[:-1]}
+    assert parser.main([*words, "--column", "\x1b[2J\x9b1m"]) == 2
+    assert parser.main(["evaluate", "--datapath", str(tmp_path / "\x1b[2J\u202e.csv")]) == 2
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 2 and not CONTROL.search(out + err)
+
+
+@pytest.mark.parametrize("text", HOSTILE[:-1], ids=lambda text: ascii(text)[1:30])
+def test_sentences_are_plain_and_short(text):
+    assert not CONTROL.search(errors.plain(text)) and errors.plain("a\tb\nc ё 👩\u200d⚕️") == "a\tb\nc ё 👩\u200d⚕️"
+    for line in (errors.one_line(ValueError(text * 50)), errors.shown(text * 50), errors.quoted(text * 50)):
+        assert not CONTROL.search(line) and "\n" not in line and len(line) <= 300
+    assert json.loads(errors.escaped(json.dumps(text, ensure_ascii=False))) == text
+
+
+def test_a_value_is_quoted_whatever_its_size():
+    deep: list = []
+    for _ in range(100):
+        deep = [deep] * 9
+    for value in (deep, 16**10_000, "x" * 10**7, {"a": deep}, b"x" * 10**6, [1] * 10**6):
+        assert len(errors.quoted(value)) < 500
+    assert errors.quoted("many") == "'many'" and errors.quoted(1.5) == "1.5" and errors.quoted([1, "a"]) == "[1, 'a']"
+
+
+# -- names and places ----------------------------------------------------------------------------
+
+NAMES = [
+    "../../x", "/etc/x", "..", ".", "", "C:\\x", "a/b", "a\\b", "CON", "nul.txt", "a\0b", "\x1b[2J", "x" * 5000,
+    "{runid}", "%2e%2e", "~root", "$HOME", "пример", "\u202egnp", ".hidden", "a\nb", "-rf", *HOSTILE[:-1],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda text: ascii(text)[1:30])
+def test_no_project_name_climbs_out(home, name):
+    runid = folders.new_run_id(name)
+    assert folders.checked_run_id(runid) == runid and len(runid.encode()) < 250
+    folder = folders.create_run("", name).folder
+    assert folder.parent == paths.runs() and folder.resolve().is_relative_to(paths.runs().resolve())
+    try:
+        checked = folders.checked_run_id(name)
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        assert (paths.runs() / checked).resolve().parent == paths.runs().resolve()
+
+
+def test_values_reach_a_notebook_as_they_are(home, tmp_path):
+    """Neither quotes nor braces end a parameter, and a path with braces is a path."""
+    mark = tmp_path / "mark"
+    texts = [
+        *HOSTILE[:9],
+        *HOSTILE[10:-1],
+        f'"; open({str(mark)!r}, "w") #',
+        f"'''\nopen({str(mark)!r}, 'w')\n'''",
+        "\\",
+    ]
+    path = write_notebook(
+        tmp_path / "{in} {0}" / "n.ipynb",
+        'text = ""\nmany = []\nmore = {}',
+        "import json; print(json.dumps([text, many, more]))",
+    )
+    parameters = {"text": texts[0], "many": texts, "more": {text: text for text in texts}}
+    output = run_notebook(path, tmp_path / "{text} {many[0]}", parameters)
+    assert output == tmp_path / "{text} {many[0]}" / "n.ipynb" and not mark.exists()
+    assert json.loads(printed(output)) == list(parameters.values())
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".jsonl", ".json", ".pkl", ".parquet"])
+def test_a_bomb_of_ten_gigabytes_is_refused_in_little_memory(tmp_path, kind):
+    path = tmp_path / f"bomb{kind}.gz"
+    path.write_bytes(gzip.compress(bytes(10_000_000)) * 1000)
+    assert path.stat().st_size < 2**24
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="unpacks to more than 200 times its size"):
+            read_table(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * unpacking.FREE
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_table_that_packs_well_is_read(tmp_path):
+    text = b"query,positive\n" + b"welder,joins metal parts\n" * 400_000
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text))
+    assert content(tmp_path / "t.csv.gz") == text
+    table = pd.DataFrame({"query": ["welder"] * 300_000, "positive": ["joins metal parts"] * 300_000})
+    table.to_parquet(tmp_path / "t.parquet")
+    assert len(read_table(tmp_path / "t.parquet")) == 300_000
+
+
+class Touch:
+    """Pickles as a call that makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_weights_and_checkpoints_run_nothing(tmp_path):
+    mark = tmp_path / "mark"
+    torch.save({"version": 2, "settings": Touch(mark), "fingerprint": ""}, tmp_path / "zip.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Touch(mark)))
+    for name in ("zip.pt", "plain.pt"):
+        with pytest.raises(InputError, match="not a whole checkpoint"):
+            load_checkpoint(tmp_path / name, {}, "")
+    model = make_model(tmp_path / "model")
+    (model / "model.safetensors").unlink()
+    torch.save({"embeddings.word_embeddings.weight": Touch(mark)}, model / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_encoder(str(model))
+    assert not mark.exists()
+    torch.load(tmp_path / "zip.pt", weights_only=False)  # the attack is real
+    assert mark.exists()
+
+
+# -- the network ---------------------------------------------------------------------------------
+
+WATCH = """
+import sys
+asked = []
+def watch(event, args):
+    if event in ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"):
+        # Older urllib3 finds out on import whether there is IPv6, by an address of its own that it never listens on.
+        own = args[1] == ("::1", 0) and sys._getframe(1).f_code.co_name == "_has_ipv6"
+        if args[0].family.name != "AF_UNIX" and not own:
+            asked.append((event, args[1]))
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "urllib.Request"):
+        asked.append((event, args))
+sys.addaudithook(watch)
+from hr_search.commands.parser import main
+codes = [main(words.split("|")) for words in sys.argv[1:]]
+print(codes, asked)
+"""
+
+
+def test_nothing_is_asked_for_with_bundled_model_and_data(tmp_path):
+    models = Path(embedded.ensure_embedded()).parent
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    (tmp_path / "home" / "data" / "models").symlink_to(models)
+    (tmp_path / "corpus.txt").write_text("сварщик варит металл\nповар варит суп\n", encoding="utf-8")
+    train = "train|--datapath|sample_ru|--maxsteps|1|--batchsize|4|--maxlength|8|--probes|0|--runid|r"
+    search = f"search|суп|--corpus|{tmp_path / 'corpus.txt'}|--top|1"
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    }
+    environment |= {"PYTHONPATH": str(paths.checkout()), paths.HOME_VARIABLE: str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, train, search], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "повар варит суп" in done.stdout and done.stdout.splitlines()[-1] == "[0, 0] []"
+
+
+def test_the_watch_sees_what_is_asked_for():
+    code = (
+        WATCH.split("from hr_search")[0] + "import socket; socket.socket().connect_ex(('127.0.0.1', 9)); print(asked)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "socket.connect" in done.stdout
+
+
+def test_telemetry_is_off_before_any_library_is_loaded():
+    code = "import hr_search, os; from huggingface_hub import constants as c; print(c.HF_HUB_DISABLE_TELEMETRY, os.environ['DO_NOT_TRACK'])"
+    environment = {
+        name: value for name, value in os.environ.items() if "TELEMETRY" not in name and name != "DO_NOT_TRACK"
+    }
+    environment["PYTHONPATH"] = str(paths.checkout())
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True 1\n", done.stderr
+    assert Settings().tracker == "none"
+
+
+def test_data_on_hostile_texts_are_the_same_every_time(tmp_path):
+    hostile_table(tmp_path / "t.jsonl")
+    settings = Settings(datapath=str(tmp_path / "t.jsonl"), groupcolumn="group", testshare=0.3)
+    assert loading.load(settings).fingerprint == loading.load(settings).fingerprint
