@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from hr_search.base.arrays import incidence
 from hr_search.base.errors import shown
-from hr_search.data.duplicates import incidence
 
 
 @dataclasses.dataclass(frozen=True)

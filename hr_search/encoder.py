@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from hr_search.base.choices import SIDES
 from hr_search.base.devices import to_device, use_bf16
-from hr_search.base.errors import InputError, nearest, one_line
+from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.base.files import read_json, whole_folder, write_json
 from hr_search.base.progress import bar, quiet
 from hr_search.fast import packing
@@ -24,7 +25,6 @@ from hr_search.models.condenser import Condenser
 
 log = logging.getLogger(__name__)
 
-SIDES = ("query", "document")
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names sentence-transformers looks for, in its order
 
 
@@ -215,7 +215,7 @@ class Encoder(nn.Module):
             progress: show a bar on a terminal.
         """
         if side not in SIDES:
-            raise InputError(f'a text is a query or a document, not "{side}"; {nearest(side, SIDES)}')
+            raise InputError(f'a text is a query or a document, not "{side}"; {suggestion(side, SIDES)}')
         return self.embed(self.tokens(list(texts), side, cached=False), progress=progress)
 
     # -- vocabulary compaction ------------------------------------------------------------------

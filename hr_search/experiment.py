@@ -17,14 +17,15 @@ from accelerate import Accelerator
 
 from hr_search import train
 from hr_search.base import files, paths
+from hr_search.base.choices import METRICS
 from hr_search.base.devices import hardware
 from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows, epoch_batches, index_rows
 from hr_search.data import loading
-from hr_search.data.loading import Data, Task
+from hr_search.data.loading import Data
+from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder, load_encoder
 from hr_search.evaluation import scoring
-from hr_search.evaluation.metrics import METRICS
 from hr_search.evaluation.significance import verdict
 from hr_search.fast.tokens import TokenTable
 from hr_search.miner import check_mining

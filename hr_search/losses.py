@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hr_search.base.errors import InputError, nearest
-
-HARDNESS = ("hardest", "semi-hard", "all")
-
+from hr_search.base.choices import HARDNESS
+from hr_search.base.errors import InputError, suggestion
 
 # -- of pairs ------------------------------------------------------------------------------------
 
@@ -54,7 +52,7 @@ def triplet(
         InputError: an unknown hardness.
     """
     if hardness not in HARDNESS:
-        raise InputError(f"the hardness of negatives is {hardness!r}; {nearest(hardness, HARDNESS)}")
+        raise InputError(f"the hardness of negatives is {hardness!r}; {suggestion(hardness, HARDNESS)}")
     if hardness == "all":
         scores, allowed = _scores(queries, documents, candidates, synthetic)
         right = scores.gather(1, positive[:, None])

@@ -16,8 +16,8 @@ from accelerate.utils import broadcast
 
 from hr_search import mining
 from hr_search.base.errors import InputError
+from hr_search.base.text import SHORT
 from hr_search.batches import Batch, Rows, index_rows, make_batch
-from hr_search.data.exploration import SHORT
 from hr_search.encoder import Encoder, load_encoder
 from hr_search.fast.tokens import TokenTable
 from hr_search.models import condenser

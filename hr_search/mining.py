@@ -23,11 +23,11 @@ import torch
 from scipy import sparse
 
 from hr_search.base import errors
+from hr_search.base.arrays import incidence
+from hr_search.base.choices import SAMPLINGS
 from hr_search.base.errors import InputError
-from hr_search.data.duplicates import incidence
 from hr_search.nearest import nearest_chunks, pair_scores
 
-SAMPLINGS = ("top", "random")
 DEPTH = 100  # ranks looked at unless a window or a band says more
 
 
@@ -103,7 +103,7 @@ def mine(
     if not 0 <= share <= 1:
         raise InputError(f"share is {share:g}; it must be from 0 to 1, where both ends turn the rule off.")
     if sampling not in SAMPLINGS:
-        raise InputError(f'sampling "{sampling}" is unknown; {errors.nearest(sampling, SAMPLINGS)}')
+        raise InputError(f'sampling "{sampling}" is unknown; {errors.suggestion(sampling, SAMPLINGS)}')
     first, last = window(count, start, stop, band, size[1])
     relevant = sparse.csr_array(positives != 0) + incidence(np.arange(size[0]), own, size)
     chunks = nearest_chunks(queries, documents, last, relevant, backend=backend, device=device)

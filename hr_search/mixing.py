@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hr_search.base.choices import DOCUMENT_MIXINGS, MIXINGS, QUERY_MIXINGS
 from hr_search.base.devices import to_device
-from hr_search.base.errors import InputError, nearest
+from hr_search.base.errors import InputError, suggestion
 
-QUERY_SIDE = ("mean", "weighted", "rocchio", "slerp")
-DOCUMENT_SIDE = ("mochi", "synco")
-STRATEGIES = ("none", *QUERY_SIDE, *DOCUMENT_SIDE)
 NOISE = 0.01  # standard deviation of synco's noise in each coordinate
 _TINY = 1e-6
 
@@ -58,7 +56,7 @@ def mixed(
     probability: float = 1.0,
     generator: np.random.Generator | None = None,
 ) -> Mixed:
-    """Queries and synthetic negatives of a batch under any of `STRATEGIES`.
+    """Queries and synthetic negatives of a batch under any of `MIXINGS`.
 
     Args:
         queries: (B, D), L2-normalised.
@@ -85,16 +83,16 @@ def mixed(
         InputError: an unknown strategy.
         ValueError: something is to be drawn without a generator.
     """
-    if strategy not in STRATEGIES:
-        raise InputError(f"unknown mixing strategy {strategy!r}; {nearest(strategy, STRATEGIES)}")
+    if strategy not in MIXINGS:
+        raise InputError(f"unknown mixing strategy {strategy!r}; {suggestion(strategy, MIXINGS)}")
     if strategy == "none" or probability <= 0:
         return Mixed(queries)
-    if generator is None and (probability < 1 or strategy in DOCUMENT_SIDE):
+    if generator is None and (probability < 1 or strategy in DOCUMENT_MIXINGS):
         raise ValueError("mixing some rows only, or making synthetic negatives, needs a generator")
     chosen = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
     if probability < 1:
         chosen = to_device(generator.random(len(queries)) < probability, queries.device)
-    if strategy in DOCUMENT_SIDE:
+    if strategy in DOCUMENT_MIXINGS:
         synthetic = synthesise(queries, documents, candidates, strategy, generator, k, count, detach=detach)
         return Mixed(queries, synthetic * chosen[:, None, None])
     if not own:
@@ -140,7 +138,7 @@ def mix(
         documents: (M, D), L2-normalised.
         relevant: (B, M), documents of the query's group other than its own positive.
         candidates: (B, M), documents of other groups.
-        strategy: "none" or one of `QUERY_SIDE`.
+        strategy: "none" or one of `QUERY_MIXINGS`.
         k: neighbours of each kind.
         query_weight: α.
         positive_weight: β; a query without positives skips the term.
@@ -155,8 +153,10 @@ def mix(
     """
     if strategy == "none":
         return queries
-    if strategy not in QUERY_SIDE:
-        raise InputError(f"the mixing strategy {strategy!r} moves no queries; those that do: {', '.join(QUERY_SIDE)}")
+    if strategy not in QUERY_MIXINGS:
+        raise InputError(
+            f"the mixing strategy {strategy!r} moves no queries; those that do: {', '.join(QUERY_MIXINGS)}"
+        )
     positives, found = neighbours(queries, documents, relevant, k, detach)
     if strategy == "slerp":
         total = slerp(queries, functional.normalize(positives, dim=-1), positive_weight)
@@ -237,7 +237,7 @@ def synthesise(
         queries: (B, D), L2-normalised.
         documents: (M, D), L2-normalised.
         candidates: (B, M), true where a document may be a parent.
-        strategy: one of `DOCUMENT_SIDE`.
+        strategy: one of `DOCUMENT_MIXINGS`.
         generator: draws parents and shares.
         k: nearest negatives that may be parents; mochi takes two at least.
         count: how many of each kind.
@@ -250,9 +250,9 @@ def synthesise(
     Raises:
         InputError: an unknown strategy.
     """
-    if strategy not in DOCUMENT_SIDE:
+    if strategy not in DOCUMENT_MIXINGS:
         raise InputError(
-            f"the mixing strategy {strategy!r} makes no documents; those that do: {', '.join(DOCUMENT_SIDE)}"
+            f"the mixing strategy {strategy!r} makes no documents; those that do: {', '.join(DOCUMENT_MIXINGS)}"
         )
     if detach:
         queries, documents = queries.detach(), documents.detach()

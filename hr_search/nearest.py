@@ -99,7 +99,7 @@ def nearest_chunks(
             )
         exclude = sparse.csr_array(exclude)
     if backend not in BACKENDS:
-        raise InputError(f'backend "{backend}" is unknown; {errors.nearest(backend, BACKENDS)}')
+        raise InputError(f'backend "{backend}" is unknown; {errors.suggestion(backend, BACKENDS)}')
     if min(chunk) < 0:
         raise InputError(f"chunk is {chunk}; both numbers must be at least 1, or 0 for what suits the device.")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -138,7 +138,7 @@ class _Side:
     """Embeddings that come out as float32 rows of length 1; `side[rows]` reads only those rows."""
 
     def __init__(self, table: np.ndarray, side: str) -> None:
-        self.vectors, self.lengths = table, arrays.lengths(table, side).astype(np.float32)
+        self.vectors, self.lengths = table, arrays.norms(table, side).astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.vectors)

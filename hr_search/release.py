@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from hr_search.base import files
+from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError, one_line
 from hr_search.encoder import Encoder
-from hr_search.settings import FIELDS, METRICS, Settings
+from hr_search.settings import FIELDS, Settings
 
 log = logging.getLogger(__name__)
 

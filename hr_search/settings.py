@@ -14,18 +14,18 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from hr_search.base.errors import InputError, nearest, one_line, quoted, shown
-
-LOSSES = ("triplet", "margin-ce", "infonce")
-MIXINGS = ("none", "mean", "weighted", "rocchio", "slerp", "mochi", "synco")
-NEGATIVES = ("given", "random", "batch", "mined")
-HARDNESS = ("hardest", "semi-hard", "all")
-SAMPLINGS = ("top", "random")
-MINESIDES = ("document", "query")
-PRECISIONS = ("auto", "fp32", "bf16")
-TRACKERS = ("none", "wandb", "trackio", "tensorboard")
-DIRECTIONS = ("q2d", "d2q")
-METRICS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
+from hr_search.base.choices import (
+    DIRECTIONS,
+    HARDNESS,
+    LOSSES,
+    METRICS,
+    MIXINGS,
+    NEGATIVES,
+    PRECISIONS,
+    SAMPLINGS,
+    TRACKERS,
+)
+from hr_search.base.errors import InputError, one_line, quoted, shown, suggestion
 
 MANY = 10**12  # more than any count of rows or steps, and small enough for all arithmetic
 YAML_LIMIT = 1_000_000  # characters of a YAML file, and values it may stand for: aliases make billions of a few lines
@@ -115,7 +115,7 @@ class Settings:
         "document",
         "document = wrong documents for each query; query = wrong queries for each document, which infonce and "
         "margin-ce rank in their second direction: cheap where queries are short",
-        choices=MINESIDES,
+        choices=("document", "query"),
     )
     mineevery: int = _setting(0, "mine anew every this many steps; 0 = at the start of each epoch", 0, MANY)
     minestart: int = _setting(0, "first rank taken; skipping the nearest avoids right documents nobody marked", 0, MANY)
@@ -236,7 +236,7 @@ def canonical(name: str, source: str = "the settings") -> str:
     """
     key = name.strip().lstrip("-").replace("-", "").replace("_", "").lower()
     if key not in FIELDS:
-        raise InputError(f'{source} has no setting "{shown(name)}"; {nearest(key, FIELDS)}')
+        raise InputError(f'{source} has no setting "{shown(name)}"; {suggestion(key, FIELDS)}')
     return key
 
 
@@ -250,7 +250,7 @@ def checked(name: str, value: Any, source: str = "the settings") -> Any:
     value = converted(name, value, kind, source)
     low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
-        raise InputError(f"{source}: {name} is {quoted(value)}; {nearest(value, choices)}")
+        raise InputError(f"{source}: {name} is {quoted(value)}; {suggestion(value, choices)}")
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
         raise InputError(f"{source}: {name} is {value:g}; it must be {bounds}.")

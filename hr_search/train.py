@@ -28,13 +28,13 @@ from hr_search.encoder import Encoder
 from hr_search.fast.tokens import TokenTable
 from hr_search.interpolation import Interpolation
 from hr_search.miner import Miner
+from hr_search.runs.provenance import COLLAPSED
 from hr_search.schedule import StepPlan, parameter_groups, step_plan, warmup_then_linear
 from hr_search.settings import Settings
 from hr_search.step import Context, run_step
 
 log = logging.getLogger(__name__)
 
-COLLAPSED = 0.02  # a spread below this means that the embeddings have fallen together
 ESTIMATED = 10  # steps after which the time to go is told
 VOTING = 10  # steps between the votes of several GPU processes on whether to stop
 _NOTHING = (math.nan,) * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import sparse
 
 from hr_search.base.errors import InputError
 
@@ -41,7 +42,7 @@ def check_dimensions(queries: np.ndarray, documents: np.ndarray) -> None:
         )
 
 
-def lengths(vectors: np.ndarray, side: str) -> np.ndarray:
+def norms(vectors: np.ndarray, side: str) -> np.ndarray:
     """The length of each row, (N,) float64, and 1 for an all-zero one, so that dividing by it is safe.
 
     This is where NaN stops: whatever ranks by embeddings asks for their lengths first.
@@ -72,8 +73,15 @@ def directions(vectors: np.ndarray, side: str) -> np.ndarray:
     """Embeddings (N, D) scaled to length 1 in float32; all-zero rows stay.
 
     Raises:
-        InputError: as `checked` and `lengths`.
+        InputError: as `checked` and `norms`.
     """
     vectors = checked(vectors, side)
-    scale = lengths(vectors, side)
+    scale = norms(vectors, side)
     return (vectors.astype(np.float32, copy=False) / scale[:, None]).astype(np.float32, copy=False)
+
+
+def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
+    """A sparse matrix of ones at the given places, however often each is given."""
+    matrix = sparse.coo_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape).tocsr()
+    matrix.data[:] = 1
+    return matrix

@@ -32,7 +32,7 @@ class InputError(ValueError):
 LISTED = 20  # valid names that a sentence holds where there are more than twice as many
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+def suggestion(name: str, valid: Iterable[str]) -> str:
     """A hint naming the valid name closest to `name`, or all of them when none is close: the first of very many.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hr_search.base.errors import InputError, nearest
+from hr_search.base.errors import InputError, suggestion
 from hr_search.data import esco, loading
 from hr_search.data.duplicates import normalised
 from hr_search.schedule import step_plan
@@ -134,7 +134,7 @@ def chosen(name: str) -> list[str]:
         InputError: there is no such case.
     """
     if name and name not in CASES:
-        raise InputError(f'there is no case "{name}"; {nearest(name, CASES)}')
+        raise InputError(f'there is no case "{name}"; {suggestion(name, CASES)}')
     return [name] if name else list(CASES)
 
 

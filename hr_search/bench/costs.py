@@ -15,9 +15,8 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from hr_search import mixing
 from hr_search.bank import Bank
-from hr_search.base import files, paths
+from hr_search.base import choices, files, paths
 from hr_search.batches import Rows, index_rows, make_batch
 from hr_search.bench import cases
 from hr_search.bench.cases import Order
@@ -83,7 +82,7 @@ def run_costs(order: Order, texts: dict[str, list]) -> dict[str, Any]:
 def loss_times(rows: Rows, settings: Settings, dimension: int) -> list[tuple[str, float]]:
     """Median milliseconds of a batch's loss and its gradient: plain, then each strategy without and with a bank."""
     device, generator = best_device(), np.random.default_rng(settings.seed)
-    names = [("none", 0)] + [(name, bank) for bank in (0, BANK) for name in mixing.STRATEGIES if name != "none"]
+    names = [("none", 0)] + [(name, bank) for bank in (0, BANK) for name in choices.MIXINGS if name != "none"]
     contexts = []
     for name, size in names:
         bank = Bank(size, dimension, device) if size else None

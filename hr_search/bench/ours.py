@@ -17,17 +17,18 @@ import torch
 from scipy import sparse
 
 from hr_search import train
+from hr_search.base.choices import METRICS
 from hr_search.base.devices import use_bf16
 from hr_search.batches import Rows, index_rows
 from hr_search.bench.cases import Order
 from hr_search.bench.meters import best_device, forget_peak, peak_above, step_clock
 from hr_search.data import loading
-from hr_search.data.loading import Task
+from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder, load_encoder
 from hr_search.evaluation.metrics import embedding_scores, evaluate
 from hr_search.fast.tokens import TokenTable
 from hr_search.mining import Mined, mine, mine_texts
-from hr_search.settings import METRICS, Settings
+from hr_search.settings import Settings
 
 Answer = dict[str, Any]
 _WARMING = ["a", "a text to warm up with"] * 8

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base import files, paths
+from hr_search.base.choices import METRICS
 from hr_search.base.devices import hardware
 from hr_search.base.errors import InputError
 from hr_search.bench import peer
@@ -43,7 +44,7 @@ from hr_search.grids.workers import cores
 from hr_search.interpolation import Interpolation
 from hr_search.models import condenser, embedded
 from hr_search.runs import folders
-from hr_search.settings import METRICS, Settings
+from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from hr_search import __version__
 from hr_search import settings as config
-from hr_search.base.errors import InputError, guarded, nearest, one_line, shown
+from hr_search.base import choices
+from hr_search.base.errors import InputError, guarded, one_line, shown, suggestion
 from hr_search.commands import verbs
 from hr_search.settings import FIELDS
 
@@ -80,8 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = commands.add_parser("compare", help="say whether the difference between finished runs is real")
     verb.add_argument("runs", nargs="+", metavar="RUN", help="run ids; each is compared with the first")
-    verb.add_argument("--direction", default="q2d", choices=config.DIRECTIONS, help="q2d = query to document")
-    verb.add_argument("--metric", default="mrr", choices=config.METRICS, help="metric compared (default mrr)")
+    verb.add_argument("--direction", default="q2d", choices=choices.DIRECTIONS, help="q2d = query to document")
+    verb.add_argument("--metric", default="mrr", choices=choices.METRICS, help="metric compared (default mrr)")
     verb.set_defaults(run=verbs.compare)
 
     verb = commands.add_parser("grid", help="run every cell of a grid file and sum them up in a page")
@@ -143,7 +144,7 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         if message.startswith("unrecognized arguments: "):
             word = message.split(": ", 1)[1].split(" ")[0].split("=")[0]
-            raise InputError(f"there is no flag {shown(word) or 'without a name'}; {nearest(word, flags)}")
+            raise InputError(f"there is no flag {shown(word) or 'without a name'}; {suggestion(word, flags)}")
         raise InputError(f"{one_line(message)}; see `{self.prog} --help`.")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hr_search import settings as config
 from hr_search.base import paths
+from hr_search.base.choices import is_table_file
 from hr_search.base.errors import InputError, escaped, one_line, plain, shown
 from hr_search.settings import FIELDS, Settings
 
@@ -220,8 +221,7 @@ def require_data(settings: Settings) -> None:
     """
     for name in ("datapath", "validationpath", "testpath"):
         path = getattr(settings, name)
-        bundled = path in ("", "esco", "sample_ru") or path.startswith("hf:")
-        if not bundled and not paths.resolve(path).exists():
+        if is_table_file(path) and not paths.resolve(path).exists():
             raise InputError(f"{name} {path} does not exist; check the path.")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from hr_search.base.errors import InputError, nearest, shown
+from hr_search.base.errors import InputError, shown, suggestion
 from hr_search.data.pickles import Unread
 
 _DIRT = re.compile("[\0\ud800-\udfff]")
@@ -42,7 +42,7 @@ def joined(table: pd.DataFrame, template: str, source: str, flag: str) -> list[s
         raise InputError(f'--{flag} "{shown(template)}" names no column; write columns in braces, like "{{title}}".')
     for name in names:
         if name not in table.columns:
-            hint = nearest(name, [shown(column) for column in table.columns[:30]])
+            hint = suggestion(name, [shown(column) for column in table.columns[:30]])
             raise InputError(f'{source} has no column "{shown(name)}" (--{flag}); {hint}')
     fields = {name: [", ".join(items) for items in lists(table, name, source, numbers=True)] for name in names}
     rows = [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)]

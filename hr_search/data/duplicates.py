@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
+
+from hr_search.base.arrays import incidence
 
 SHINGLE = 8  # words; shorter runs are shared by unrelated vacancies ("official employment, paid leave and sick leave")
 NEAR_SHARE = 0.5
@@ -77,13 +78,6 @@ def near_copies(texts: Sequence[str], corpus: Sequence[str] | None = None) -> tu
         found_texts.append(start + shared.row[near])
         found_corpus.append(shared.col[near])
     return np.concatenate(found_texts), np.concatenate(found_corpus), step == 1 and most == index.shape[1]
-
-
-def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
-    """A sparse matrix of ones at the given places, however often each is given."""
-    matrix = sparse.coo_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape).tocsr()
-    matrix.data[:] = 1
-    return matrix
 
 
 def _shingles(texts: Sequence[str], step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from hr_search.base.text import SHORT
 from hr_search.data.duplicates import normalised
 from hr_search.data.loading import Data
 
-SHORT = 200
 """Characters of a text that a page shows."""
 
 _WORDS = {

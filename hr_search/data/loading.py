@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base import files, paths
+from hr_search.base.choices import is_table_file
 from hr_search.base.errors import InputError
 from hr_search.data import esco, qrels, splits, tables
 from hr_search.data.duplicates import normalised
@@ -254,4 +255,4 @@ def _check_shape(train: pd.DataFrame, part: pd.DataFrame, train_path: str, path:
 
 
 def _name(path: str) -> str:
-    return path if path in ("esco", "sample_ru") or path.startswith("hf:") else Path(path).name
+    return Path(path).name if is_table_file(path) else path

@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base import paths
+from hr_search.base.arrays import incidence
 from hr_search.base.errors import InputError, one_line, shown
 from hr_search.data import cleaning, redaction, tables
-from hr_search.data.duplicates import incidence, normalise
+from hr_search.data.duplicates import normalise
 from hr_search.data.tasks import Task, both
 from hr_search.data.unpacking import content
 

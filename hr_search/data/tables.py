@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from hr_search.base import hub
-from hr_search.base.errors import InputError, nearest, one_line, shown
+from hr_search.base.errors import InputError, one_line, shown, suggestion
 from hr_search.base.paths import extension
 from hr_search.data import cleaning
 from hr_search.data.pickles import read_pickle_frame
@@ -184,7 +184,7 @@ def _columns(
 def _given(name: str, columns: Sequence[str], source: str, flag: str) -> str:
     """The column a user named; "" where none was named."""
     if name and name not in columns:
-        hint = nearest(name, [shown(column) for column in columns[:30]])
+        hint = suggestion(name, [shown(column) for column in columns[:30]])
         raise InputError(f'{source} has no column "{shown(name)}" (--{flag}); {hint}')
     return name
 

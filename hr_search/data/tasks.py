@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from hr_search.data.duplicates import incidence, normalised
+from hr_search.base.arrays import incidence
+from hr_search.data.duplicates import normalised
 
 
 @dataclasses.dataclass(frozen=True)

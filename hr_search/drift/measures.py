@@ -22,7 +22,6 @@ LOG = logging.getLogger(__name__)
 Checkpoints = Mapping[int, np.ndarray]
 
 FEW = 10  # texts; fewer always look like a turned copy of themselves
-_CYRILLIC, _LATIN = "[\u0400-\u052f]", "[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f]"
 
 
 def displacement(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -176,19 +175,6 @@ def drift_by(
     names = ["by", "part", "texts", "step", *(rows[0] if rows else [])]
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(names)))
     return table.sort_values(["by", "texts", "part", "step"], ascending=[True, False, True, True], ignore_index=True)
-
-
-def languages(texts: pd.DataFrame) -> list[str]:
-    """The language of each text: its `language` where the table has that column, else the script it is written in.
-
-    The script is "Cyrillic" where at least half of the Cyrillic and Latin letters are Cyrillic (Russian
-    vacancies name tools in Latin: "Java-разработчик"), else "Latin", and "other" without such letters. It does
-    not tell languages of one script apart.
-    """
-    cyrillic, latin = (texts["text"].str.count(letters) for letters in (_CYRILLIC, _LATIN))
-    script = np.select([cyrillic + latin == 0, cyrillic >= latin], ["other", "Cyrillic"], "Latin")
-    known = texts["language"].fillna("").astype(str).str.strip() if "language" in texts else pd.Series("", texts.index)
-    return known.where(known != "", script).tolist()
 
 
 def movers(texts: pd.DataFrame, checkpoints: Checkpoints, count: int = 10, k: int = 2) -> pd.DataFrame:

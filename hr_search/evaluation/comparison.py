@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hr_search.base.errors import InputError, nearest
-from hr_search.evaluation.metrics import METRICS
+from hr_search.base.choices import DIRECTIONS, METRICS
+from hr_search.base.errors import InputError, suggestion
+from hr_search.base.text import SHORT
 from hr_search.evaluation.significance import holm, paired_comparison, verdict
 from hr_search.runs.folders import Run, list_runs, open_run
-from hr_search.settings import DIRECTIONS
 
-_SHORT = 200  # characters of a text that a page shows
 # Settings that decide which rows are tested.
 _SPLITTING = ("datapath", "testpath", "querycolumn", "positivecolumn", "groupcolumn", "template", "documenttemplate")
 _SPLITTING += ("redact", "validationpath", "validationshare", "testshare", "splitseed")
@@ -68,7 +67,7 @@ def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr
     Args:
         runs: two or more finished runs tested on the same rows.
         direction: "q2d" or "d2q".
-        metric: one of `metrics.METRICS`.
+        metric: one of `choices.METRICS`.
         seed: of the randomisation test and the bootstrap.
 
     Returns:
@@ -101,7 +100,7 @@ def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr
 def _check_names(direction: str, metric: str) -> None:
     for what, name, valid in (("direction", direction, DIRECTIONS), ("metric", metric, METRICS)):
         if name not in valid:
-            raise InputError(f'there is no {what} "{name}"; {nearest(name, valid)}')
+            raise InputError(f'there is no {what} "{name}"; {suggestion(name, valid)}')
 
 
 def _difference(a: Run, b: Run) -> str:
@@ -183,7 +182,7 @@ def extremes(table: pd.DataFrame, outcome: str, count: int = 10) -> pd.DataFrame
     chosen = chosen.reindex(chosen["gain"].abs().sort_values(ascending=False, kind="stable").index).head(count)
     before, after = (chosen[name] for name in chosen if name.startswith("rank "))
     texts = chosen[[name for name in chosen if name in ("query", "expected") or name.startswith("found ")]]
-    short = texts.apply(lambda column: column.str.slice(0, _SHORT))
+    short = texts.apply(lambda column: column.str.slice(0, SHORT))
     for rank in (before, after):
         name = rank.name.replace("rank", "found", 1)
         short[name] = short[name].where(rank > 1, "✓ " + short[name])
@@ -200,15 +199,13 @@ def failures(run: Run, direction: str = "q2d", system: str = "trained", count: i
         characters. Worst first; queries with a right document on rank 1 are no failures.
     """
     table = per_query(run, system, direction)
-    texts = documents(run, direction).set_index("index")["text"].str.slice(0, _SHORT)
+    texts = documents(run, direction).set_index("index")["text"].str.slice(0, SHORT)
     worst = table[table["rank"] > 1].sort_values("rank", ascending=False, kind="stable").head(count)
     rows = []
     for query, rank, found, expected in worst[["query", "rank", "found", "expected"]].itertuples(index=False):
         right = json.loads(expected)
         shown = {"right": right[0]} | {str(place): index for place, index in enumerate(json.loads(found), 1)}
-        rows += [
-            (rank, query[:_SHORT], place, "✓ " * (index in right) + texts[index]) for place, index in shown.items()
-        ]
+        rows += [(rank, query[:SHORT], place, "✓ " * (index in right) + texts[index]) for place, index in shown.items()]
     return pd.DataFrame(rows, columns=["rank", "query", "place", "text"])
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base import arrays
+from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError, one_line
 from hr_search.evaluation.significance import bootstrap_interval
-from hr_search.settings import METRICS
 
 if TYPE_CHECKING:
     from hr_search.data.tasks import Task

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from hr_search.base.choices import METRICS
 from hr_search.data.duplicates import normalise, normalised
-from hr_search.data.loading import Task
+from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder
 from hr_search.evaluation.lexical import bm25_scores, tfidf_scores
-from hr_search.evaluation.metrics import METRICS, embedding_scores, evaluate, search_timing, summarise
+from hr_search.evaluation.metrics import embedding_scores, evaluate, search_timing, summarise
 from hr_search.evaluation.significance import holm, paired_comparison
 from hr_search.fast.tokens import TokenTable
 from hr_search.runs.folders import SHOWN

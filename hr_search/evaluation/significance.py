@@ -122,7 +122,7 @@ def verdict(comparison: Mapping[str, float], metric: str, name_a: str, name_b: s
 
     Args:
         comparison: what `paired_comparison` returns; `p_holm` is used in place of `p` where it is there.
-        metric: the metric compared, as in `metrics.METRICS`.
+        metric: the metric compared, as in `choices.METRICS`.
         name_a: the first system.
         name_b: the second system, the one a positive difference speaks for.
     """

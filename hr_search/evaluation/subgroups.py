@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base.errors import InputError
-from hr_search.drift.measures import languages
+from hr_search.data.languages import languages
 from hr_search.evaluation.significance import bootstrap_interval
 from hr_search.runs.folders import SHOWN
 

@@ -28,12 +28,12 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base import paths
-from hr_search.base.errors import InputError, nearest
+from hr_search.base.choices import DIRECTIONS, METRICS
+from hr_search.base.errors import InputError, suggestion
 from hr_search.evaluation import comparison
 from hr_search.evaluation.significance import LEVEL, holm, paired_comparison, verdict
 from hr_search.grids import grid_file, runner
 from hr_search.runs.folders import Run
-from hr_search.settings import DIRECTIONS, METRICS
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def effects(
     Args:
         cells: from `arm_table`.
         direction: "q2d" or "d2q"; empty = `direction_of` the cells.
-        metric: one of `metrics.METRICS`.
+        metric: one of `choices.METRICS`.
         baseline: the arm to compare with, by name; empty = the first.
         seed: of bootstrap and test.
 
@@ -124,10 +124,10 @@ def effects(
     direction = direction or direction_of(cells)
     for what, given, valid in (("direction", direction, DIRECTIONS), ("metric", metric, METRICS)):
         if given not in valid:
-            raise InputError(f'there is no {what} "{given}"; {nearest(given, valid)}')
+            raise InputError(f'there is no {what} "{given}"; {suggestion(given, valid)}')
     names = list(dict.fromkeys(cells["arm"]))
     if baseline and baseline not in names:
-        raise InputError(f'there is no arm "{baseline}"; {nearest(baseline, names)}')
+        raise InputError(f'there is no arm "{baseline}"; {suggestion(baseline, names)}')
     baseline = baseline or names[0]
     check_same_data(cells)
     scores, base = ({
@@ -261,7 +261,7 @@ def marginal(table: pd.DataFrame, setting: str) -> pd.DataFrame:
     """
     known = settings_of(table)
     if setting not in known:
-        raise InputError(f'the setting "{setting}" does not vary in this grid; {nearest(setting, known)}')
+        raise InputError(f'the setting "{setting}" does not vary in this grid; {suggestion(setting, known)}')
     rows = []
     for value, part in table.groupby(setting, sort=False):
         best = part.loc[part["value"].idxmax()]

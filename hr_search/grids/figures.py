@@ -15,6 +15,7 @@ import torch
 from matplotlib.axes import Axes
 
 from hr_search import mixing
+from hr_search.base import choices
 from hr_search.base.errors import InputError
 from hr_search.base.plots import (
     BLUE,
@@ -149,7 +150,7 @@ def _word(value: object) -> str:
 
 
 def mixing_strategies(
-    strategies: Sequence[str] = mixing.STRATEGIES,
+    strategies: Sequence[str] = choices.MIXINGS,
     k: int = 2,
     weights: tuple[float, float, float] = (0.8, 0.5, 0.2),
     axes: Sequence[Axes] | None = None,
@@ -159,7 +160,7 @@ def mixing_strategies(
     The strategies are those of training, run on two dimensions: cosines are angles, and all points lie on a circle.
 
     Args:
-        strategies: names from `mixing.STRATEGIES`.
+        strategies: names from `choices.MIXINGS`.
         k: neighbours of each kind.
         weights: of the query, its positives and its negatives; larger than the defaults, so that moves are seen, and
             positive for the negatives, which tells `weighted` (towards them) from `rocchio` (away).

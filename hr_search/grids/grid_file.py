@@ -15,7 +15,7 @@ import numpy as np
 
 from hr_search import settings as config
 from hr_search.base import files, paths
-from hr_search.base.errors import InputError, nearest, quoted, shown
+from hr_search.base.errors import InputError, quoted, shown, suggestion
 from hr_search.runs.folders import checked_run_id
 from hr_search.settings import FIELDS, TYPES, Settings
 
@@ -223,4 +223,4 @@ def _check_keys(values: Any, valid: Sequence[str], source: str) -> None:
         raise InputError(f"{source} must be lines of `name: value` with the names {', '.join(valid)}.")
     for key in values:
         if key not in valid:
-            raise InputError(f'{source} has no key "{shown(key)}"; {nearest(str(key), valid)}')
+            raise InputError(f'{source} has no key "{shown(key)}"; {suggestion(str(key), valid)}')

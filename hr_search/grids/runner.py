@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from hr_search.base import files, paths
-from hr_search.base.errors import InputError, nearest, one_line
+from hr_search.base.choices import is_table_file
+from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.base.progress import bar, watched
 from hr_search.grids.grid_file import OWN, Cell, Grid, Outcome, tables
 from hr_search.grids.workers import PLACES, alone, on_cluster, on_processes, train_cell
@@ -75,8 +76,7 @@ def _located(cell: Cell) -> Cell:
     """
     given = {name: getattr(cell.settings, name) for name in PLACES}
     for name in ("datapath", "validationpath", "testpath"):
-        bundled = given[name] in ("", "esco", "sample_ru") or given[name].startswith("hf:")
-        if not bundled and not paths.resolve(given[name]).exists():
+        if is_table_file(given[name]) and not paths.resolve(given[name]).exists():
             raise InputError(f"{name} {given[name]} of the cell {cell.runid} does not exist; check the path.")
     found = {name: str(paths.resolve(text)) for name, text in given.items() if text and paths.resolve(text).exists()}
     return dataclasses.replace(cell, settings=cell.settings.replace(**found))
@@ -139,7 +139,9 @@ def read_cells(name: str) -> pd.DataFrame:
     place = tables(name) / "cells.csv"
     if not place.is_file():
         known = sorted(path.parent.name for path in tables("").glob("*/cells.csv"))
-        raise InputError(f"there is no grid {name}; {nearest(name, known) if known else 'none has been started yet'}")
+        raise InputError(
+            f"there is no grid {name}; {suggestion(name, known) if known else 'none has been started yet'}"
+        )
     try:
         table = pd.read_csv(place, dtype=str, keep_default_na=False)
         seconds = pd.to_numeric(table["seconds"])

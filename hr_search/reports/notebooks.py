@@ -24,7 +24,7 @@ from papermill.iorw import LocalHandler, papermill_io
 
 from hr_search import settings as config
 from hr_search.base import files, paths
-from hr_search.base.errors import InputError, nearest, one_line, plain, quoted, shown
+from hr_search.base.errors import InputError, one_line, plain, quoted, shown, suggestion
 from hr_search.base.progress import HEADLESS_VARIABLE
 from hr_search.reports import index, pages
 from hr_search.runs.folders import checked_run_id, new_run_id, open_run
@@ -178,7 +178,7 @@ def run_notebook(path: Path | str, folder: Path | str, parameters: Mapping[str, 
     declared = parameters_of(path)
     for name in parameters:
         if name not in declared:
-            raise InputError(f'{path.name} has no parameter "{name}"; {nearest(name, declared)}')
+            raise InputError(f'{path.name} has no parameter "{name}"; {suggestion(name, declared)}')
     output = folder / path.name
     if output == path:
         raise InputError(f"{path} would overwrite itself; give another folder for the executed copy.")
@@ -239,7 +239,7 @@ def plan(
         if name in config.FIELDS or name in RESERVED:
             raise InputError(f'"{name}" is not an extra parameter; give it as a setting or as the run id.')
         if name not in known:
-            hint = nearest(name, sorted(known | {*config.FIELDS}))
+            hint = suggestion(name, sorted(known | {*config.FIELDS}))
             raise InputError(f'no notebook has a parameter "{shown(name)}"; {hint}')
     values = settings.to_dict()
     changed = {name: value for name, value in values.items() if value != config.FIELDS[name].default}

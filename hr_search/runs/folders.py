@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base import files, paths
-from hr_search.base.errors import InputError, nearest, one_line
+from hr_search.base.errors import InputError, one_line, suggestion
 
 SHOWN = 300  # characters of a text that result tables carry
 TABLES = ("history", "metrics", "queries", "documents", "comparison", "timing", "mining", "scores")
@@ -60,7 +60,7 @@ class Run:
             InputError: there is no such table, or the run has not written it.
         """
         if name not in TABLES:
-            raise InputError(f'a run has no table "{name}"; {nearest(name, TABLES)}')
+            raise InputError(f'a run has no table "{name}"; {suggestion(name, TABLES)}')
         path = self.folder / f"{name}.csv"
         if not path.is_file():
             raise InputError(f"the run {self.id} has no {name}.csv; it did not get that far, or has no test rows.")
@@ -184,7 +184,7 @@ def open_run(runid: str = "") -> Run:
     for run in known:
         if run.id == runid:
             return run
-    raise InputError(f"there is no finished run {runid}; {nearest(runid, [run.id for run in known[:20]])}")
+    raise InputError(f"there is no finished run {runid}; {suggestion(runid, [run.id for run in known[:20]])}")
 
 
 def versions() -> dict[str, str]:

@@ -6,9 +6,11 @@ import pandas as pd
 
 from hr_search.data.redaction import WORDS
 from hr_search.runs.folders import Run
-from hr_search.train import COLLAPSED
 
 _PACKAGES = ("python", "torch", "transformers", "sentence-transformers")  # environment.json has more
+
+
+COLLAPSED = 0.02  # a spread below this means that the embeddings have collapsed
 
 
 def origin(run: Run) -> pd.DataFrame:

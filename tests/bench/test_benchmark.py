@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import JOBS
 
-from hr_search import mixing, train
+from hr_search import train
+from hr_search.base import choices
 from hr_search.base.errors import InputError
 from hr_search.base.files import read_json
 from hr_search.batches import index_rows
@@ -508,7 +509,7 @@ def test_costs_of_mixing_and_mining_are_shares_of_a_step(tmp_path, tiny_model, m
     monkeypatch.setattr(costs, "_ROUNDS", 3)
     table = costs.cost_table(2, out=str(tmp_path / "costs.csv"), model=str(tiny_model))
     assert asked == [("ours", "costs", 32 * 5)]
-    named = {f"mixing {name}" for name in mixing.STRATEGIES if name != "none"}
+    named = {f"mixing {name}" for name in choices.MIXINGS if name != "none"}
     assert set(table["what"]) == named | {f"{name}, bank of {costs.BANK}" for name in named} | {"mining once an epoch"}
     assert (table["share"] * table["step_ms"]).to_numpy() == pytest.approx(table["ms"].to_numpy())
     assert table.set_index("what").loc["mining once an epoch", "ms"] > 0

@@ -53,7 +53,7 @@ def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path, 
         return {"values": dict.fromkeys(race.TESTED, values), "steps": 7, "seconds": 50.0}
 
     monkeypatch.setattr(race, "measure", answer)
-    monkeypatch.setattr(race.runs, "commit", lambda: "")
+    monkeypatch.setattr(race.folders, "commit", lambda: "")
     runs, effects = race.race(
         recipe, minutes=1, seeds=(1, 2), model=recipe.modelname, out=str(tmp_path / "race.csv"), workers=workers
     )
@@ -83,7 +83,7 @@ def test_either_side_is_tested_with_and_without_the_base_model_mixed_in(recipe, 
         return found | (mixed if given.loss == "infonce" else {})
 
     monkeypatch.setattr(race, "measure", answer)
-    monkeypatch.setattr(race.runs, "commit", lambda: "")
+    monkeypatch.setattr(race.folders, "commit", lambda: "")
     runs, effects = race.race(recipe, 1, (1, 2), (1e-5, 1e-4), str(tmp_path / "race.csv"), recipe.modelname)
     assert [rate for side, loss, rate, seed in asked if (side, loss, seed) == ("peer", "infonce", 2)] == [1e-5, 1e-4]
     assert len(runs) == 2 * (2 + 2 + 2) + 2 and effects["arm"].nunique() == 5
@@ -132,7 +132,7 @@ def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_p
         return race.race(recipe, **(given | changes))[1]
 
     monkeypatch.setattr(race, "measure", answer)
-    monkeypatch.setattr(race.runs, "commit", lambda: "abc")
+    monkeypatch.setattr(race.folders, "commit", lambda: "abc")
     off = True
     with pytest.raises(InputError, match="switched off"):
         raced()
@@ -144,11 +144,11 @@ def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_p
     assert raced().equals(first) and len(asked) == 2
     raced(minutes=2)
     assert len(asked) == 2 + 9
-    monkeypatch.setattr(race.runs, "commit", lambda: "abc+")
+    monkeypatch.setattr(race.folders, "commit", lambda: "abc+")
     raced()
     raced()
     assert len(asked) == 11 + 9 + 9  # of changed code nobody can tell
-    monkeypatch.setattr(race.runs, "commit", lambda: "abc")
+    monkeypatch.setattr(race.folders, "commit", lambda: "abc")
     table = pd.read_csv(recipe.datapath)
     write_csv(recipe.datapath, table[:-1])
     raced()
@@ -174,11 +174,11 @@ def test_a_querys_value_is_its_mean_over_the_seeds():
 
 def test_our_setup_is_paid_from_our_time(recipe, monkeypatch):
     """Half of the time is gone before the first step, so half as many steps fit."""
-    asked, learn = [], race.condensing.learn
+    asked, learn = [], race.condenser.learn
     monkeypatch.setattr(race, "pace", lambda ticks: 0.01)
     monkeypatch.setattr(race, "_PILOT", 2)
     monkeypatch.setattr(race, "fitting_steps", lambda seconds, ticks: asked.append(seconds) or 2)
-    monkeypatch.setattr(race.condensing, "learn", lambda *given: time.sleep(1) or learn(*given))
+    monkeypatch.setattr(race.condenser, "learn", lambda *given: time.sleep(1) or learn(*given))
     race.run_ours(dataclasses.replace(order(recipe.replace(condense=12)), seconds=2.0))
     assert 0 < asked[0] < 1.0
 
@@ -190,7 +190,7 @@ def test_the_pilots_first_steps_do_not_count():
 
 def test_our_side_condenses_where_the_recipe_does(recipe, monkeypatch):
     learnt = []
-    monkeypatch.setattr(race.condensing, "learn", lambda *given: learnt.append(given[2]) or None)
+    monkeypatch.setattr(race.condenser, "learn", lambda *given: learnt.append(given[2]) or None)
     race.run_ours(order(recipe.replace(condense=12)))
     assert set(learnt) == {12}
 

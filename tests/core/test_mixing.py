@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize, one_hot
 
+from hr_search.base.choices import DOCUMENT_MIXINGS, MIXINGS, QUERY_MIXINGS
 from hr_search.base.errors import InputError
 from hr_search.batches import index_rows, make_batch
-from hr_search.mixing import DOCUMENT_SIDE, QUERY_SIDE, STRATEGIES, active, mix, mixed, neighbours, slerp, synthesise
+from hr_search.mixing import active, mix, mixed, neighbours, slerp, synthesise
 
 
 def at_angles(*degrees: float) -> torch.Tensor:
@@ -90,7 +91,7 @@ def test_slerp_holds_at_no_angle_and_at_the_straight_one(dtype):
     assert points.isfinite().all() and gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("strategy", QUERY_SIDE)
+@pytest.mark.parametrize("strategy", QUERY_MIXINGS)
 def test_more_neighbours_than_there_are(strategy):
     two, many = (mix(at_angles(0), DOCUMENTS, FELLOWS, WRONG, strategy, k) for k in (2, 64))
     torch.testing.assert_close(two, many)
@@ -105,7 +106,7 @@ def test_a_missing_kind_is_skipped():
 
 
 @pytest.mark.parametrize("weight", [0.8, 0.0])
-@pytest.mark.parametrize("strategy", QUERY_SIDE)
+@pytest.mark.parametrize("strategy", QUERY_MIXINGS)
 def test_rows_without_neighbours_stay(strategy, weight):
     queries = at_angles(33, 0)
     mixed = mix(queries, DOCUMENTS, mask(".....", ".xx.."), mask(".....", "...xx"), strategy, 1, weight)
@@ -115,7 +116,7 @@ def test_rows_without_neighbours_stay(strategy, weight):
     assert (mixed[1] - queries[1]).norm() > 0.05
 
 
-@pytest.mark.parametrize("strategy", QUERY_SIDE)
+@pytest.mark.parametrize("strategy", QUERY_MIXINGS)
 def test_rows_without_neighbours_stay_to_the_bit(strategy):
     queries, documents, _, relevant, _ = scene(rows=40, dimension=50)
     nothing = torch.zeros_like(relevant)
@@ -129,7 +130,7 @@ def test_a_query_whose_sum_is_nothing_stays():
     assert torch.equal(moved, queries) and gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("strategy", QUERY_SIDE)
+@pytest.mark.parametrize("strategy", QUERY_MIXINGS)
 def test_the_own_positive_plays_no_part(strategy):
     """With the masks as training makes them from a batch."""
     pairs = pd.DataFrame({"query": ["w", "w", "b"], "positive": ["w1", "w2", "b1"], "group": ["W", "W", "B"]})
@@ -151,7 +152,7 @@ def test_the_own_positive_plays_no_part(strategy):
         assert torch.equal(one[0], two[0]) == (not allowed)
 
 
-@pytest.mark.parametrize("strategy", QUERY_SIDE)
+@pytest.mark.parametrize("strategy", QUERY_MIXINGS)
 def test_no_gradient_through_neighbours(strategy):
     queries, documents = at_angles(0).requires_grad_(), DOCUMENTS.clone().requires_grad_()
     mixed = mix(queries, documents, FELLOWS, WRONG, strategy)
@@ -160,7 +161,7 @@ def test_no_gradient_through_neighbours(strategy):
     assert torch.autograd.gradcheck(lambda q: mix(q, DOCUMENTS, FELLOWS, WRONG, strategy), (queries,))
 
 
-@pytest.mark.parametrize("strategy", QUERY_SIDE)
+@pytest.mark.parametrize("strategy", QUERY_MIXINGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_mixed_queries_have_length_one_and_their_type(strategy, dtype):
     generator = torch.Generator().manual_seed(0)
@@ -173,7 +174,7 @@ def test_mixed_queries_have_length_one_and_their_type(strategy, dtype):
     )
 
 
-@pytest.mark.parametrize("strategy", QUERY_SIDE)
+@pytest.mark.parametrize("strategy", QUERY_MIXINGS)
 def test_gradient_through_neighbours_where_it_is_asked_for(strategy):
     def both(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         return mix(queries, documents, FELLOWS, WRONG, strategy, detach=False)
@@ -252,7 +253,7 @@ def test_what_cannot_be_made_is_nothing():
         assert torch.equal(alone, one)
 
 
-@pytest.mark.parametrize("strategy", DOCUMENT_SIDE)
+@pytest.mark.parametrize("strategy", DOCUMENT_MIXINGS)
 def test_synthetic_negatives_carry_no_gradient_unless_asked(strategy):
     queries, documents = at_angles(0, 20).requires_grad_(), DOCUMENTS.clone().requires_grad_()
     wrong = mask("...xx", "..xxx")
@@ -281,28 +282,28 @@ def scene(rows: int = 7, count: int = 12, dimension: int = 5, seed: int = 0) -> 
     return queries, documents, positive, relevant, ~relevant
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", MIXINGS)
 def test_every_strategy_is_one_call(strategy):
     queries, *rest = scene()
     result = mixed(queries, *rest, strategy, k=3, count=5, generator=np.random.default_rng(0))
-    assert (result.synthetic is not None) == (strategy in DOCUMENT_SIDE)
-    assert torch.equal(result.queries, queries) == (strategy not in QUERY_SIDE)
+    assert (result.synthetic is not None) == (strategy in DOCUMENT_MIXINGS)
+    assert torch.equal(result.queries, queries) == (strategy not in QUERY_MIXINGS)
     torch.testing.assert_close(result.queries.norm(dim=-1), torch.ones(7).double())
-    if strategy in DOCUMENT_SIDE:
+    if strategy in DOCUMENT_MIXINGS:
         assert result.synthetic.shape == (7, {"mochi": 10, "synco": 15}[strategy], 5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+@pytest.mark.parametrize("strategy", MIXINGS[1:])
 def test_equal_draws_give_equal_results(strategy):
     first, again, other = (
         mixed(*scene(), strategy, k=3, probability=0.5, generator=np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
-    name = "synthetic" if strategy in DOCUMENT_SIDE else "queries"
+    name = "synthetic" if strategy in DOCUMENT_MIXINGS else "queries"
     assert torch.equal(getattr(first, name), getattr(again, name))
     assert not torch.equal(getattr(first, name), getattr(other, name))
 
 
-@pytest.mark.parametrize("strategy", QUERY_SIDE)
+@pytest.mark.parametrize("strategy", QUERY_MIXINGS)
 def test_probability_chooses_rows(strategy):
     queries, *rest = scene(rows=400)
     everything = mixed(queries, *rest, strategy).queries
@@ -312,7 +313,7 @@ def test_probability_chooses_rows(strategy):
     assert torch.equal(some[~moved], queries[~moved]) and 0.2 < moved.double().mean() < 0.4
 
 
-@pytest.mark.parametrize("strategy", DOCUMENT_SIDE)
+@pytest.mark.parametrize("strategy", DOCUMENT_MIXINGS)
 def test_probability_chooses_rows_of_synthetic_negatives(strategy):
     def made(probability: float) -> torch.Tensor | None:
         generator = np.random.default_rng(0)
@@ -332,7 +333,7 @@ def test_nothing_is_drawn_without_a_generator():
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    strategy=st.sampled_from(QUERY_SIDE),
+    strategy=st.sampled_from(QUERY_MIXINGS),
     k=st.integers(1, 20),
     weights=st.tuples(st.floats(0, 1), st.floats(-1, 1), st.floats(-1, 1)),
     own=st.booleans(),

@@ -11,11 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hr_search import losses, mining, mixing
-from hr_search import settings as config
-from hr_search.base import paths
-from hr_search.base.errors import InputError, guarded, nearest, one_line
-from hr_search.evaluation.metrics import METRICS
+from hr_search.base import choices, paths
+from hr_search.base.choices import METRICS
+from hr_search.base.errors import InputError, guarded, one_line, suggestion
 from hr_search.settings import FIELDS, TYPES, Settings, canonical, checked, read_recipe, read_yaml
 
 BOUNDED = [
@@ -121,7 +119,7 @@ def test_choices(name):
 
 
 def test_goals_are_the_metrics():
-    assert config.METRICS == METRICS
+    assert choices.METRICS == METRICS
 
 
 def test_settings_are_frozen_checked_copies():
@@ -228,9 +226,9 @@ def test_places_without_a_recipe(tmp_path, place, message):
 
 
 def test_nearest_name():
-    assert nearest("Triplets", ["infonce", "Triplet"]) == 'did you mean "Triplet"?'
-    assert nearest("xyz", ["infonce", "triplet"]) == "valid names: infonce, triplet"
-    assert nearest("x", iter([])) == "valid names: "
+    assert suggestion("Triplets", ["infonce", "Triplet"]) == 'did you mean "Triplet"?'
+    assert suggestion("xyz", ["infonce", "triplet"]) == "valid names: infonce, triplet"
+    assert suggestion("x", iter([])) == "valid names: "
 
 
 def test_errors_on_one_line():
@@ -260,6 +258,6 @@ def test_exit_codes(capsys):
 
 
 def test_names_agree_with_the_modules_that_know_them():
-    assert config.MIXINGS == mixing.STRATEGIES
-    assert config.HARDNESS == losses.HARDNESS
-    assert config.SAMPLINGS == mining.SAMPLINGS
+    assert choices.MIXINGS == choices.MIXINGS
+    assert choices.HARDNESS == choices.HARDNESS
+    assert choices.SAMPLINGS == choices.SAMPLINGS

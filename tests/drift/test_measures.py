@@ -15,6 +15,7 @@ from scipy.stats import ortho_group
 from sklearn.decomposition import PCA
 
 from hr_search.base.errors import InputError
+from hr_search.data.languages import languages
 from hr_search.drift import measures
 
 
@@ -352,10 +353,10 @@ def test_the_language_is_the_script_of_the_letters_or_what_the_data_say():
     ]
     table = pd.DataFrame({"text": texts})
     scripts = ["Cyrillic", "Cyrillic", "Cyrillic", "Latin", "Latin", "Cyrillic", "other", "other"]
-    assert measures.languages(table) == scripts
+    assert languages(table) == scripts
     told = table.assign(language=["ru", " de ", "", None, np.nan, "ru", "", "en"])
-    assert measures.languages(told) == ["ru", "de", "Cyrillic", "Latin", "Latin", "ru", "other", "en"]
-    assert measures.languages(table[:0]) == []
+    assert languages(told) == ["ru", "de", "Cyrillic", "Latin", "Latin", "ru", "other", "en"]
+    assert languages(table[:0]) == []
 
 
 def test_movers_name_the_neighbours_before_and_after():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve
 
 from hr_search.base.errors import InputError
-from hr_search.data.loading import Task
+from hr_search.data.tasks import Task
 from hr_search.evaluation import calibration, scoring
 from hr_search.evaluation.metrics import embedding_scores, evaluate
 

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hr_search.base import files, paths
+from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError
-from hr_search.data.loading import Task
+from hr_search.data.tasks import Task
 from hr_search.evaluation import comparison, scoring
-from hr_search.evaluation.metrics import METRICS, evaluate
+from hr_search.evaluation.metrics import evaluate
 from hr_search.evaluation.significance import holm, paired_comparison
 from hr_search.runs import folders
 from hr_search.runs.folders import Probes, Run

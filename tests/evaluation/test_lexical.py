@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from hr_search.data.loading import Task
+from hr_search.data.tasks import Task
 from hr_search.evaluation.lexical import NGRAMS, bm25_scores, tfidf_scores, words
 from hr_search.evaluation.metrics import evaluate
 

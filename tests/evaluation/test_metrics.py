@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, Success, nDCG
 
 from hr_search.base.errors import InputError
-from hr_search.data.loading import Task
+from hr_search.data.tasks import Task
 from hr_search.evaluation import metrics
 from hr_search.evaluation.metrics import (
     METRICS,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hr_search.base.errors import InputError
-from hr_search.data.loading import Task
+from hr_search.data.tasks import Task
 from hr_search.evaluation import scoring, subgroups
 from hr_search.evaluation.metrics import evaluate
 from hr_search.evaluation.significance import bootstrap_interval

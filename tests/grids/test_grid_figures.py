@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hr_search import mixing
+from hr_search.base import choices
 from hr_search.base.errors import InputError
 from hr_search.grids import figures
 
@@ -100,9 +100,9 @@ def test_many_values_get_a_scale_of_their_own():
 def test_every_strategy_is_drawn_as_training_runs_it():
     axes = figures.mixing_strategies()
     said = {ax.get_title(loc="left").split(": ")[0]: ax.get_title(loc="left").split(": ")[1] for ax in axes}
-    assert list(said) == list(mixing.STRATEGIES)
+    assert list(said) == list(choices.MIXINGS)
     assert said["none"] == "the query stays"
-    for strategy in mixing.QUERY_SIDE:
+    for strategy in choices.QUERY_MIXINGS:
         assert "turns by" in said[strategy] and said[strategy] != "the query turns by 0°"
     assert said["weighted"] != said["rocchio"]
     assert said["mochi"] == "6 negatives are made" and said["synco"] == "9 negatives are made"

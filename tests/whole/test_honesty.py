@@ -17,7 +17,7 @@ from hr_search.base import files
 from hr_search.base.errors import InputError
 from hr_search.batches import index_rows, named
 from hr_search.data import exploration, loading
-from hr_search.data.loading import Task
+from hr_search.data.tasks import Task
 from hr_search.encoder import load_encoder
 from hr_search.evaluation import scoring
 from hr_search.evaluation.metrics import embedding_scores, evaluate
@@ -303,4 +303,4 @@ def test_what_the_numbers_rest_on(tmp_path):
 def test_the_notebook_of_a_run_shows_both():
     notebook = Path(train.__file__).parents[1] / "notebooks" / "02_train.ipynb"
     code = "".join("".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"])
-    assert "display(origins.origin(run))" in code and "origins.collapse_sentence(history)" in code
+    assert "display(provenance.origin(run))" in code and "provenance.collapse_sentence(history)" in code

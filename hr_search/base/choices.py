@@ -1,0 +1,22 @@
+"""The values that settings, losses, mixing, mining and tables share; each list stands here and nowhere else."""
+
+from __future__ import annotations
+
+LOSSES = ("triplet", "margin-ce", "infonce")
+QUERY_MIXINGS = ("mean", "weighted", "rocchio", "slerp")  # move the query's embedding
+DOCUMENT_MIXINGS = ("mochi", "synco")  # make synthetic negatives
+MIXINGS = ("none", *QUERY_MIXINGS, *DOCUMENT_MIXINGS)
+NEGATIVES = ("given", "random", "batch", "mined")
+HARDNESS = ("hardest", "semi-hard", "all")
+SAMPLINGS = ("top", "random")
+PRECISIONS = ("auto", "fp32", "bf16")
+TRACKERS = ("none", "wandb", "trackio", "tensorboard")
+SIDES = ("query", "document")  # of a pair
+DIRECTIONS = ("q2d", "d2q")  # query to document, document to query
+METRICS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
+BUNDLED = ("esco", "sample_ru")  # data sets that need no file
+
+
+def is_table_file(datapath: str) -> bool:
+    """Whether a `datapath` names a file or folder: not empty, no bundled data set, no `hf:OWNER/NAME`."""
+    return bool(datapath) and datapath not in BUNDLED and not datapath.startswith("hf:")
