@@ -22,12 +22,8 @@ from typing import IO, Any
 
 import pandas as pd
 
+from hr_search.base import locks
 from hr_search.base.errors import InputError, one_line
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 _PART = ".part"  # ends the name of everything that is not whole yet
 _STALE = 60.0  # seconds after which an unlocked part counts as left behind
@@ -54,8 +50,7 @@ def whole_file(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         handle, temporary = tempfile.mkstemp(_PART, _prefix(path), path.parent)
-        with os.fdopen(handle, mode, **options) as file:
-            _lock(handle)
+        with os.fdopen(handle, mode, **options) as file, locks.exclusive(temporary):
             yield file
             file.flush()
             os.fsync(handle)
@@ -90,8 +85,7 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         temporary = Path(tempfile.mkdtemp(_PART, _prefix(path), path.parent))
-        with _opened(temporary) as handle:
-            _lock(handle)
+        with locks.exclusive(temporary):
             yield temporary
             _sync_content(temporary)
             os.chmod(temporary, 0o755)
@@ -172,15 +166,6 @@ def _prefix(path: Path) -> str:
     return f".{path.name[:40]}."
 
 
-def _lock(handle: int) -> bool:
-    """Whether this process now holds an open file or folder alone; the lock ends with the process at the latest."""
-    with contextlib.suppress(OSError):
-        if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    return False
-
-
 def _sweep(path: Path) -> None:
     """Removes the parts of `path` whose writers are dead: old, and locked by nobody."""
     prefix = _prefix(path)
@@ -194,8 +179,8 @@ def _sweep(path: Path) -> None:
 def _remove_dead(part: Path) -> None:
     if time.time() - part.lstat().st_mtime < _STALE or part.is_symlink():
         return
-    with _opened(part) as handle:
-        if _lock(handle):
+    with locks.exclusive(part) as dead:
+        if dead:
             _remove(part)
 
 

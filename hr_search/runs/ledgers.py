@@ -5,20 +5,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from hr_search.base import locks
 from hr_search.base.errors import InputError, one_line
 from hr_search.base.files import whole_file
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 
 def append_rows(path: Path | str, rows: pd.DataFrame) -> None:
@@ -74,45 +68,15 @@ def _existing(path: Path) -> tuple[str, list[str]]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, patience: float = 60.0) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """No other process appends to a table in this folder until the block ends."""
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if fcntl is None or not _lock_folder(path.parent, stack):
-                stack.enter_context(_lock_file(path, patience))
+            if not stack.enter_context(locks.exclusive(path.parent, wait=True)):
+                stack.enter_context(locks.lock_file(path))
         except OSError as error:
             raise InputError(
                 f"{path} cannot be written ({one_line(error)}); choose a place with room and permission."
             ) from error
         yield
-
-
-def _lock_folder(folder: Path, stack: contextlib.ExitStack) -> bool:
-    """Whether a lock on the folder itself could be had: it leaves no file behind and ends with the process."""
-    handle = os.open(folder, os.O_RDONLY)
-    stack.callback(os.close, handle)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError:  # some network file systems lock no folders
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _lock_file(path: Path, patience: float) -> Iterator[None]:
-    """A lock that works everywhere: a file only one process can make."""
-    lock = path.with_name(f".{path.name}.lock")
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            break
-        except FileExistsError as error:
-            if time.monotonic() > deadline:
-                raise InputError(f"{path} is locked by another process; if none is running, remove {lock}.") from error
-            time.sleep(0.01)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hr_search.base import locks
 from hr_search.base.errors import InputError
-from hr_search.runs import ledgers
 from hr_search.runs.ledgers import append_rows
 
 STRIDE = 1 if os.environ.get("HR_SEARCH_KILLS") else 8  # rows a time, at the median; singly in the long version
@@ -71,7 +71,7 @@ def test_append_refuses_bad_rows_and_places(tmp_path):
 def append_many(path: str, writer: int, barrier: multiprocessing.Barrier, portable: bool, rows: int) -> None:
     """One of several writers: so many rows, a few at a time."""
     if portable:
-        ledgers.fcntl = None
+        locks.fcntl = None
     draw, done = np.random.default_rng(writer), 0
     barrier.wait()
     while done < rows:
@@ -106,15 +106,15 @@ def test_a_file_system_without_folder_locks_uses_a_lock_file(tmp_path, monkeypat
         raise OSError("no locks available")
 
     seen = []
-    original = ledgers._lock_file
-    monkeypatch.setattr(ledgers.fcntl, "flock", refuse)
-    monkeypatch.setattr(ledgers, "_lock_file", lambda *args: seen.append(args) or original(*args))
+    original = locks.lock_file
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    monkeypatch.setattr(locks, "lock_file", lambda *args: seen.append(args) or original(*args))
     append_rows(tmp_path / "t.csv", pd.DataFrame({"a": [1]}))
     assert len(seen) == 1 and (tmp_path / "t.csv").read_text() == "a\n1\n"
 
 
 def test_a_lock_left_behind_is_named(tmp_path):
     (tmp_path / ".t.csv.lock").touch()
-    with pytest.raises(InputError, match=r"remove .*\.t\.csv\.lock"), ledgers._lock_file(tmp_path / "t.csv", 0.05):
+    with pytest.raises(InputError, match=r"remove .*\.t\.csv\.lock"), locks.lock_file(tmp_path / "t.csv", 0.05):
         pass
     assert (tmp_path / ".t.csv.lock").exists()
