@@ -15,14 +15,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from hr_search.base import paths
+from hr_search.base import locks, paths
 from hr_search.base.errors import InputError, one_line
 from hr_search.grids.grid_file import Cell, CellFailed, Outcome
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 log = logging.getLogger(__name__)
 
@@ -88,23 +83,16 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     Raises:
         InputError: another process holds the folder, or it cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY) if fcntl else None
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made ({one_line(error)}); choose a place with permission.") from error
-    try:
-        if fcntl:
-            # Some network file systems lock no folders; there, whoever starts a grid has to take care.
-            with contextlib.suppress(OSError):
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise InputError(f"{what} is being run by another process; wait for it or stop it.") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Where the system has no folder locks, whoever starts a grid has to take care.
+            stack.enter_context(locks.exclusive(folder))
+        except BlockingIOError as error:
+            raise InputError(f"{what} is being run by another process; wait for it or stop it.") from error
+        except OSError as error:
+            raise InputError(f"{folder} cannot be made ({one_line(error)}); choose a place with permission.") from error
         yield
-    finally:
-        if fcntl:
-            os.close(handle)
 
 
 # -- in processes --------------------------------------------------------------------------------
