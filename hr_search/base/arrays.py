@@ -69,7 +69,7 @@ def norms(vectors: np.ndarray, side: str) -> np.ndarray:
     return np.where(found > 0, found, 1)
 
 
-def directions(vectors: np.ndarray, side: str) -> np.ndarray:
+def normalised(vectors: np.ndarray, side: str) -> np.ndarray:
     """Embeddings (N, D) scaled to length 1 in float32; all-zero rows stay.
 
     Raises:

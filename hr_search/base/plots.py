@@ -23,13 +23,13 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from hr_search.base.errors import InputError
 
 BLUE, ORANGE, RED, SKY, PINK, GREY = "#0072B2", "#E69F00", "#D55E00", "#56B4E9", "#CC79A7", "#999999"
-SIDES = {"query": BLUE, "document": ORANGE, "all": "black"}
-SYSTEMS = {"bm25": GREY, "tfidf": SKY, "base": ORANGE, "trained": BLUE}
+SIDE_COLOURS = {"query": BLUE, "document": ORANGE, "all": "black"}
+SYSTEM_COLOURS = {"bm25": GREY, "tfidf": SKY, "base": ORANGE, "trained": BLUE}
 HEADLINES = ("mrr", "pass@1", "recall@10", "ndcg@10")
 STEP = "Step (optimiser updates)"
 
 
-def lengths(queries: Iterable[str], documents: Iterable[str], ax: Axes | None = None) -> Axes:
+def length_histogram(queries: Iterable[str], documents: Iterable[str], ax: Axes | None = None) -> Axes:
     """Text lengths in words, queries beside documents; the longest 1 % share the last bar."""
     parts = {"queries": queries, "documents": documents}
     words = [np.array([len(str(text).split()) for text in require_some(texts, what)]) for what, texts in parts.items()]
@@ -107,13 +107,13 @@ def metric_bars(
     table = require_some(table, f"metrics of {direction}").drop_duplicates(["system", "metric"], keep="last")
     wide = table.pivot(index="metric", columns="system", values=["value", "low", "high"]).astype(float)
     wide = wide.loc[[name for name in names if name in wide.index]]
-    systems = known_first(table["system"], SYSTEMS)
+    systems = known_first(table["system"], SYSTEM_COLOURS)
     ax = new_axis(ax, (8, 4.2))
     width = 0.84 / len(systems)
     for place, system in enumerate(systems):
         value, low, high = (wide[part, system].to_numpy() for part in ("value", "low", "high"))
         x = np.arange(len(wide)) + (place - (len(systems) - 1) / 2) * width
-        ax.bar(x, value, width * 0.94, color=SYSTEMS.get(system, PINK), label=system)
+        ax.bar(x, value, width * 0.94, color=SYSTEM_COLOURS.get(system, PINK), label=system)
         reach = np.clip([value - low, high - value], 0, None)
         ax.errorbar(x, value, reach, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
         for left, top, score in zip(x, np.fmax(high, value), value, strict=True):
@@ -186,11 +186,11 @@ def finish(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> Axes:
     ax.grid(color="#E5E5E5", linewidth=0.7)
     ax.set_axisbelow(True)
     if legend:
-        plain(ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=8, frameon=False, fontsize=9))
+        plain_legend(ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=8, frameon=False, fontsize=9))
     return ax
 
 
-def plain(legend: Legend) -> None:
+def plain_legend(legend: Legend) -> None:
     """Shows the legend's texts as they are, not as mathematics."""
     plt.setp(legend.get_texts(), parse_math=False)
 

@@ -19,14 +19,14 @@ from hr_search.base.plots import (
     ORANGE,
     PINK,
     RED,
-    SIDES,
+    SIDE_COLOURS,
     SKY,
     STEP,
     finish,
     known_first,
     new_axes,
     new_axis,
-    plain,
+    plain_legend,
     require_columns,
     require_some,
     shares_of,
@@ -63,7 +63,7 @@ def classes(texts: pd.DataFrame) -> tuple[np.ndarray, dict[str, str]]:
     large = sizes[sizes >= CROWD].index[: len(PALETTE)]
     if large.empty:
         return texts["side"].to_numpy(dtype=object), {
-            side: SIDES.get(side, PINK) for side in known_first(texts["side"], SIDES)
+            side: SIDE_COLOURS.get(side, PINK) for side in known_first(texts["side"], SIDE_COLOURS)
         }
     labels = texts["group"].where(texts["group"].isin(large), "").to_numpy(dtype=object)
     return labels, dict(zip(large, PALETTE, strict=False))
@@ -112,7 +112,7 @@ def small_multiples(
     names = [name if len(name) <= 30 else name[:29] + "…" for name in named]
     room = size[0] // (0.4 + 0.08 * max(map(len, names)))  # inches of a mark and of a letter
     look = {"ncols": int(np.clip(room, 1, len(names))), "frameon": False, "fontsize": 8}
-    plain(figure.legend(marks, names, loc="outside lower center", **look))
+    plain_legend(figure.legend(marks, names, loc="outside lower center", **look))
     return axes[: len(steps)]
 
 
@@ -121,7 +121,7 @@ def displacement_histogram(values: Sequence[float], sides: Sequence[str], ax: Ax
     values, sides = np.asarray(require_some(values, "displacements")), np.asarray(sides, dtype=object)
     if len(values) != len(sides):
         raise InputError(f"there are {len(sides)} sides for {len(values)} displacements; give one for each text.")
-    parts = {side: (values[sides == side], SIDES.get(side, PINK)) for side in known_first(sides, SIDES)}
+    parts = {side: (values[sides == side], SIDE_COLOURS.get(side, PINK)) for side in known_first(sides, SIDE_COLOURS)}
     ax = new_axis(ax)
     shares_of(ax, parts, start=0.0)
     title = "Median displacement: " + ", ".join(f"{side} {np.median(part):.2f}" for side, (part, _) in parts.items())
@@ -138,9 +138,9 @@ def drift_over_steps(table: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
     axes = new_axes(axes, 2, columns, (2.9 * columns, 5.2))
     shown = {}
     for ax, (known, name) in zip(axes, names.items(), strict=False):
-        sides = known_first(wide[name].columns, SIDES)
+        sides = known_first(wide[name].columns, SIDE_COLOURS)
         for side in [side for side in sides if side != "all"] or sides:
-            colour = SIDES.get(side, PINK)
+            colour = SIDE_COLOURS.get(side, PINK)
             (shown[side],) = ax.plot(wide.index, wide[name, side], color=colour, marker="o", markersize=3)
             if name == "displacement" and ("displacement_p10", side) in wide:
                 low, high = (wide[f"displacement_p{part}", side] for part in (10, 90))
@@ -154,7 +154,9 @@ def drift_over_steps(table: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
     said = {"displacement": "mean displacement", "jaccard": "neighbours kept", "cka": "CKA"}
     title = ", ".join(f"{words} {end[names[known]]:.2f}" for known, words in said.items() if known in names)
     figure.suptitle(f"At step {wide.index[-1]:,}: {title}", x=0.01, ha="left", fontsize=11)
-    plain(figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False))
+    plain_legend(
+        figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False)
+    )
     return axes[: len(names)]
 
 
@@ -179,12 +181,12 @@ def drift_arrows(
     named = _apart(b / (max(width, 1.2 * height), max(height, width / 1.2)), longest, 8)
     ax = new_axis(ax, (8, 6.4))
     ax.scatter(*b.T, s=4, color="#D9D9D9", linewidths=0)
-    for side in known_first(shown["side"], SIDES):
+    for side in known_first(shown["side"], SIDE_COLOURS):
         for rows, alpha, width in ((np.setdiff1d(drawn, named), 0.45, 0.0015), (named, 1.0, 0.0035)):
             part = rows[shown["side"].to_numpy()[rows] == side]
-            look = {"color": SIDES.get(side, PINK), "alpha": alpha, "width": width, "headwidth": 5}
+            look = {"color": SIDE_COLOURS.get(side, PINK), "alpha": alpha, "width": width, "headwidth": 5}
             ax.quiver(*a[part].T, *(b - a)[part].T, angles="xy", scale_units="xy", scale=1, **look)
-        ax.plot([], [], color=SIDES.get(side, PINK), linewidth=3, label=side)  # for the legend
+        ax.plot([], [], color=SIDE_COLOURS.get(side, PINK), linewidth=3, label=side)  # for the legend
     for index in named:
         right = b[index, 0] >= a[index, 0]  # ahead of the arrow, not on it
         place = {"xytext": (5 if right else -5, 0), "ha": "left" if right else "right", "va": "center"}

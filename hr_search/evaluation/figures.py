@@ -18,7 +18,7 @@ from hr_search.base.plots import (
     GREY,
     ORANGE,
     RED,
-    SYSTEMS,
+    SYSTEM_COLOURS,
     finish,
     known_first,
     new_axes,
@@ -75,8 +75,8 @@ def part_intervals(table: pd.DataFrame, metric: str = "mrr", ax: Axes | None = N
         rows = shown[shown["system"] == system]
         heights = [places[key] + shift for key in zip(rows["by"], rows["part"], strict=True)]
         reach = np.clip([rows["value"] - rows["low"], rows["high"] - rows["value"]], 0, None)
-        look = {"color": SYSTEMS[system], "marker": marker, "markersize": 4.5, "elinewidth": 1.6, "linestyle": ""}
-        ax.errorbar(rows["value"], heights, xerr=reach, label=system, **look)
+        look = {"color": SYSTEM_COLOURS[system], "marker": marker, "markersize": 4.5, "elinewidth": 1.6}
+        ax.errorbar(rows["value"], heights, xerr=reach, label=system, linestyle="", **look)
     ax.set_yticks(list(labels), list(labels.values()), parse_math=False)
     for place in headings:
         ax.get_yticklabels()[place].set_fontweight("bold")
@@ -97,7 +97,7 @@ def score_distributions(scores: pd.DataFrame, axes: Sequence[Axes] | None = None
         axes: one for each system.
     """
     require_columns(scores, ("system", "kind", "score"), "the table of scores")
-    systems = known_first(scores["system"], SYSTEMS)
+    systems = known_first(scores["system"], SYSTEM_COLOURS)
     numbers = calibration.separation(scores)
     axes = new_axes(axes, len(systems), 1, (8, 2.6 * len(systems) + 0.4), sharex=True)
     for number, (ax, system) in enumerate(zip(axes, systems, strict=True)):

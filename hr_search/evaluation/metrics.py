@@ -40,7 +40,7 @@ def embedding_scores(queries: np.ndarray, documents: np.ndarray) -> Scores:
     Raises:
         InputError: not two (rows, D) arrays of one D, or NaN or infinity in a row.
     """
-    queries, documents = arrays.directions(queries, "query"), arrays.directions(documents, "document")
+    queries, documents = arrays.normalised(queries, "query"), arrays.normalised(documents, "document")
     arrays.check_dimensions(queries, documents)
 
     def scores(start: int, stop: int) -> np.ndarray:
@@ -171,7 +171,7 @@ def search_timing(documents: np.ndarray, repeats: int = 100) -> pd.DataFrame:
     Raises:
         InputError: as `embedding_scores`, or less than one repeat.
     """
-    documents = arrays.directions(documents, "document")
+    documents = arrays.normalised(documents, "document")
     if repeats < 1:
         raise InputError(f"repeats is {repeats}; it must be at least 1.")
     count = min(5, len(documents))

@@ -49,7 +49,7 @@ def history_table() -> pd.DataFrame:
 
 
 def test_lengths_shows_shares_of_both_sides():
-    ax = drawn(plots.lengths(["a b c", "a", "a"], (text for text in ["a b", "a b"])))
+    ax = drawn(plots.length_histogram(["a b c", "a", "a"], (text for text in ["a b", "a b"])))
     queries, documents = ([patch.get_height() for patch in bars] for bars in ax.containers)
     assert queries == pytest.approx([2 / 3, 1 / 3]) or queries == pytest.approx([2 / 3, 0, 1 / 3])
     assert sum(documents) == pytest.approx(1)
@@ -61,7 +61,7 @@ def test_lengths_shows_shares_of_both_sides():
 
 def test_lengths_of_long_texts_has_few_bars_that_hold_every_text_on_a_log_axis():
     texts = ["w " * count for count in range(1, 2001)]
-    ax = drawn(plots.lengths(["w"], texts))
+    ax = drawn(plots.length_histogram(["w"], texts))
     heights = [patch.get_height() for patch in ax.containers[1]]
     assert len(heights) <= 30
     assert sum(heights) == pytest.approx(1)
@@ -143,8 +143,8 @@ def test_metric_bars_draws_other_systems_directions_and_gaps():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: plots.lengths([], ["a"]), "no queries to draw"),
-        (lambda: plots.lengths(["a"], iter([])), "no documents to draw"),
+        (lambda: plots.length_histogram([], ["a"]), "no queries to draw"),
+        (lambda: plots.length_histogram(["a"], iter([])), "no documents to draw"),
         (lambda: plots.group_sizes([]), "no groups to draw"),
         (lambda: plots.history(history_table()[:0]), "no rows in the history"),
         (lambda: plots.history(history_table(), "map"), "the history has no column map; columns: step, loss"),
@@ -161,7 +161,7 @@ def test_what_cannot_be_drawn_is_named(call, words: str):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda ax: plots.lengths(["a"], ["b"], ax),
+        lambda ax: plots.length_histogram(["a"], ["b"], ax),
         lambda ax: plots.group_sizes(["a"], ax),
         lambda ax: plots.active_and_spread(history_table(), ax),
         lambda ax: plots.metric_bars(metrics_table(), ax=ax),
