@@ -31,9 +31,10 @@ from hr_search.fast.tokens import TokenTable
 from hr_search.miner import check_mining
 from hr_search.models import condenser
 from hr_search.release import command, model_card, require_output, require_place, save_model
-from hr_search.runs import folders
-from hr_search.runs.folders import Probes, Run
+from hr_search.runs import folders, provenance
+from hr_search.runs.folders import Run
 from hr_search.runs.ledgers import append_rows
+from hr_search.runs.probes import Probes
 from hr_search.runs.tracking import Tracker, require_tracker
 from hr_search.settings import Settings
 
@@ -261,7 +262,7 @@ def most_documents(settings: Settings, rows: Rows, step: int) -> int:
 def environment(settings: Settings, data: Data, encoder: Encoder, accelerator: Accelerator) -> dict:
     """What a run's numbers depend on besides its settings."""
     return {
-        "versions": folders.versions(), "commit": folders.commit(), "hardware": hardware(encoder.device),
+        "versions": provenance.versions(), "commit": provenance.commit(), "hardware": hardware(encoder.device),
         "device": str(encoder.device), "processes": accelerator.num_processes, "threads": torch.get_num_threads(),
         "precision": "bf16" if encoder.bf16 else "fp32", "model": encoder.name, "dimension": encoder.dimension,
         "data": {"name": data.name, "fingerprint": data.fingerprint, **data.counts},

@@ -43,7 +43,7 @@ from hr_search.grids.effects import crossed_interval
 from hr_search.grids.workers import cores
 from hr_search.interpolation import Interpolation
 from hr_search.models import condenser, embedded
-from hr_search.runs import folders
+from hr_search.runs import provenance
 from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -180,14 +180,14 @@ def circumstances(recipe: Settings) -> str:
 
     Empty where the code was changed since its commit: then nobody can tell.
     """
-    commit = folders.commit()
+    commit = provenance.commit()
     if commit.endswith("+"):
         return ""
     model = [
         (item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in sorted(Path(recipe.modelname).iterdir())
     ]
     machine = hardware(best_device())
-    return files.digest(loading.load(recipe).fingerprint, model, commit, machine, sorted(folders.versions().items()))
+    return files.digest(loading.load(recipe).fingerprint, model, commit, machine, sorted(provenance.versions().items()))
 
 
 def effects(values: dict[str, list[dict[str, list[float]]]]) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from hr_search.bench.cases import CASES, SIDES, Order
 from hr_search.bench.meters import best_device
 from hr_search.bench.processes import at_least, has_gpu, measure, model_folder
 from hr_search.models import embedded
-from hr_search.runs import folders as runs
+from hr_search.runs import provenance
 
 log = logging.getLogger(__name__)
 
@@ -125,14 +125,14 @@ def table_row(
 ) -> dict[str, Any]:
     """One row of the table: medians, their ratio, the spread, and what was measured on."""
     middle = {"ours": float(np.median(ours)), "peer": float(np.median(peer))}
-    versions = runs.versions()
+    versions = provenance.versions()
     return {
         "case": name, "unit": unit, **middle,
         "ratio": middle["ours"] / middle["peer"] if middle["peer"] else np.nan,
         "ours_min": min(ours), "ours_max": max(ours), "peer_min": min(peer), "peer_max": max(peer),
         "runs": len(ours), "limit": limit, "hardware": hardware,
         "versions": ", ".join(f"{package} {versions[package]}" for package in _PACKAGES if package in versions),
-        "commit": runs.commit(),
+        "commit": provenance.commit(),
     }  # fmt: skip
 
 

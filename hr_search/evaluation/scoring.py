@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base.choices import METRICS
+from hr_search.base.text import STORED
 from hr_search.data.duplicates import normalise, normalised
 from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder
@@ -16,7 +17,6 @@ from hr_search.evaluation.lexical import bm25_scores, tfidf_scores
 from hr_search.evaluation.metrics import embedding_scores, evaluate, search_timing, summarise
 from hr_search.evaluation.significance import holm, paired_comparison
 from hr_search.fast.tokens import TokenTable
-from hr_search.runs.folders import SHOWN
 
 FLOORS = {"bm25": bm25_scores, "tfidf": tfidf_scores}
 SAMPLE = 1000  # queries of each direction whose cosines a run keeps
@@ -81,14 +81,14 @@ def queries_table(results: Results, seen: Mapping[str, np.ndarray] | None = None
                           **({"seen": seen[direction].astype(int)} if seen else {}))
              for (system, direction), table in results.items()]  # fmt: skip
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(query=table["query"].str.slice(0, SHOWN))
+    return table.assign(query=table["query"].str.slice(0, STORED))
 
 
 def documents_table(tasks: Mapping[str, Task]) -> pd.DataFrame:
     """What `found` and `expected` of the per-query rows point to: direction, index, text (cut), length (in words)."""
     parts = [
         pd.DataFrame({"direction": name, "index": range(len(task.documents)),
-                      "text": [text[:SHOWN] for text in task.documents], "length": _words(pd.Series(task.documents))})
+                      "text": [text[:STORED] for text in task.documents], "length": _words(pd.Series(task.documents))})
         for name, task in tasks.items()
     ]  # fmt: skip
     return pd.concat(parts, ignore_index=True)

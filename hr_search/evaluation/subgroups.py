@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base.errors import InputError
+from hr_search.base.text import STORED
 from hr_search.data.languages import languages
 from hr_search.evaluation.significance import bootstrap_interval
-from hr_search.runs.folders import SHOWN
 
 FEW = 10  # queries; an interval of fewer would only look like one
 _RESAMPLES = 2000  # two digits are read from these tables
@@ -115,6 +115,6 @@ def _words(table: pd.DataFrame, column: str) -> np.ndarray | None:
     """How many words each text has; None where the run noted no lengths and its texts may be cut."""
     if "length" in table:
         return table["length"].to_numpy()
-    if (table[column].str.len() >= SHOWN).any():
+    if (table[column].str.len() >= STORED).any():
         return None
     return table[column].str.split().str.len().to_numpy()

@@ -1,23 +1,38 @@
-"""Where a run's numbers come from, and what speaks against them: the lines that stand beside its metrics."""
+"""Where a run's numbers come from and what speaks against them: the lines that stand beside its metrics."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
+import subprocess
+
 import pandas as pd
 
+from hr_search.base import paths
 from hr_search.data.redaction import WORDS
 from hr_search.runs.folders import Run
 
-_PACKAGES = ("python", "torch", "transformers", "sentence-transformers")  # environment.json has more
-
-
 COLLAPSED = 0.02  # a spread below this means that the embeddings have collapsed
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "accelerate",
+    "tokenizers",
+    "numpy",
+    "pandas",
+    "scipy",
+    "umap-learn",
+    "bm25s",
+)
+_HEADLINE_PACKAGES = ("python", "torch", "transformers", "sentence-transformers")
 
 
 def origin(run: Run) -> pd.DataFrame:
     """What the numbers of a run rest on: its data and their fingerprint, model, seeds, machine, versions.
 
     Returns:
-        A column `value`; the rows are named by `what`.
+        A column `value`, indexed by `what`.
     """
     environment, config = run.environment, run.config
     known, versions = environment["data"], environment["versions"]
@@ -30,24 +45,49 @@ def origin(run: Run) -> pd.DataFrame:
         "model": f"{environment['model']}, {environment['dimension']} dimensions",
         "seed": f"{config['seed']}, of the split {config.get('splitseed', config['seed'])}",
         "machine": f"{environment['hardware']}, {environment['precision']}, {threads}",
-        "versions": ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions),
+        "versions": ", ".join(f"{name} {versions[name]}" for name in _HEADLINE_PACKAGES if name in versions),
         "commit": environment["commit"] or "unknown",
     }
     return pd.DataFrame({"value": rows}).rename_axis("what")
 
 
 def collapse_sentence(history: pd.DataFrame) -> str:
-    """A warning where the embeddings fell together while training; "" where they did not.
+    """A warning if the embeddings collapsed during training; "" if they did not.
 
     Args:
         history: a run's history, columns `step` and `spread`.
     """
-    fallen = history[history["spread"] < COLLAPSED]
-    if fallen.empty:
+    collapsed = history[history["spread"] < COLLAPSED]
+    if collapsed.empty:
         return ""
-    steps, still = ", ".join(str(step) for step in fallen["step"]), bool(history["spread"].iloc[-1] < COLLAPSED)
+    steps, still = ", ".join(str(step) for step in collapsed["step"]), bool(history["spread"].iloc[-1] < COLLAPSED)
     return (
         f"WARNING: the embeddings had collapsed at step {steps} (spread below {COLLAPSED:g})"
         f"{' and had not recovered at the end' * still}: all texts look alike to the model, and its numbers mean "
         "little; lower --learningrate, raise --batchsize or change --loss."
     )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version(), "platform": platform.system()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit of the checkout, with `+` if files have changed since; empty outside a checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(paths.checkout()), *words], capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + ("+" if head and git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from hr_search.base import files, paths
+from hr_search.base import files
 from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError
 from hr_search.data.tasks import Task
@@ -20,7 +17,7 @@ from hr_search.evaluation import comparison, scoring
 from hr_search.evaluation.metrics import evaluate
 from hr_search.evaluation.significance import holm, paired_comparison
 from hr_search.runs import folders
-from hr_search.runs.folders import Probes, Run
+from hr_search.runs.folders import Run
 from hr_search.settings import Settings
 
 COUNT = 8
@@ -334,89 +331,3 @@ def test_tables_come_back_as_they_went(make_run, tables):
     run.write("history", pd.DataFrame({"step": [0, 5], "loss": [math.nan, 0.25]}))
     assert run.table("history")["loss"].isna().tolist() == [True, False]
     assert run.environment == {"commit": "abc"} and run.config["margin"] == 0.3
-
-
-def test_tables_that_are_not_there(make_run):
-    run = make_run("a", "none")
-    with pytest.raises(InputError, match=r'no table "metric"; did you mean "metrics"'):
-        run.table("metric")
-    with pytest.raises(InputError, match="the run a has no queries.csv; it did not get that far"):
-        run.table("queries")
-    with pytest.raises(InputError, match="summary.json does not exist"):
-        _ = Run(run.folder / "b").summary
-
-
-def test_finished_runs_newest_first(make_run, home):
-    assert folders.list_runs() == []
-    with pytest.raises(InputError, match="no finished runs yet"):
-        folders.open_run()
-    first, second = make_run("z"), make_run("a")
-    unfinished = folders.create_run("unfinished")
-    assert folders.list_runs() == [second, first] and folders.open_run() == second and folders.open_run("z") == first
-    assert folders.create_run("unfinished") == unfinished and unfinished.folder.parent == paths.runs()
-    with pytest.raises(InputError, match="no finished run unfinished"):
-        folders.open_run("unfinished")
-    with pytest.raises(InputError, match="the run z exists already; choose another --runid"):
-        folders.create_run("z")
-
-
-def test_probes(tmp_path):
-    run = Run(tmp_path / "run")
-    sides = {"query": np.ones((3, 2), np.float32), "document": np.zeros((2, 2), np.float32)}
-    groups = {"query": ["1", "2", "3"], "document": ["1", "2"]}
-    kept = Probes(run, {"query": ["NA", "007", "c"], "document": ["d", "e"]}, groups, 2)
-    kept.keep(120, sides)
-    texts = pd.read_csv(run.folder / "probes" / "texts.csv", dtype=str, keep_default_na=False)
-    assert texts.to_dict("list") == {
-        "side": ["query", "query", "document", "document"], "text": ["NA", "007", "d", "e"], "group": ["1", "2", "1", "2"],
-    }  # fmt: skip
-    embeddings = np.load(run.folder / "probes" / "step_000120.npy", allow_pickle=False)
-    assert embeddings.dtype == np.float32 and embeddings.tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
-    Probes(Run(tmp_path / "none"), {}, {}, 0).keep(0, sides)
-    assert not (tmp_path / "none").exists()
-
-
-@given(st.text())
-@settings(deadline=None, derandomize=True)
-def test_new_run_ids_can_name_folders(projectname):
-    runid = folders.new_run_id(projectname)
-    assert folders.checked_run_id(runid) == runid and Path(runid).name == runid
-
-
-def test_new_run_ids(home, monkeypatch):
-    class Noon(folders.datetime.datetime):
-        @classmethod
-        def now(cls):
-            return cls(2026, 11, 21, 18, 5, 3)
-
-    monkeypatch.setattr(folders.datetime, "datetime", Noon)
-    assert folders.new_run_id("Поиск: HR / 2") == "Поиск-HR-2-20261121-180503"
-    assert folders.new_run_id(" ../.. ") == "run-20261121-180503"
-    (paths.reports() / "run-20261121-180503").mkdir(parents=True)
-    folders.create_run("run-20261121-180503-2")
-    assert folders.new_run_id("") == "run-20261121-180503-3"
-
-
-@pytest.mark.parametrize("text", ["a", "run-1", "v1.2", "Запуск_3", "_x", "x" * 120])
-def test_good_run_ids(text):
-    assert folders.checked_run_id(text) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["", "x" * 121, "ж" * 121, "𝒳" * 61, ".", "..", ".hidden", "a..b", "-a", "a/b", "a b", "a\n", "a\0", "~", "a\\b", "\udcff"]
-)  # fmt: skip
-def test_bad_run_ids(text):
-    with pytest.raises(InputError, match="the run id"):
-        folders.checked_run_id(text)
-
-
-def test_versions_and_commit(monkeypatch, tmp_path):
-    found = folders.versions()
-    assert {"python", "torch", "pandas"} <= set(found) and found["pandas"] == pd.__version__
-    assert set(folders.commit().removesuffix("+")) <= set("0123456789abcdef")
-    monkeypatch.setattr(paths, "checkout", lambda: tmp_path)
-    assert folders.commit() == ""
-    monkeypatch.setenv("PATH", "")
-    assert folders.commit() == ""
-    monkeypatch.setattr(folders, "_PACKAGES", ("torch", "no-such-package"))
-    assert set(folders.versions()) == {"python", "platform", "torch"}

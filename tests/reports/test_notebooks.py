@@ -6,8 +6,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import hr_search
@@ -21,8 +19,6 @@ from hr_search.reports.notebooks import (
     run_notebook,
     run_report,
 )
-from hr_search.runs import folders
-from hr_search.runs.folders import checked_run_id, new_run_id
 from hr_search.settings import Settings
 
 
@@ -109,44 +105,6 @@ def test_a_notebook_must_say_its_language(tmp_path):
     nbformat.write(notebook, path)
     with pytest.raises(InputError, match=r"kernel|language"):
         parameters_of(path)
-
-
-# Run ids
-
-
-@given(st.text(max_size=200))
-def test_every_project_name_makes_a_good_run_id(name):
-    assert checked_run_id(new_run_id(name))
-
-
-def test_run_ids_are_readable_and_never_taken_twice(home, monkeypatch):
-    assert re.fullmatch(r"hr-search-\d{8}-\d{6}", new_run_id("hr-search"))
-    assert re.fullmatch(r"Поиск-вакансий-й_2-\d{8}-\d{6}", new_run_id("../Поиск вакансий/и\u0306_2!"))
-    assert new_run_id("§§").startswith("run-")
-
-    class Still(folders.datetime.datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return cls(2026, 11, 21, 18, 5, 3)
-
-    monkeypatch.setattr(folders.datetime, "datetime", Still)
-    assert new_run_id("x") == "x-20261121-180503"
-    (paths.reports() / "x-20261121-180503").mkdir(parents=True)
-    (paths.runs() / "x-20261121-180503-2").mkdir(parents=True)
-    assert new_run_id("x") == "x-20261121-180503-3"
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a/b", "a\\b", "..", "a..b", ".hidden", "-flag", "a b", "a\n", "x" * 121, "C:", "a\0"]
-)
-def test_run_ids_that_cannot_name_a_folder_are_refused(text):
-    with pytest.raises(InputError, match="run id"):
-        checked_run_id(text)
-
-
-@pytest.mark.parametrize("text", ["a", "поиск-1", "v1.2_x", "x" * 120])
-def test_good_run_ids_stay_as_they_are(text):
-    assert checked_run_id(text) == text
 
 
 # Running one notebook

@@ -21,6 +21,7 @@ from test_pages import loads_nothing
 
 from hr_search.base import errors, files, paths
 from hr_search.base.errors import InputError
+from hr_search.base.text import STORED
 from hr_search.checkpoint import load_checkpoint
 from hr_search.commands import parser
 from hr_search.data import loading, unpacking
@@ -116,13 +117,13 @@ def test_a_report_on_hostile_texts_is_whole_and_runs_nothing(report):
 
 def test_texts_reach_the_tables_unharmed(report):
     home, table, _ = report
-    originals = {clean(text)[: folders.SHOWN] for text in [*table["query"], *table["positive"]]}
+    originals = {clean(text)[:STORED] for text in [*table["query"], *table["positive"]]}
     (folder,) = (home / "home" / "metrics" / "runs").iterdir()
     run = folders.Run(folder)
     queries, documents = run.table("queries"), run.table("documents")
     seen = {*queries["query"], *documents["text"]}
     assert len(seen) > 10 and seen <= originals
-    assert set(queries["group"]) <= {clean(text)[: folders.SHOWN] for text in table["group"]}
+    assert set(queries["group"]) <= {clean(text)[:STORED] for text in table["group"]}
     probes = pd.read_csv(folder / "probes" / "texts.csv", dtype=str, keep_default_na=False)
     assert set(probes["text"]) <= originals
     assert run.config["projectname"].startswith("../../<script>")

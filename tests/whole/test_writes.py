@@ -31,7 +31,8 @@ from hr_search.grids import runner
 from hr_search.grids.grid_file import Cell, Grid, Outcome
 from hr_search.reports import index, pages
 from hr_search.runs import ledgers
-from hr_search.runs.folders import Probes, Run, create_run
+from hr_search.runs.folders import Run, create_run
+from hr_search.runs.probes import Probes
 from hr_search.settings import Settings
 
 TABLE = pd.DataFrame({"text": ["a line of a table, long enough to be noticed"] * 40, "value": range(40)})
