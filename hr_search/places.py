@@ -1,0 +1,44 @@
+"""Paths in settings: made absolute before work starts elsewhere, and checked before anything runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hr_search.base import paths
+from hr_search.base.choices import is_table_file
+from hr_search.base.errors import InputError
+from hr_search.settings import Settings
+
+TABLES = ("datapath", "validationpath", "testpath")
+READ = (*TABLES, "modelname")
+WRITTEN = ("outputpath", "checkpointpath")
+
+
+def absolute(settings: Settings) -> Settings:
+    """The settings with paths that hold in any working directory.
+
+    Names such as `esco` or a model on the Hub stay, and so does a path to read where nothing lies.
+    """
+    given = {name: getattr(settings, name) for name in (*READ, *WRITTEN) if getattr(settings, name)}
+    found = {name: paths.resolve(given[name]) for name in READ if name in given}
+    read = {name: str(path) for name, path in found.items() if path.exists()}
+    written = {name: str(Path(os.path.expanduser(given[name])).absolute()) for name in WRITTEN if name in given}
+    return settings.replace(**read, **written)
+
+
+def require_tables(settings: Settings, owner: str = "") -> None:
+    """Checks that the tables of `settings` exist, which a run would otherwise notice half a minute later.
+
+    Args:
+        settings: of a run.
+        owner: whose settings they are, for the error; empty where that is clear.
+
+    Raises:
+        InputError: a table is missing, with the setting and its path.
+    """
+    for name in TABLES:
+        path = getattr(settings, name)
+        if is_table_file(path) and not paths.resolve(path).exists():
+            of = f" of {owner}" if owner else ""
+            raise InputError(f"{name} {path}{of} does not exist; check the path.")
