@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT ?= 20000
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready ## a .venv with the pinned requirements (2 to 3 minutes)
+setup: $(VENV)/.ready ## create .venv with the pinned requirements (2 to 3 minutes)
 
 $(VENV)/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hr_search needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -24,30 +24,30 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-report: setup ## the main job: explore, train, drift, analyse; prints the path of reports/index.html
+report: setup ## explore, train, measure drift, analyse; prints the path of reports/index.html
 	@$(BIN)/python -m hr_search report --recipe $(RECIPE)
 
-train: setup ## only train and test, with the recipe's settings
+train: setup ## train and test a model, without the notebooks
 	@$(BIN)/python train.py --recipe $(RECIPE) --outputpath data/models/trained
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks
 
 # The models of the unit tests are so small that a second thread waits more than it works.
-test: setup ## unit tests, every notebook as it stands, every notebook with other parameters
+test: setup ## unit tests, and every notebook with its defaults and with other parameters
 	@rm -rf $(TEST_HOME)
 	OMP_NUM_THREADS=1 HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" $(BIN)/python -m pytest tests -q --durations=8
 	HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" HR_SEARCH_HEADLESS=1 $(BIN)/python -m pytest notebooks -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-test-lowest: ## unit tests under the lowest versions that pyproject.toml allows (10 to 20 minutes)
+test-lowest: ## unit tests with the lowest versions that pyproject.toml allows (10 to 20 minutes)
 	@$(PYTHON) -m venv build/lowest
 	@build/lowest/bin/python -m pip install --quiet --disable-pip-version-check -r tests/lowest.txt
 	@build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	OMP_NUM_THREADS=1 HR_SEARCH_HOME="$(CURDIR)/build/lowest-home" build/lowest/bin/python -m pytest tests -q -p no:cacheprovider
 
-lint: setup ## style, as the commit hook checks it
+lint: setup ## check style, as the commit hook does
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-clean: ## remove caches, test leftovers and reports; models, runs and .venv stay
+clean: ## remove caches, test leftovers and reports; keep models, runs and .venv
 	rm -rf build data/cache .pytest_cache .ruff_cache reports/*/ reports/index.html
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
