@@ -60,7 +60,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     tasks = loading.search_tasks(settings, arguments.split, arguments.dropidentical)
     encoder = load_encoder(arguments.model, _length(settings, given), settings.precision)
     results = {} if arguments.nofloors else scoring.evaluate_floors(tasks)
-    scored = scoring.evaluate_encoder(encoder, tasks, progress=True)
+    scored = scoring.evaluate(encoder, tasks, progress=True)
     results |= {(arguments.model, direction): table for direction, table in scored.items()}
     table = scoring.metrics_table(results, settings.seed)
     if arguments.json:
@@ -131,7 +131,8 @@ def report(arguments: argparse.Namespace) -> int:
     from hr_search.experiment import check
     from hr_search.models import embedded
     from hr_search.models.requirements import place_of
-    from hr_search.reports.notebooks import NotebookFailed, run_report
+    from hr_search.reports.notebooks import NotebookFailed
+    from hr_search.reports.report import run_report
 
     check(settings)
     if settings.modelname != embedded.NAME:  # which would be built now, and it is there or it can be

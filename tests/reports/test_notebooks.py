@@ -11,14 +11,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 import hr_search
 from hr_search.base import paths
 from hr_search.base.errors import InputError
-from hr_search.reports import notebooks
-from hr_search.reports.notebooks import (
-    NotebookFailed,
-    parameters_of,
-    plan,
-    run_notebook,
-    run_report,
-)
+from hr_search.reports import report
+from hr_search.reports.notebooks import NotebookFailed, run_notebook
+from hr_search.reports.parameters import Parameter, parameters_of, plan
+from hr_search.reports.report import run_report
 from hr_search.settings import Settings
 
 
@@ -187,16 +183,14 @@ def test_a_kernel_that_dies_is_a_failure_too(tmp_path):
 # What each notebook of a report gets
 
 
+DEFAULTS = {
+    "01_explore_data": {"datapath": "esco", "seed": 1},
+    "02_train": {"learningrate": 1e-3, "more": {}, "runid": ""},
+    "03_embedding_drift": {"runid": "", "points": 30, "scale": 0.5, "sides": ["query"], "any": None},
+}
 DECLARED = {
-    "01_explore_data": {"datapath": ("esco", ""), "seed": (1, "")},
-    "02_train": {"learningrate": (1e-3, ""), "more": ({}, ""), "runid": ("", "")},
-    "03_embedding_drift": {
-        "runid": ("", ""),
-        "points": (30, ""),
-        "scale": (0.5, ""),
-        "sides": (["query"], ""),
-        "any": (None, ""),
-    },
+    notebook: {name: Parameter(default, "") for name, default in defaults.items()}
+    for notebook, defaults in DEFAULTS.items()
 }
 
 
@@ -231,7 +225,7 @@ def test_wrong_extra_parameters_are_refused(extra, part):
 
 
 def test_a_setting_that_reaches_no_notebook_is_refused():
-    declared = {"02_train": {"seed": (1, "")}}
+    declared = {"02_train": {"seed": Parameter(1, "")}}
     assert plan(declared, Settings(seed=3, projectname="x"), {}, "r") == {"02_train": {"seed": 3}}
     with pytest.raises(InputError, match="no notebook takes the setting loss"):
         plan(declared, Settings(loss="infonce"), {}, "r")
@@ -257,7 +251,7 @@ def test_a_report_runs_all_notebooks_and_says_how_long_it_will_take(tmp_path, ho
     assert index == home / "reports" / "index.html" and index.exists()
     place = home / "reports" / "мой-1"
     assert sorted(each.name for each in place.iterdir()) == sorted(
-        f"{name}.{kind}" for name in notebooks.STEPS for kind in ("html", "ipynb")
+        f"{name}.{kind}" for name in report.STEPS for kind in ("html", "ipynb")
     )
     assert printed(place / "02_train.ipynb") == "0.0001 {'loss': 'infonce'} мой-1\n"
     assert printed(place / "03_embedding_drift.ipynb") == "мой-1 19\n"
@@ -268,7 +262,7 @@ def test_a_report_runs_all_notebooks_and_says_how_long_it_will_take(tmp_path, ho
     assert any(line.startswith("1/4 01_explore_data") and "about 3 min 20 s" in line for line in said)
     assert any(line.startswith("2/4 02_train") and "about 7 min 00 s" in line for line in said)
     kept = json.loads((home / "reports" / "timings.json").read_text())
-    assert set(kept) == set(notebooks.STEPS) and all(0 < seconds < 60 for seconds in kept.values())
+    assert set(kept) == set(report.STEPS) and all(0 < seconds < 60 for seconds in kept.values())
 
 
 def test_a_failed_report_stops_there_and_keeps_what_is_done(tmp_path, home):

@@ -1,0 +1,143 @@
+"""Parameters of notebooks: what a notebook declares, and the checked values it gets for a run."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+import papermill
+
+from hr_search import settings as config
+from hr_search.base.errors import InputError, one_line, quoted, shown, suggestion
+from hr_search.settings import Settings
+
+RESERVED = ("more", "runid")  # parameters that the report itself fills in
+# Bounds of parameters that are no settings: a value outside would otherwise be refused only after the training.
+BOUNDS = {"points": (10, 5000), "neighbours": (2, 200), "checkpoints": (2, 20), "examples": (1, 200), "worst": (1, 200)}
+
+
+class Parameter(NamedTuple):
+    """A parameter as its notebook declares it."""
+
+    default: Any
+    help: str
+
+
+def parameters_of(path: Path | str) -> dict[str, Parameter]:
+    """The parameters a notebook declares in its cell tagged `parameters`, in the order of the cell.
+
+    Raises:
+        InputError: the notebook is missing or unreadable, or a line of the cell is not `name = literal  # help`.
+    """
+    path = Path(path)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        with quiet_papermill():
+            helps = {name: each["help"] for name, each in papermill.inspect_notebook(papermill_path(path)).items()}
+    except FileNotFoundError as error:
+        raise InputError(f"the notebook {path} does not exist.") from error
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise InputError(f"{path} is not a readable notebook ({one_line(error)}).") from error
+    if len(cells) > 1:
+        raise InputError(f"{path.name} has {len(cells)} cells tagged parameters; keep one.")
+    defaults = _literals("".join(cells), path.name)
+    if unread := [name for name in defaults if name not in helps]:
+        raise InputError(f"{path.name}: papermill skips {unread[0]}; keep its line to one `=`, comment included.")
+    return {name: Parameter(default, helps[name]) for name, default in defaults.items()}
+
+
+def _literals(source: str, where: str) -> dict[str, Any]:
+    """The values of a cell that holds nothing but lines of `name = literal`."""
+    values: dict[str, Any] = {}
+    try:
+        for line in ast.parse(source).body:
+            target = line.targets[0] if isinstance(line, ast.Assign) else line.target
+            values[target.id] = ast.literal_eval(line.value)
+    except (SyntaxError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{where}: the parameters cell may hold only lines of `name = literal  # help`.") from error
+    return values
+
+
+def papermill_path(path: Path) -> str:
+    """A path written so that papermill opens exactly it: whatever stands between braces it would fill in."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+@contextlib.contextmanager
+def quiet_papermill() -> Iterator[None]:
+    """Keeps papermill from logging which files it opens."""
+    logger = logging.getLogger("papermill")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def plan(
+    declared: Mapping[str, Mapping[str, Parameter]], settings: Settings, extra: Mapping[str, Any], runid: str
+) -> dict[str, dict[str, Any]]:
+    """The values that each notebook of a report gets.
+
+    A notebook gets the settings it declares. One that declares `more` also gets, there, all other settings
+    that differ from their defaults. `runid` and the names in `extra` go to every notebook that declares them.
+
+    Args:
+        declared: by notebook, the parameters that `parameters_of` found.
+        settings: the settings of the run.
+        extra: values of parameters that are no settings.
+        runid: the name of the run.
+
+    Raises:
+        InputError: a name in `extra` is a setting, reserved or not declared anywhere, or its value has the wrong
+            type or is out of bounds; or a changed setting reaches no notebook.
+    """
+    known = {name for parameters in declared.values() for name in parameters}
+    values = settings.to_dict()
+    changed = {name: value for name, value in values.items() if value != config.FIELDS[name].default}
+    _check_extra(extra, known)
+    lost = sorted(set(changed) - known - {"projectname"})
+    if lost and "more" not in known:
+        raise InputError(f"no notebook takes the setting {lost[0]}; leave it at its default.")
+    planned = {}
+    for notebook, parameters in declared.items():
+        given = {name: values[name] for name in parameters if name in values}
+        if "more" in parameters:
+            given["more"] = {name: value for name, value in changed.items() if name not in parameters}
+        if "runid" in parameters:
+            given["runid"] = runid
+        for name, value in extra.items():
+            if name in parameters:
+                given[name] = _checked(name, value, parameters[name].default, notebook)
+        planned[notebook] = given
+    return planned
+
+
+def _check_extra(extra: Mapping[str, Any], known: set[str]) -> None:
+    """Checks that each extra name is a notebook's own parameter."""
+    for name in extra:
+        if name in config.FIELDS or name in RESERVED:
+            raise InputError(f'"{name}" is not an extra parameter; give it as a setting or as the run id.')
+        if name not in known:
+            hint = suggestion(name, sorted(known | {*config.FIELDS}))
+            raise InputError(f'no notebook has a parameter "{shown(name)}"; {hint}')
+
+
+def _checked(name: str, value: Any, default: Any, notebook: str) -> Any:
+    """`value` in the type of the parameter's default and within its bounds; a default of None takes anything."""
+    if type(default) in (int, float, bool, str):
+        value = config.converted(name, value, type(default), notebook)
+    elif default is not None and not isinstance(value, type(default)):
+        kind = type(default).__name__
+        raise InputError(f"{notebook}: {name} is {quoted(value)}; it must be a {kind} like {default!r}.")
+    low, high = BOUNDS.get(name, (None, None))
+    if low is not None and not low <= value <= high:
+        raise InputError(f"{notebook}: {name} is {value}; it must be between {low} and {high}.")
+    return value
