@@ -1,8 +1,8 @@
-"""What a cosine tells: how far right and wrong documents lie apart, and from where on a search can be trusted.
+"""What a cosine is worth: how far apart right and wrong documents score, and above which cosine to trust a search.
 
-Cosines of a contrastive model are no probabilities: what counts as high differs from model to model. A threshold
-chosen and judged on the same queries flatters itself, so the figures here are cross-fitted: each fifth of the
-groups is judged with what the other four suggest.
+Cosines of a contrastive model are not probabilities: what counts as high differs from model to model. A threshold
+chosen and judged on the same queries looks better than it is, so the figures here are cross-fitted: each fifth of
+the groups is judged with the threshold chosen on the other four.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ FOLDS = 5
 
 
 def histograms(*samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The shares of each sample over common bins, of a number that suits the smallest sample (Rice's rule).
+    """The shares of each sample over common bins, as many as suit the smallest sample (Rice's rule, 5 to 40).
 
     Returns:
         The edges, (B + 1,), and the shares, (S, B).
+
+    Raises:
+        InputError: a sample is empty.
     """
     if not all(map(len, samples)):
-        raise InputError("there are no scores of one kind to compare.")
+        raise InputError("one of the samples has no scores; give at least one score of each kind.")
     bins = int(np.clip(2 * min(map(len, samples)) ** (1 / 3), 5, 40))
     edges = np.histogram_bin_edges(np.concatenate(samples), bins)
     return edges, np.array([np.histogram(sample, edges)[0] / len(sample) for sample in samples])
@@ -41,26 +44,23 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def separation(scores: pd.DataFrame) -> pd.DataFrame:
-    """How far the right documents lie from the wrong ones, before and after training.
+    """How far the right documents score from the wrong ones, before and after training.
 
     Args:
         scores: the rows of a run's `scores.csv` of one direction.
 
     Returns:
         system, against ("random wrong" or "nearest wrong"), right and wrong (mean cosines), overlap, and auc
-        (how often a right document scores above a wrong one).
+        (how often a right document scores above a wrong one; ties count half).
     """
     rows = []
     for system, table in scores.groupby("system", sort=False):
         kinds = {kind: part["score"].to_numpy() for kind, part in table.groupby("kind")}
         right = kinds["positive"]
-        for kind, name in {"negative": "random wrong", "nearest": "nearest wrong"}.items():
-            if kind in kinds:
-                wrong = kinds[kind]
-                truth = np.repeat([1, 0], [len(right), len(wrong)])
-                auc = roc_auc_score(truth, np.concatenate([right, wrong]))
-                rows.append({"system": system, "against": name, "right": right.mean(), "wrong": wrong.mean(),
-                             "overlap": overlap(right, wrong), "auc": float(auc)})  # fmt: skip
+        against = {"random wrong": kinds.get("negative"), "nearest wrong": kinds.get("nearest")}
+        for name, wrong in against.items():
+            if wrong is not None:
+                rows.append((system, name, right.mean(), wrong.mean(), overlap(right, wrong), _auc(right, wrong)))
     return pd.DataFrame(rows, columns=["system", "against", "right", "wrong", "overlap", "auc"])
 
 
@@ -76,13 +76,12 @@ def first_found(scores: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
     """
     wide = scores.pivot(index="query", columns="kind", values="score").reindex(columns=["best", "nearest"])
     right = ~(wide["nearest"] >= wide["best"])  # where all documents are right there is no nearest wrong one
-    return pd.DataFrame({
-        "score": wide.max(axis=1), "right": right, "group": groups.iloc[wide.index].to_numpy(),
-    }).reset_index(drop=True)  # fmt: skip
+    group = groups.iloc[wide.index].to_numpy()
+    return pd.DataFrame({"score": wide.max(axis=1), "right": right, "group": group}).reset_index(drop=True)
 
 
 def acceptance(score: np.ndarray, right: np.ndarray) -> pd.DataFrame:
-    """What becomes of the queries when the first document found is accepted from some cosine on.
+    """What a threshold achieves: the first document found is accepted where its cosine reaches it.
 
     Args:
         score: (Q,) cosine of the first document found.
@@ -97,10 +96,15 @@ def acceptance(score: np.ndarray, right: np.ndarray) -> pd.DataFrame:
     order = np.argsort(-score, kind="stable")
     last = np.append(np.diff(score[order]) != 0, True)  # equal cosines are accepted together
     queries, hits = np.arange(1, len(score) + 1)[last], np.cumsum(right[order])[last]
-    return pd.DataFrame({
-        "threshold": score[order][last], "queries": queries, "accepted": queries / len(score),
-        "precision": hits / queries, "recall": hits / len(score), "f1": 2 * hits / (queries + len(score)),
-    })  # fmt: skip
+    columns = {
+        "threshold": score[order][last],
+        "queries": queries,
+        "accepted": queries / len(score),
+        "precision": hits / queries,
+        "recall": hits / len(score),
+        "f1": 2 * hits / (queries + len(score)),
+    }
+    return pd.DataFrame(columns)
 
 
 def choose(score: np.ndarray, right: np.ndarray, precision: float | None = None) -> float:
@@ -108,7 +112,7 @@ def choose(score: np.ndarray, right: np.ndarray, precision: float | None = None)
 
     Args:
         score, right: as for `acceptance`.
-        precision: the least precision wanted, of ten accepted queries or more; None = the best F1.
+        precision: the least precision wanted, over ten accepted queries or more; None = the best F1.
     """
     curve = acceptance(score, right)
     if precision is None:
@@ -118,7 +122,7 @@ def choose(score: np.ndarray, right: np.ndarray, precision: float | None = None)
 
 
 def operating_points(first: pd.DataFrame) -> pd.DataFrame:
-    """Thresholds for two wishes, and what accepting from there on brings on queries that did not choose them.
+    """Thresholds for two goals, and what each achieves on queries that did not help to choose it.
 
     Args:
         first: what `first_found` returns.
@@ -135,18 +139,24 @@ def operating_points(first: pd.DataFrame) -> pd.DataFrame:
     score, right = first["score"].to_numpy(), first["right"].to_numpy()
     folds, rows = _folds(first), []
     for goal, precision in GOALS.items():
-        accepted, chosen = np.zeros(len(first), dtype=bool), []
-        for others, fold in folds:
-            chosen.append(choose(score[others], right[others], precision))
-            accepted[fold] = score[fold] >= chosen[-1]  # never true of NaN
+        chosen = [choose(score[others], right[others], precision) for others, _ in folds]
+        accepted = np.zeros(len(first), dtype=bool)
+        for threshold, (_, fold) in zip(chosen, folds, strict=True):
+            accepted[fold] = score[fold] >= threshold  # always false for NaN
         hits, count = int((accepted & right).sum()), int(accepted.sum())
         low, high = wilson(hits, count) if count >= FEW else (np.nan, np.nan)
-        rows.append({
-            "goal": goal, "threshold": choose(score, right, precision),
-            "fold_low": pd.Series(chosen).min(), "fold_high": pd.Series(chosen).max(),
-            "accepted": count / len(first), "precision": hits / count if count >= FEW else np.nan,
-            "low": low, "high": high, "recall": hits / len(first),
-        })  # fmt: skip
+        point = {
+            "goal": goal,
+            "threshold": choose(score, right, precision),
+            "fold_low": pd.Series(chosen).min(),
+            "fold_high": pd.Series(chosen).max(),
+            "accepted": count / len(first),
+            "precision": hits / count if count >= FEW else np.nan,
+            "low": low,
+            "high": high,
+            "recall": hits / len(first),
+        }
+        rows.append(point)
     return pd.DataFrame(rows)
 
 
@@ -156,26 +166,26 @@ def sentence(point: pd.Series) -> str:
         return f"{point['goal']}: no cosine reaches it."
     start = f"{point['goal']}: accept at cosine >= {point['threshold']:.3f}: "
     if np.isnan(point["precision"]):
-        return start + "the queries are too few to say what it brings on others."
+        return start + "too few queries are accepted to estimate its precision on others."
     interval = f"[{100 * point['low']:.0f}, {100 * point['high']:.0f}]"
     return start + (
-        f"{100 * point['precision']:.0f} % {interval} of the accepted are right, "
-        f"{100 * point['recall']:.0f} % of the right ones are found."
+        f"{100 * point['precision']:.0f} % {interval} of the accepted documents are right, "
+        f"{100 * point['recall']:.0f} % of all queries get a right one."
     )
 
 
 def reliability(first: pd.DataFrame, bins: int = 8) -> pd.DataFrame:
-    """How often the first document found is right at low and at high cosines, and how well that can be foretold.
+    """How often the first document found is right at low and at high cosines, beside a forecast from the cosine.
 
-    The forecast is a rising step function of the cosine (isotonic regression; Zadrozny and Elkan, 2002), learnt
+    The forecast is a rising step function of the cosine (isotonic regression; Zadrozny and Elkan, 2002), fitted
     on the other folds.
 
     Args:
         first: what `first_found` returns.
-        bins: at most this many parts of like size; fewer where they would hold less than 20 queries.
+        bins: at most this many parts of similar size; fewer where they would hold fewer than 20 queries.
 
     Returns:
-        A row a part, low cosines first: start, end (of the cosines), queries, expected (mean forecast), right
+        A row per part, low cosines first: start, end (of the cosines), queries, expected (mean forecast), right
         (share), low, high (its 95 % Wilson interval).
 
     Raises:
@@ -187,29 +197,34 @@ def reliability(first: pd.DataFrame, bins: int = 8) -> pd.DataFrame:
         steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score[others], right[others])
         expected[fold] = steps.predict(score[fold])
     rows = []
-    for _, at in pd.Series(score).groupby(quantile_codes(score, bins)).indices.items():
-        low, high = wilson(int(right[at].sum()), len(at))
-        rows.append({"start": score[at].min(), "end": score[at].max(), "queries": len(at),
-                     "expected": expected[at].mean(), "right": right[at].mean(), "low": low, "high": high})  # fmt: skip
-    return pd.DataFrame(rows)
+    for at in pd.Series(score).groupby(quantile_codes(score, bins)).indices.values():
+        interval = wilson(int(right[at].sum()), len(at))
+        rows.append((score[at].min(), score[at].max(), len(at), expected[at].mean(), right[at].mean(), *interval))
+    return pd.DataFrame(rows, columns=["start", "end", "queries", "expected", "right", "low", "high"])
 
 
 def calibration_error(table: pd.DataFrame) -> float:
-    """How far the forecast of `reliability` is off, on average over the queries."""
+    """How far the forecast of `reliability` is off, averaged over the queries (expected calibration error)."""
     return float(np.average((table["expected"] - table["right"]).abs(), weights=table["queries"]))
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927); NaN of nothing."""
+    """The 95 % interval of a share (Wilson, 1927); NaN where `count` is 0."""
     if not count:
         return np.nan, np.nan
     interval = scipy.stats.binomtest(hits, count).proportion_ci(LEVEL, "wilson")
     return float(interval.low), float(interval.high)
 
 
+def _auc(right: np.ndarray, wrong: np.ndarray) -> float:
+    """The share of pairs in which the right document scores above the wrong one; ties count half."""
+    truth = np.repeat([1, 0], [len(right), len(wrong)])
+    return float(roc_auc_score(truth, np.concatenate([right, wrong])))
+
+
 def _folds(first: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
     """Row numbers of the others and of each of up to five folds; queries of one group stay together."""
     groups = first["group"].nunique()
     if groups < 2:
-        raise InputError("a threshold is judged on other groups than it is chosen on; give test rows of two or more.")
+        raise InputError("all queries belong to one group, so no other can judge a threshold; test on two or more.")
     return list(GroupKFold(min(FOLDS, groups)).split(first, groups=first["group"]))

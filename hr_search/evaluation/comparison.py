@@ -10,17 +10,19 @@ import pandas as pd
 
 from hr_search.base.choices import DIRECTIONS, METRICS
 from hr_search.base.errors import InputError, suggestion
-from hr_search.base.text import SHORT
+from hr_search.base.text import SHORT, shortened
 from hr_search.evaluation.significance import holm, paired_comparison, verdict
 from hr_search.runs.folders import Run, list_runs, open_run
 
 # Settings that decide which rows are tested.
-_SPLITTING = ("datapath", "testpath", "querycolumn", "positivecolumn", "groupcolumn", "template", "documenttemplate")
-_SPLITTING += ("redact", "validationpath", "validationshare", "testshare", "splitseed")
+_SPLITTING = (
+    *("datapath", "testpath", "querycolumn", "positivecolumn", "groupcolumn", "template", "documenttemplate"),
+    *("redact", "validationpath", "validationshare", "testshare", "splitseed"),
+)
 
 
 def leaderboard(runs: Sequence[Run] | None = None, direction: str = "q2d", metric: str = "mrr") -> pd.DataFrame:
-    """All finished runs with their trained, base and lexical values, best first.
+    """All finished runs with the value of each of their systems, best trained model first.
 
     Returns:
         run, data, fingerprint, rows, steps, minutes, and a column for each system.
@@ -31,19 +33,22 @@ def leaderboard(runs: Sequence[Run] | None = None, direction: str = "q2d", metri
     _check_names(direction, metric)
     rows = []
     for run in list_runs() if runs is None else runs:
-        summary = run.summary
-        values = {name: tables[direction][metric][0] for name, tables in summary["metrics"].items()}
-        rows.append({
-            "run": run.id, "data": summary["data"]["name"], "fingerprint": summary["data"]["fingerprint"],
-            "rows": summary["data"]["train"], "steps": summary["steps"],
-            "minutes": summary["training_seconds"] / 60, **values,
-        })  # fmt: skip
+        summary, data = run.summary, run.summary["data"]
+        row = {
+            "run": run.id,
+            "data": data["name"],
+            "fingerprint": data["fingerprint"],
+            "rows": data["train"],
+            "steps": summary["steps"],
+            "minutes": summary["training_seconds"] / 60,
+        }
+        rows.append(row | {name: tables[direction][metric][0] for name, tables in summary["metrics"].items()})
     columns = ["run", "data", "fingerprint", "rows", "steps", "minutes", "trained", "base", "bm25", "tfidf"]
     return pd.DataFrame(rows).reindex(columns=columns).sort_values("trained", ascending=False, ignore_index=True)
 
 
 def per_query(run: Run, system: str, direction: str) -> pd.DataFrame:
-    """The test queries of one system of a run, in the order of the test.
+    """The results of one system of a run, a row per test query, in the order of the test.
 
     Raises:
         InputError: the run has no such system or direction.
@@ -56,7 +61,7 @@ def per_query(run: Run, system: str, direction: str) -> pd.DataFrame:
 
 
 def documents(run: Run, direction: str) -> pd.DataFrame:
-    """What the test queries of one direction were searched in: index, text and, of newer runs, length (in words)."""
+    """The documents searched in one direction: index, text and, in newer runs, length (in words)."""
     table = run.table("documents")
     return table[table["direction"] == direction].reset_index(drop=True)
 
@@ -84,8 +89,8 @@ def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"{twice[0]} is named twice; compare different runs.")
     for run in runs[1:]:
-        if trouble := _difference(runs[0], run):
-            raise InputError(trouble)
+        if obstacle := _obstacle(runs[0], run):
+            raise InputError(obstacle)
     tables = [per_query(run, "trained", direction) for run in runs]
     first = tables[0][metric].to_numpy()
     tests = [paired_comparison(first, table[metric].to_numpy(), seed) for table in tables[1:]]
@@ -97,53 +102,27 @@ def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr
     return pd.DataFrame(rows)
 
 
-def _check_names(direction: str, metric: str) -> None:
-    for what, name, valid in (("direction", direction, DIRECTIONS), ("metric", metric, METRICS)):
-        if name not in valid:
-            raise InputError(f'there is no {what} "{name}"; {suggestion(name, valid)}')
-
-
-def _difference(a: Run, b: Run) -> str:
-    """Why the tests of two runs cannot be compared; empty where they can."""
-    first, second = (run.summary["data"] for run in (a, b))
-    if first["name"] != second["name"]:
-        return f"{a.id} was tested on {first['name']} and {b.id} on {second['name']}; compare runs on the same data."
-    untested = [run.id for run in (a, b) if not run.has("queries")]
-    if untested:
-        return f"{' and '.join(untested)} has no test results; train with a test file or a testshare above 0."
-    tables = [run.table("queries").query("system == 'trained'") for run in (a, b)]
-    for direction in DIRECTIONS:
-        parts = [table[table["direction"] == direction] for table in tables]
-        x, y = (part[["query", "relevant", "expected"]].to_numpy(dtype=object) for part in parts)
-        if len(x) != len(y):
-            return f"{a.id} was tested on {len(x):,} {direction} queries and {b.id} on {len(y):,}; {_advice(a, b)}"
-        unlike = np.flatnonzero((x != y).any(axis=1))
-        if unlike.size:
-            texts = [" ".join(rows[unlike[0], 0].split())[:60] for rows in (x, y)]
-            which = f'"{texts[0]}" in the one and "{texts[1]}" in the other'
-            if x[unlike[0], 0] == y[unlike[0], 0]:
-                which = f'"{texts[0]}" in both, with other right documents'
-            where = f"{direction} query {unlike[0] + 1} is {which}"
-            return f"{a.id} and {b.id} were tested on different rows: {where}; {_advice(a, b)}"
-    return ""
-
-
-def _advice(a: Run, b: Run) -> str:
-    """Which settings may have given two runs other test rows, and what to do."""
-    # Before there was a splitseed, the seed split the data.
-    first, second = ({"splitseed": run.config.get("seed")} | run.config for run in (a, b))
-    reasons = [f"{name} ({first.get(name)!r} and {second.get(name)!r})"
-               for name in _SPLITTING if first.get(name) != second.get(name)]  # fmt: skip
-    cause = f"they differ in {', '.join(reasons)}" if reasons else "their data changed in between"
-    return f"{cause}; give both the same data, shares and splitseed."
-
-
 def setting_differences(a: Run, b: Run) -> pd.DataFrame:
     """The settings in which two runs differ: setting, and a column for each run."""
     first, second = a.config, b.config
-    rows = [{"setting": name, a.id: first.get(name), b.id: second.get(name)}
-            for name in {**first, **second} if first.get(name) != second.get(name)]  # fmt: skip
+    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    rows = [(name, first.get(name), second.get(name)) for name in names]
     return pd.DataFrame(rows, columns=["setting", a.id, b.id])
+
+
+def find_other(run: Run, otherid: str = "") -> Run | None:
+    """The run named `otherid`, or the newest other run tested on the same rows; None where there is none.
+
+    Raises:
+        InputError: there is no finished run named `otherid`.
+    """
+    if otherid:
+        return open_run(otherid)
+    name = run.summary["data"]["name"]
+    for other in list_runs():
+        if other.id != run.id and other.summary["data"]["name"] == name and not _obstacle(run, other):
+            return other
+    return None
 
 
 def changes(run: Run, direction: str = "q2d", a: str = "base", b: str = "trained") -> pd.DataFrame:
@@ -156,13 +135,18 @@ def changes(run: Run, direction: str = "q2d", a: str = "base", b: str = "trained
     before, after = per_query(run, a, direction), per_query(run, b, direction)
     texts = documents(run, direction).set_index("index")["text"]
     gain = after["mrr"] - before["mrr"]
-    return pd.DataFrame({
-        "query": after["query"], "group": after["group"], f"rank {a}": before["rank"], f"rank {b}": after["rank"],
-        "gain": gain, "outcome": np.select([gain > 0, gain < 0], ["won", "lost"], "unchanged"),
+    columns = {
+        "query": after["query"],
+        "group": after["group"],
+        f"rank {a}": before["rank"],
+        f"rank {b}": after["rank"],
+        "gain": gain,
+        "outcome": np.select([gain > 0, gain < 0], ["won", "lost"], "unchanged"),
         f"found {a}": [texts[json.loads(found)[0]] for found in before["found"]],
         f"found {b}": [texts[json.loads(found)[0]] for found in after["found"]],
         "expected": [texts[json.loads(expected)[0]] for expected in after["expected"]],
-    })  # fmt: skip
+    }
+    return pd.DataFrame(columns)
 
 
 def outcomes(table: pd.DataFrame) -> pd.DataFrame:
@@ -174,15 +158,16 @@ def outcomes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def extremes(table: pd.DataFrame, outcome: str, count: int = 10) -> pd.DataFrame:
-    """The queries of `changes` that won, or lost, the most: query, rank ("4 → 1"), and texts cut for reading.
+    """The queries of `changes` that won, or lost, the most: query, rank ("4 → 1"), and texts cut to 200 characters.
 
-    The texts are what each system found first, marked with ✓ where it is right, and the first one expected.
+    The texts are the first document that each system found, marked with ✓ where it is right, and the first one
+    expected.
     """
     chosen = table[table["outcome"] == outcome]
     chosen = chosen.reindex(chosen["gain"].abs().sort_values(ascending=False, kind="stable").index).head(count)
     before, after = (chosen[name] for name in chosen if name.startswith("rank "))
     texts = chosen[[name for name in chosen if name in ("query", "expected") or name.startswith("found ")]]
-    short = texts.apply(lambda column: column.str.slice(0, SHORT))
+    short = texts.apply(shortened)
     for rank in (before, after):
         name = rank.name.replace("rank", "found", 1)
         short[name] = short[name].where(rank > 1, "✓ " + short[name])
@@ -191,15 +176,15 @@ def extremes(table: pd.DataFrame, outcome: str, count: int = 10) -> pd.DataFrame
 
 
 def failures(run: Run, direction: str = "q2d", system: str = "trained", count: int = 20) -> pd.DataFrame:
-    """The queries whose right document stands furthest down, and what the system found in its place.
+    """The queries whose right document ranks lowest, and what the system found instead.
 
     Returns:
         rank (of the best right document), query, place and text: first a row for the right document (the first
         one expected), then one for each of the five found, right ones marked with ✓; texts are cut to 200
-        characters. Worst first; queries with a right document on rank 1 are no failures.
+        characters. Worst first; queries with a right document on rank 1 are not failures.
     """
     table = per_query(run, system, direction)
-    texts = documents(run, direction).set_index("index")["text"].str.slice(0, SHORT)
+    texts = shortened(documents(run, direction).set_index("index")["text"])
     worst = table[table["rank"] > 1].sort_values("rank", ascending=False, kind="stable").head(count)
     rows = []
     for query, rank, found, expected in worst[["query", "rank", "found", "expected"]].itertuples(index=False):
@@ -219,16 +204,47 @@ def with_intervals(metrics: pd.DataFrame, direction: str) -> pd.DataFrame:
     return wide.loc[order, [name for name in METRICS if name in wide.columns]]
 
 
-def find_other(run: Run, otherid: str = "") -> Run | None:
-    """The run named `otherid`, else the newest other run tested on the same rows; None where there is none.
+def _check_names(direction: str, metric: str) -> None:
+    for what, name, valid in (("direction", direction, DIRECTIONS), ("metric", metric, METRICS)):
+        if name not in valid:
+            raise InputError(f'there is no {what} "{name}"; {suggestion(name, valid)}')
 
-    Raises:
-        InputError: `otherid` names no finished run.
-    """
-    if otherid:
-        return open_run(otherid)
-    name = run.summary["data"]["name"]
-    for other in list_runs():
-        if other.id != run.id and other.summary["data"]["name"] == name and not _difference(run, other):
-            return other
-    return None
+
+def _obstacle(a: Run, b: Run) -> str:
+    """Why two runs cannot be compared; empty where they can."""
+    first, second = (run.summary["data"] for run in (a, b))
+    if first["name"] != second["name"]:
+        return f"{a.id} was tested on {first['name']} and {b.id} on {second['name']}; compare runs on the same data."
+    untested = [run.id for run in (a, b) if not run.has("queries")]
+    if untested:
+        have = "has" if len(untested) == 1 else "have"
+        return f"{' and '.join(untested)} {have} no test results; train with a test file or a testshare above 0."
+    tables = [run.table("queries").query("system == 'trained'") for run in (a, b)]
+    for direction in DIRECTIONS:
+        columns = ["query", "relevant", "expected"]
+        x, y = (table.loc[table["direction"] == direction, columns].to_numpy(dtype=object) for table in tables)
+        if len(x) != len(y):
+            return f"{a.id} was tested on {len(x):,} {direction} queries and {b.id} on {len(y):,}; {_advice(a, b)}"
+        unlike = np.flatnonzero((x != y).any(axis=1))
+        if unlike.size:
+            where = f"{direction} query {unlike[0] + 1} is {_contrast(x[unlike[0]], y[unlike[0]])}"
+            return f"{a.id} and {b.id} were tested on different rows: {where}; {_advice(a, b)}"
+    return ""
+
+
+def _contrast(x: np.ndarray, y: np.ndarray) -> str:
+    """How one test row of two runs, (query, relevant, expected) each, differs."""
+    a, b = (" ".join(query.split())[:60] for query in (x[0], y[0]))
+    if x[0] == y[0]:
+        return f'"{a}" in both, with different right documents'
+    return f'"{a}" in the first and "{b}" in the second'
+
+
+def _advice(a: Run, b: Run) -> str:
+    """Which settings may have given two runs different test rows, and what to do."""
+    # Before there was a splitseed, the seed split the data.
+    first, second = ({"splitseed": run.config.get("seed")} | run.config for run in (a, b))
+    names = [name for name in _SPLITTING if first.get(name) != second.get(name)]
+    reasons = [f"{name} ({first.get(name)!r} and {second.get(name)!r})" for name in names]
+    cause = f"they differ in {', '.join(reasons)}" if reasons else "their data changed in between"
+    return f"{cause}; give both the same data, shares and splitseed."

@@ -1,6 +1,6 @@
-"""Figures of results query by query: who won, for whom it is better, and what a cosine tells.
+"""Figures of per-query results: which queries won, for whom it is better, and what a cosine is worth.
 
-Each function takes data and an optional axis and returns it, in the look of `hr_search.base.plots`.
+Each function takes data and an optional axis, and returns the axis in the style of `hr_search.base.plots`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _KINDS = {
 
 
 def sorted_gains(changes: pd.DataFrame, before: str = "base", after: str = "trained", ax: Axes | None = None) -> Axes:
-    """What training did to each query, from the largest gain to the largest loss, from `analysis.changes`."""
+    """What training did to each query, from the largest gain to the largest loss, from `comparison.changes`."""
     require_columns(changes, ("gain", "outcome"), "the table of changes")
     gain = np.sort(changes["gain"].to_numpy(dtype=float))[::-1]
     counts = changes["outcome"].value_counts().reindex(["won", "lost", "unchanged"], fill_value=0)
@@ -55,9 +55,9 @@ def sorted_gains(changes: pd.DataFrame, before: str = "base", after: str = "trai
 
 
 def part_intervals(table: pd.DataFrame, metric: str = "mrr", ax: Axes | None = None) -> Axes:
-    """A metric before and after training for each part of the queries, from `breakdown.compare_parts`.
+    """A metric before and after training for each part of the queries, from `subgroups.compare_parts`.
 
-    Kinds that all queries share have one part and are not drawn; parts of fewer than ten queries have no interval.
+    Kinds with only one part are not drawn; parts of fewer than ten queries have no interval.
     """
     require_columns(table, ("by", "part", "queries", "system", "value", "low", "high"), "the table of parts")
     several = table.groupby("by")["part"].transform("nunique") > 1
@@ -83,14 +83,14 @@ def part_intervals(table: pd.DataFrame, metric: str = "mrr", ax: Axes | None = N
         ax.axhline(place - 0.5, color="#CCCCCC", linewidth=0.7)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     name = LABELS.get(metric, metric)
-    title = textwrap.fill(_most_and_least(shown, name), 72)  # the labels take their part of the width
+    title = textwrap.fill(_most_and_least(shown, name), 72)  # the labels need a share of the width
     finish(ax, title, f"{name} with 95% interval (number of queries in brackets)", "", legend=True)
     ax.grid(axis="y", visible=False)
     return ax
 
 
 def score_distributions(scores: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
-    """Cosines of right, random wrong and nearest wrong documents, a panel a system, from `scores.csv`.
+    """Cosines of right, random wrong and nearest wrong documents, a panel per system, from `scores.csv`.
 
     Args:
         scores: the rows of one direction.
@@ -109,28 +109,32 @@ def score_distributions(scores: pd.DataFrame, axes: Sequence[Axes] | None = None
             name, colour, line = _KINDS[kind]
             ax.stairs(heights, edges, fill=True, color=colour, alpha=0.25)
             ax.stairs(heights, edges, color=colour, linestyle=line, linewidth=1.8, label=name)
-        said = numbers[numbers["system"] == system].itertuples()
-        words = [f"{row.against} by {row.overlap:.0%} (AUC {row.auc:.2f})" for row in said]
+        rows = numbers[numbers["system"] == system].itertuples()
+        overlaps = [f"{row.against} by {row.overlap:.0%} (AUC {row.auc:.2f})" for row in rows]
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        title = f"{system}: right overlaps {', '.join(words)}" if words else f"{system}: right ones only"
+        title = f"{system}: right overlaps {', '.join(overlaps)}" if overlaps else f"{system}: right ones only"
         finish(ax, title, "Cosine" if number == len(systems) - 1 else "", "Share", legend=number == 0)
     return axes
 
 
 def acceptance(first: pd.DataFrame, points: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """How many accepted documents are right, and how many right ones are found, over the cosine demanded.
+    """Precision and recall of the first document found, over the cosine required to accept it.
 
     Args:
-        first: from `calibration.first_found`; the lines are of all its queries.
-        points: from `calibration.operating_points`; the marks show their cross-fitted figures.
+        first: from `calibration.first_found`; the lines cover all its queries.
+        points: from `calibration.operating_points`; the marks show their cross-fitted values.
         ax: an axis to draw on.
     """
     require_columns(first, ("score", "right"), "the table of documents found first")
     curve = calibration.acceptance(first["score"], first["right"])
-    shown = curve[curve["queries"] >= min(FEW, len(first))]  # the share of two or three says nothing
+    shown = curve[curve["queries"] >= min(FEW, len(first))]  # a share of two or three means nothing
     ax = new_axis(ax, (8, 4))
-    ax.plot(shown["threshold"], shown["precision"], color=BLUE, label="precision: accepted ones that are right")
-    ax.plot(shown["threshold"], shown["recall"], color=ORANGE, linestyle="--", label="recall: right ones found")
+    lines = {
+        "precision": ("precision: share of the accepted that are right", BLUE, "-"),
+        "recall": ("recall: share of all queries given a right one", ORANGE, "--"),
+    }
+    for name, (label, colour, line) in lines.items():
+        ax.plot(shown["threshold"], shown[name], color=colour, linestyle=line, label=label)
     title = "No threshold reaches its goal"
     for point in points[points["precision"].notna() & points["threshold"].notna()].iloc[::-1].itertuples():
         ax.axvline(point.threshold, color=GREY, linewidth=1)
@@ -138,38 +142,37 @@ def acceptance(first: pd.DataFrame, points: pd.DataFrame, ax: Axes | None = None
         ax.text(point.threshold, 0.02, f" {point.goal} ", fontsize=8, color="#444444", ha=side)
         ax.plot(point.threshold, point.precision, marker="o", color=BLUE)
         ax.plot(point.threshold, point.recall, marker="s", color=ORANGE)
-        title = f"{point.goal}: from cosine {point.threshold:.2f} on {point.precision:.0%} are right"
-        title += f" and {point.recall:.0%} found"
+        title = f"{point.goal}: at cosine {point.threshold:.2f} or above, {point.precision:.0%} are right"
+        title += f"; {point.recall:.0%} of all queries get a right one"
     ax.set_ylim(-0.03, 1.03)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    words = "Cosine from which on the first document is accepted"
-    return finish(ax, title, words, "Share of queries", legend=True)
+    return finish(ax, title, "Lowest cosine at which the first document is accepted", "Share of queries", legend=True)
 
 
 def reliability(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """How often the first document found is right at low and high cosines, and its forecast, from `calibration`."""
+    """How often the first document found is right at low and high cosines, from `calibration.reliability`."""
     require_columns(table, ("start", "end", "expected", "right", "low", "high"), "the table of reliability")
     middle = (table["start"] + table["end"]) / 2
     down = np.clip([table["right"] - table["low"], table["high"] - table["right"]], 0, None)
     along = [middle - table["start"], table["end"] - middle]
     ax = new_axis(ax, (8, 3.6))
     ax.errorbar(middle, table["right"], down, along, fmt="o", color=BLUE, elinewidth=1.5, label="right, 95% interval")
-    ax.plot(middle, table["expected"], color=ORANGE, linestyle="--", marker="s", markersize=4,
-            label="forecast, learnt on other groups")  # fmt: skip
+    look = {"color": ORANGE, "linestyle": "--", "marker": "s", "markersize": 4}
+    ax.plot(middle, table["expected"], label="forecast, fitted on other groups", **look)
     ax.set_ylim(-0.03, 1.03)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     error = calibration.calibration_error(table)
-    title = f"Forecast and share of right documents are {100 * error:.0f} points apart on average"
+    title = f"The forecast is off by {100 * error:.0f} points on average"
     return finish(ax, title, "Cosine of the first document found", "Share that is right", legend=True)
 
 
 def _most_and_least(table: pd.DataFrame, name: str) -> str:
-    """Where training changed a metric most and least, of parts large enough for an interval."""
+    """Which parts, of those large enough for an interval, training changed most and least."""
     changed = table[table["system"] == "difference"]
     title = f"{name} {changed.loc[changed['by'] == 'all', 'value'].iloc[0]:+.2f} by training"
     known = changed[(changed["by"] != "all") & changed["low"].notna()]
     if len(known) < 2:
         return title
     ends = [known.loc[known["value"].idxmax()], known.loc[known["value"].idxmin()]]
-    said = [f"{row['by']} {row['part']} ({row['value']:+.2f})" for row in ends]
-    return f"{title}; most: {said[0]}, least: {said[1]}"
+    most, least = (f"{row['by']} {row['part']} ({row['value']:+.2f})" for row in ends)
+    return f"{title}; most: {most}, least: {least}"

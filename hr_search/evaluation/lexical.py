@@ -1,7 +1,7 @@
-"""What plain word search achieves on a task: BM25 and character TF-IDF, the baselines to beat.
+"""The lexical floors of a task, BM25 and character TF-IDF: what search without a neural network achieves.
 
-Both match the letters of a text and know nothing of meaning. A query that shares nothing with any
-document scores zero everywhere, which `metrics.evaluate` counts as the worst rank.
+Both match the letters of a text and nothing of its meaning. A query that shares nothing with any document
+scores zero everywhere, which `metrics.rank_all` counts as the worst rank.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NGRAMS = (3, 4)
 def bm25_scores(task: Task) -> Scores:
     """BM25 scores of all documents for each query (Lucene's variant, k1 1.5, b .75, by bm25s).
 
-    Words are those of the normalised text; a word that a query repeats counts as often.
+    Words are those of the normalised text; a word repeated in the query counts each time.
     """
     import bm25s  # here, because its import takes half a second that training need not pay
 
@@ -35,7 +35,7 @@ def bm25_scores(task: Task) -> Scores:
     vocabulary: dict[str, int] = {}
     documents = [[vocabulary.setdefault(word, len(vocabulary)) for word in words(text)] for text in task.documents]
     if not vocabulary:
-        return _nothing(task)
+        return _zeros(task)
     index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
     index.index((documents, vocabulary), create_empty_token=False, show_progress=False)
     parts = (index.scores[part] for part in ("data", "indices", "indptr"))
@@ -47,17 +47,17 @@ def bm25_scores(task: Task) -> Scores:
 def tfidf_scores(task: Task) -> Scores:
     """Cosines of TF-IDF vectors of character n-grams inside words, with logarithmic counts.
 
-    How rare an n-gram is, is learnt from documents and queries together: where vacancies search among
-    short titles, the titles alone do not tell (MRR .35 instead of .22 on Russian vacancies).
+    Document frequencies are counted over documents and queries together: where vacancies search among short
+    titles, the titles alone are too few words to count (MRR .35 instead of .22 on Russian vacancies).
 
-    The vectors are those of `TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True)`
-    with the documents' n-grams as vocabulary. They are reached several times faster: the n-grams of a
-    text are the sum of those of its words, so each distinct word is cut up once.
+    The vectors equal those of `TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True)`
+    with the documents' n-grams as vocabulary, computed several times faster: the n-grams of a text are the
+    sum of those of its words, so each distinct word is split once.
     """
     vectoriser = CountVectorizer(analyzer=words, dtype=np.float32)
     speller = CountVectorizer(analyzer="char_wb", ngram_range=NGRAMS, lowercase=False, dtype=np.float32)
     if not all(any(words(text) for text in texts) for texts in (task.documents, task.queries)):
-        return _nothing(task)
+        return _zeros(task)
     documents = vectoriser.fit_transform(task.documents)
     documents = documents @ speller.fit_transform(vectoriser.get_feature_names_out())
     queries = vectoriser.fit_transform(task.queries)
@@ -81,7 +81,7 @@ def _products(queries: scipy.sparse.sparray, weights: scipy.sparse.sparray) -> S
     return scores
 
 
-def _nothing(task: Task) -> Scores:
-    """Zero for everything: no word is known."""
+def _zeros(task: Task) -> Scores:
+    """Zero for every document: no query or no document has a word."""
     shapes = (len(task.queries), 1), (1, len(task.documents))
     return _products(*(scipy.sparse.csr_array(shape, dtype=np.float32) for shape in shapes))

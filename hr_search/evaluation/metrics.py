@@ -1,13 +1,12 @@
-"""Ranking metrics, one row a query: a task and scores go in, ranks and six metrics come out.
+"""Ranking metrics, one row per query: a task and scores go in, ranks and six metrics come out.
 
-A tie counts against us: a relevant document stands behind every other document with the same
-score. A collapsed model, which gives all documents one score, therefore comes last and not first.
+A tie counts against the system: a relevant document ranks behind every other document with the same score.
+A collapsed model, which gives all documents one score, therefore comes last and not first.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 Scores = Callable[[int, int], np.ndarray]
 """Rows start..stop of the (Q, N) score matrix; higher is better."""
 
-_SHOWN = 5  # documents named in `found` and `expected`
+_LISTED = 5  # documents listed in `found` and `expected`
 _GAINS = 1 / np.log2(np.arange(2, 12))  # of ranks 1 to 10
 _BLOCK = 32_000_000  # scores held at a time: 128 MB in float32
 
@@ -51,7 +50,7 @@ def embedding_scores(queries: np.ndarray, documents: np.ndarray) -> Scores:
     return scores
 
 
-def evaluate(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
+def rank_all(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
     """How well `scores` ranks the documents of `task`, query by query.
 
     Args:
@@ -61,7 +60,7 @@ def evaluate(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
         chunk: queries scored at a time; fewer where they would need more than 128 MB.
 
     Returns:
-        One row a query: `query`, `group`, `relevant` (how many), `rank` (of the best relevant document,
+        One row per query: `query`, `group`, `relevant` (how many), `rank` (of the best relevant document,
         from 1), a column for each of METRICS, `found` (JSON list of the first five documents) and
         `expected` (JSON list of up to five relevant ones), both as indices into `task.documents`.
 
@@ -74,23 +73,8 @@ def evaluate(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
     chunk = max(1, min(chunk, _BLOCK // len(task.documents)))
     for start in range(0, len(task.queries), chunk):
         stop = min(start + chunk, len(task.queries))
-        for query, row in enumerate(_block(task, scores, start, stop), start):
-            relevant = np.asarray(task.relevant[query])
-            if task.barred is not None and len(barred := task.barred[query]):
-                row = row.copy()  # scores may be a view of somebody's array
-                row[barred] = -np.inf
-            ranks = relevant_ranks(row, relevant)
-            rows.append(
-                {
-                    "query": task.queries[query],
-                    "group": task.groups[query],
-                    "relevant": len(relevant),
-                    "rank": int(ranks[0]),
-                    **rank_metrics(ranks),
-                    "found": json.dumps(_first(row, relevant).tolist()),
-                    "expected": json.dumps(relevant[:_SHOWN].tolist()),
-                }
-            )
+        block = _block(task, scores, start, stop)
+        rows += [_ranked(task, query, row) for query, row in enumerate(block, start)]
     return pd.DataFrame(rows)
 
 
@@ -98,18 +82,18 @@ def summarise(per_query: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """The mean of each metric with its 95 % bootstrap interval.
 
     Args:
-        per_query: what `evaluate` returns.
+        per_query: what `rank_all` returns.
         seed: of the bootstrap.
 
     Returns:
-        One row a metric: `metric`, `value`, `low`, `high`, `queries` (how many).
+        One row per metric: `metric`, `value`, `low`, `high`, `queries` (how many).
 
     Raises:
         InputError: a metric's column is missing, empty or holds NaN.
     """
     missing = [metric for metric in METRICS if metric not in per_query]
     if missing:
-        raise InputError(f"the table of queries has no column {', '.join(missing)}; give the table evaluate returns.")
+        raise InputError(f"the table of queries has no column {', '.join(missing)}; pass the table rank_all returns.")
     rows = []
     for metric in METRICS:
         low, high = bootstrap_interval(per_query[metric], seed)
@@ -121,9 +105,9 @@ def summarise(per_query: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def relevant_ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """The ranks of one query's relevant documents, best first, from 1.
 
-    The rank of a relevant document is its place among the relevant ones plus the number of other
-    documents with at least its score. Nothing is sorted but what scores as high as the worst relevant
-    document, so memory stays at one row however many documents are relevant.
+    The rank of a relevant document is its place among the relevant ones plus the number of other documents
+    with at least its score. Only documents that score at least as high as the worst relevant one are sorted,
+    so memory stays at one row however many documents are relevant.
 
     Args:
         scores: (N,) finite scores of all documents.
@@ -158,44 +142,8 @@ def rank_metrics(ranks: np.ndarray) -> dict[str, float]:
     }
 
 
-def search_timing(documents: np.ndarray, repeats: int = 100) -> pd.DataFrame:
-    """How long one query takes to find its nearest document and its five nearest, exactly, on the processor.
-
-    Args:
-        documents: (N, D) embeddings; random ones of them serve as queries.
-        repeats: queries timed; the median is kept.
-
-    Returns:
-        `what`, `unit`, `value`: the milliseconds of top-1 and top-5, and the number of documents searched.
-
-    Raises:
-        InputError: as `embedding_scores`, or less than one repeat.
-    """
-    documents = arrays.normalised(documents, "document")
-    if repeats < 1:
-        raise InputError(f"repeats is {repeats}; it must be at least 1.")
-    count = min(5, len(documents))
-
-    def nearest(query: np.ndarray) -> np.ndarray:
-        similarities = documents @ query
-        best = np.argpartition(similarities, len(documents) - count)[-count:]
-        return best[np.argsort(-similarities[best])]
-
-    chosen = np.random.default_rng(0).integers(0, len(documents), repeats)
-    rows = []
-    for what, search in (("search top-1", lambda query: (documents @ query).argmax()), ("search top-5", nearest)):
-        search(documents[0])  # the first call pays for the libraries' start
-        seconds = []
-        for query in documents[chosen]:
-            begin = time.perf_counter()
-            search(query)
-            seconds.append(time.perf_counter() - begin)
-        rows.append({"what": what, "unit": "ms", "value": 1000 * float(np.median(seconds))})
-    return pd.DataFrame([*rows, {"what": "documents searched", "unit": "texts", "value": float(len(documents))}])
-
-
 def _check(task: Task) -> None:
-    """Refuse a task that cannot be evaluated."""
+    """Refuses a task that cannot be evaluated."""
     sizes = len(task.queries), len(task.relevant), len(task.groups)
     if len(set(sizes)) > 1:
         raise InputError(f"task {task.name} has {sizes[0]} queries, {sizes[1]} relevant lists and {sizes[2]} groups.")
@@ -234,12 +182,30 @@ def _block(task: Task, scores: Scores, start: int, stop: int) -> np.ndarray:
     return block
 
 
+def _ranked(task: Task, query: int, scores: np.ndarray) -> dict[str, object]:
+    """The row of one query, given its scores (N,)."""
+    relevant = np.asarray(task.relevant[query])
+    if task.barred is not None and len(barred := task.barred[query]):
+        scores = scores.copy()  # it may be a view of the caller's array
+        scores[barred] = -np.inf
+    ranks = relevant_ranks(scores, relevant)
+    return {
+        "query": task.queries[query],
+        "group": task.groups[query],
+        "relevant": len(relevant),
+        "rank": int(ranks[0]),
+        **rank_metrics(ranks),
+        "found": json.dumps(_first(scores, relevant).tolist()),
+        "expected": json.dumps(relevant[:_LISTED].tolist()),
+    }
+
+
 def _first(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """The indices of the first documents in the order that the ranks assume: ties put relevant ones last.
+    """The indices of the first documents in the order that the ranks assume: in a tie, relevant ones come last.
 
     Barred documents, whose score is -inf, are not among them.
     """
-    count, rest = min(_SHOWN, np.isfinite(scores).sum()), scores.copy()
+    count, rest = min(_LISTED, np.isfinite(scores).sum()), scores.copy()
     # A few passes for the maximum take a tenth of the time of numpy's partition, which is slow with many ties.
     for _ in range(count):
         best = rest.argmax()

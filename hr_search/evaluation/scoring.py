@@ -1,9 +1,12 @@
-"""Evaluation of encoders and lexical floors on one task set, and their comparison, as tables."""
+"""Systems scored on one task set: an encoder, embeddings or the lexical floors in, the tables of a run out.
+
+The key function is `evaluate`. A text keeps the prompt of its own side in both directions: a title is always
+encoded as a query and a description always as a document, so one index serves both searches.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -14,13 +17,41 @@ from hr_search.data.duplicates import normalise, normalised
 from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder
 from hr_search.evaluation.lexical import bm25_scores, tfidf_scores
-from hr_search.evaluation.metrics import embedding_scores, evaluate, search_timing, summarise
+from hr_search.evaluation.metrics import Scores, embedding_scores, rank_all, summarise
 from hr_search.evaluation.significance import holm, paired_comparison
 from hr_search.fast.tokens import TokenTable
 
 FLOORS = {"bm25": bm25_scores, "tfidf": tfidf_scores}
 SAMPLE = 1000  # queries of each direction whose cosines a run keeps
-Results = dict[tuple[str, str], pd.DataFrame]  # (system, direction) -> one row a query
+Results = dict[tuple[str, str], pd.DataFrame]  # (system, direction) -> one row per query
+_BLOCK = 16_000_000  # cosines held at a time: 64 MB
+
+
+def evaluate(encoder: Encoder, tasks: Mapping[str, Task], progress: bool = False) -> dict[str, pd.DataFrame]:
+    """How well an encoder searches, query by query, in both directions.
+
+    Example:
+        >>> results = evaluate(encoder, tasks)
+        >>> bool(0 < results["q2d"]["mrr"].mean() <= 1)
+        True
+
+    Args:
+        encoder: what `encoder.load_encoder` returns.
+        tasks: "q2d" (query to document) and "d2q" (document to query) over the same Q queries and N documents,
+            as `data.tasks.tasks` makes them from a pairs table.
+        progress: show a bar on a terminal while texts are encoded.
+
+    Returns:
+        For each direction a table of one row per query of its task, in their order: `query`, `group`,
+        `relevant` (how many relevant documents), `rank` (of the best one, from 1; in a tie it ranks last),
+        `mrr`, `pass@1`, `pass@5`, `recall@10`, `ndcg@10` and `map` (each from 0 to 1), `found` and `expected`
+        (JSON lists of up to five indices into the task's documents). `metrics.summarise` averages it.
+
+    Raises:
+        InputError: a task has no queries or no documents, a query has no relevant document, or an embedding
+            is NaN or infinite.
+    """
+    return evaluate_embeddings(tasks, embed_sides(encoder, token_tables(encoder, tasks), progress))
 
 
 def token_tables(encoder: Encoder, tasks: Mapping[str, Task]) -> dict[str, TokenTable]:
@@ -35,31 +66,26 @@ def embed_sides(encoder: Encoder, tables: Mapping[str, TokenTable], progress: bo
 
 
 def evaluate_embeddings(tasks: Mapping[str, Task], sides: Mapping[str, np.ndarray]) -> dict[str, pd.DataFrame]:
-    """Per-query metrics in both directions for the embeddings of both sides.
-
-    A text keeps the prompt of its own side in both directions: a title is always encoded as a
-    query and a description always as a document, so one index serves both searches.
-    """
+    """What `evaluate` returns, for each direction in `tasks`, from the embeddings of `embed_sides`."""
     pairs = _directed(sides)
-    return {name: evaluate(task, embedding_scores(*pairs[name])) for name, task in tasks.items()}
-
-
-def evaluate_encoder(encoder: Encoder, tasks: Mapping[str, Task], progress: bool = False) -> dict[str, pd.DataFrame]:
-    """Per-query metrics of an encoder in both directions."""
-    return evaluate_embeddings(tasks, embed_sides(encoder, token_tables(encoder, tasks), progress))
+    return {name: rank_all(task, embedding_scores(*pairs[name])) for name, task in tasks.items()}
 
 
 def evaluate_floors(tasks: Mapping[str, Task]) -> Results:
-    """Per-query metrics of BM25 and character TF-IDF, the floors a trained encoder has to beat."""
+    """Per-query metrics of BM25 and character TF-IDF, the floors that a trained encoder has to beat."""
     return {
-        (name, direction): evaluate(task, scores(task))
+        (name, direction): rank_all(task, scores(task))
         for name, scores in FLOORS.items()
         for direction, task in tasks.items()
     }
 
 
 def metrics_table(results: Results, seed: int) -> pd.DataFrame:
-    """The long table (system, direction, metric, value, low, high, queries), intervals 95 % by bootstrap."""
+    """The mean of every metric with its 95 % bootstrap interval, a row per system, direction and metric.
+
+    Returns:
+        system, direction, metric, value, low, high, queries.
+    """
     parts = [
         summarise(table, seed).assign(system=system, direction=direction)
         for (system, direction), table in results.items()
@@ -68,51 +94,56 @@ def metrics_table(results: Results, seed: int) -> pd.DataFrame:
 
 
 def queries_table(results: Results, seen: Mapping[str, np.ndarray] | None = None) -> pd.DataFrame:
-    """All per-query rows in one table, with their system and direction; texts are cut for reading.
+    """All per-query rows in one table, with their system and direction; queries are cut to 300 characters.
 
     Args:
         results: the per-query tables.
-        seen: what `seen_titles` tells; None = no column `seen`.
+        seen: what `seen_titles` returns; None = no column `seen`.
 
     Returns:
-        The columns of `evaluate`, system, direction, length (words of the whole query) and seen (0 or 1).
+        The columns of `metrics.rank_all`, system, direction, length (words of the whole query) and seen (0 or 1).
     """
-    parts = [table.assign(system=system, direction=direction, length=_words(table["query"]),
-                          **({"seen": seen[direction].astype(int)} if seen else {}))
-             for (system, direction), table in results.items()]  # fmt: skip
+    parts = []
+    for (system, direction), table in results.items():
+        table = table.assign(system=system, direction=direction, length=_word_counts(table["query"]))
+        parts.append(table.assign(seen=seen[direction].astype(int)) if seen else table)
     table = pd.concat(parts, ignore_index=True)
     return table.assign(query=table["query"].str.slice(0, STORED))
 
 
 def documents_table(tasks: Mapping[str, Task]) -> pd.DataFrame:
-    """What `found` and `expected` of the per-query rows point to: direction, index, text (cut), length (in words)."""
-    parts = [
-        pd.DataFrame({"direction": name, "index": range(len(task.documents)),
-                      "text": [text[:STORED] for text in task.documents], "length": _words(pd.Series(task.documents))})
-        for name, task in tasks.items()
-    ]  # fmt: skip
+    """The documents that `found` and `expected` of the per-query rows point to.
+
+    Returns:
+        direction, index (as in `found`), text (cut to 300 characters), length (in words).
+    """
+    parts = []
+    for name, task in tasks.items():
+        texts = pd.Series(task.documents)
+        part = {"direction": name, "index": texts.index, "text": texts.str.slice(0, STORED)}
+        parts.append(pd.DataFrame({**part, "length": _word_counts(texts)}))
     return pd.concat(parts, ignore_index=True)
 
 
 def seen_titles(train: pd.DataFrame, tasks: Mapping[str, Task]) -> dict[str, np.ndarray]:
-    """Whether the title of each test query, or one of its right titles, also occurs in train.
+    """Whether the title of each test query, or one of its relevant titles, also occurs in train.
 
     Args:
         train: pairs with a column `query`.
         tasks: both directions.
 
     Returns:
-        Direction to (Q,) truth values: of q2d the query itself counts, of d2q any title that is right for it.
+        Direction to (Q,) booleans: in q2d the query itself counts, in d2q any title relevant to it.
     """
     known = set(normalised(train["query"].drop_duplicates()))
     titles = np.array([normalise(text) in known for text in tasks["q2d"].queries])
-    return {"q2d": titles, "d2q": np.array([titles[right].any() for right in tasks["d2q"].relevant])}
+    return {"q2d": titles, "d2q": np.array([titles[relevant].any() for relevant in tasks["d2q"].relevant])}
 
 
 def scores_table(system: str, tasks: Mapping[str, Task], sides: Mapping[str, np.ndarray], seed: int) -> pd.DataFrame:
     """Cosines of right and wrong documents for up to 1,000 random queries of each direction.
 
-    The seed alone decides which queries and documents are drawn, so all systems get the same ones.
+    Only the seed decides which queries and documents are drawn, so all systems get the same ones.
 
     Returns:
         system, direction, query (its row among the direction's queries, from 0), kind and score. The kinds are
@@ -124,16 +155,9 @@ def scores_table(system: str, tasks: Mapping[str, Task], sides: Mapping[str, np.
         task, generator = tasks[direction], np.random.default_rng(seed)
         chosen = np.sort(generator.permutation(len(task.queries))[:SAMPLE])
         scores = embedding_scores(queries[chosen], documents)
-        step = max(1, 16_000_000 // len(task.documents))  # 64 MB of cosines at a time
-        for start in range(0, len(chosen), step):
-            for query, row in zip(chosen[start : start + step], scores(start, start + step), strict=True):
-                relevant = task.relevant[query]
-                barred = [] if task.barred is None else task.barred[query]
-                wrong = np.delete(row, np.concatenate([relevant, barred]).astype(int))
-                kinds = {"positive": row[generator.choice(relevant)], "best": row[relevant].max()}
-                if wrong.size:
-                    kinds |= {"negative": generator.choice(wrong), "nearest": wrong.max()}
-                rows += [(system, direction, query, kind, score) for kind, score in kinds.items()]
+        for query, row in zip(chosen, _rows(scores, len(chosen), len(task.documents)), strict=True):
+            cosines = _cosines(task, query, row, generator)
+            rows += [(system, direction, query, kind, score) for kind, score in cosines.items()]
     table = pd.DataFrame(rows, columns=["system", "direction", "query", "kind", "score"])
     return table.assign(score=table["score"].astype(float).round(6))  # as the cosines are rounded: no digits of float32
 
@@ -155,25 +179,6 @@ def comparison_table(results: Results, seed: int, subject: str = "trained") -> p
     return pd.DataFrame(rows, columns=columns)
 
 
-def timing_table(encoder: Encoder, documents: list[str], sample: int, seed: int) -> pd.DataFrame:
-    """What a user of the encoder waits for: encoding 10,000 documents, top-1 and top-5 search among them.
-
-    Encoding is timed on up to `sample` documents and scaled; search runs over 10,000 vectors of the
-    model's dimension.
-
-    Returns:
-        what, unit, value.
-    """
-    started = time.perf_counter()
-    embeddings = encoder.encode(documents[:sample], "document")
-    seconds = (time.perf_counter() - started) / len(embeddings) * 10_000
-    generator = np.random.default_rng(seed)
-    noise = generator.standard_normal((10_000, encoder.dimension)).astype(np.float32)
-    noise[: len(embeddings)] = embeddings[:10_000]
-    first = pd.DataFrame([{"what": "encoding 10,000 documents", "unit": "s", "value": seconds}])
-    return pd.concat([first, search_timing(noise)], ignore_index=True)
-
-
 def nested(metrics: pd.DataFrame) -> dict[str, dict[str, dict[str, list[float]]]]:
     """System -> direction -> metric -> [value, low, high], for a summary in JSON."""
     out: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -183,12 +188,30 @@ def nested(metrics: pd.DataFrame) -> dict[str, dict[str, dict[str, list[float]]]
     return out
 
 
-def _words(texts: pd.Series) -> pd.Series:
+def _word_counts(texts: pd.Series) -> pd.Series:
     """How many words each text has."""
     return texts.str.split().str.len()
 
 
 def _directed(sides: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The embeddings searched with and those searched in, for both directions."""
+    """For both directions, the embeddings to search with and those to search in."""
     query, document = sides["query"], sides["document"]
     return {"q2d": (query, document), "d2q": (document, query)}
+
+
+def _rows(scores: Scores, count: int, width: int) -> Iterator[np.ndarray]:
+    """The `count` rows of a score matrix (count, width), one by one, computed in blocks that fit into memory."""
+    step = max(1, _BLOCK // width)
+    for start in range(0, count, step):
+        yield from scores(start, start + step)
+
+
+def _cosines(task: Task, query: int, row: np.ndarray, generator: np.random.Generator) -> dict[str, float]:
+    """The kinds of cosines that `scores_table` keeps of one query, from its cosines (N,)."""
+    relevant = task.relevant[query]
+    barred = [] if task.barred is None else task.barred[query]
+    wrong = np.delete(row, np.concatenate([relevant, barred]).astype(int))
+    kinds = {"positive": row[generator.choice(relevant)], "best": row[relevant].max()}
+    if wrong.size:
+        kinds |= {"negative": generator.choice(wrong), "nearest": wrong.max()}
+    return kinds

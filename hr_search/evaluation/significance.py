@@ -1,8 +1,8 @@
-"""How sure a number is: bootstrap intervals, paired randomisation tests, Holm's correction, and a sentence.
+"""How certain a number is: bootstrap intervals, paired randomisation tests, Holm's correction, and a verdict.
 
-All functions take one value a query. Smucker, Allan and Carterette (CIKM 2007) found the
-randomisation test the soundest for ranking metrics; with thousands of queries nearly everything
-becomes significant, so each comparison carries an interval and an effect size as well.
+All functions take one value per query. Smucker, Allan and Carterette (CIKM 2007) recommend the randomisation
+test for ranking metrics; with thousands of queries nearly every difference becomes significant, so each
+comparison also has an interval and an effect size.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from hr_search.base.errors import InputError
 
 LEVEL = 0.95
 ALPHA = 0.05
-LABELS = {"mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP"}  # names as people write them; others stay as they are
+LABELS = {"mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP"}  # as people write them; other names stay as they are
 
-# BCa corrects terms of order 1/n by a jackknife of n² values: beyond this many it costs seconds and moves nothing.
+# BCa corrects terms of order 1/n by a jackknife of n² values: beyond this many it costs seconds and changes nothing.
 _CORRECTED = 5000
 _BLOCK = 2_000_000  # numbers drawn at a time: 16 MB
 
@@ -30,12 +30,12 @@ def bootstrap_interval(values: np.ndarray, seed: int, resamples: int = 9999) -> 
     BCa (Efron 1987) up to 5,000 values, percentiles beyond and wherever BCa is not defined.
 
     Args:
-        values: one finite value a query, (Q,).
+        values: one finite value per query, (Q,).
         seed: the same seed and values give the same interval.
         resamples: bootstrap samples drawn.
 
     Returns:
-        Low and high end; both the value itself where all values are equal.
+        Low and high end; both equal the mean where all values are equal.
 
     Raises:
         InputError: no values, or a value that is not a finite number.
@@ -62,13 +62,13 @@ def bootstrap_interval(values: np.ndarray, seed: int, resamples: int = 9999) -> 
 
 
 def paired_comparison(a: np.ndarray, b: np.ndarray, seed: int, permutations: int = 9999) -> dict[str, float]:
-    """How much better system b is than system a on the same queries, and whether chance explains it.
+    """How much better system b is than system a on the same queries, and whether chance could explain it.
 
-    The two-sided randomisation test flips the signs of the per-query differences; its p-value counts
-    the observed labelling too (Phipson and Smyth 2010), so it is never zero.
+    The two-sided randomisation test flips the signs of the per-query differences at random; its p-value counts
+    the observed signs too (Phipson and Smyth 2010), so it is never zero.
 
     Args:
-        a: one value a query of the first system, (Q,).
+        a: one value per query of the first system, (Q,).
         b: the same of the second system, in the same order of queries.
         seed: the same seed and values give the same result.
         permutations: random sign flips.
@@ -116,15 +116,15 @@ def holm(p_values: Iterable[float]) -> list[float]:
 
 
 def verdict(comparison: Mapping[str, float], metric: str, name_a: str, name_b: str) -> str:
-    """One plain sentence that says which of two systems is better, by how much and how sure that is.
+    """One plain sentence that says which of two systems is better, by how much and with what certainty.
 
-    A difference counts as real when p is below .05 and the interval leaves out zero.
+    A difference counts as real when p is below .05 and the interval excludes zero.
 
     Args:
-        comparison: what `paired_comparison` returns; `p_holm` is used in place of `p` where it is there.
+        comparison: what `paired_comparison` returns; `p_holm`, where given, is used in place of `p`.
         metric: the metric compared, as in `choices.METRICS`.
         name_a: the first system.
-        name_b: the second system, the one a positive difference speaks for.
+        name_b: the second system, which a positive difference favours.
     """
     difference, low, high = (comparison[key] for key in ("difference", "low", "high"))
     corrected = "p_holm" in comparison
@@ -136,7 +136,7 @@ def verdict(comparison: Mapping[str, float], metric: str, name_a: str, name_b: s
     if p < ALPHA and (low > 0 or high < 0):
         better = "better" if difference > 0 else "worse"
         size = _short(abs(difference), digits)
-        # "worse by" turns the sign of the difference, so the interval turns with it.
+        # "worse by" reverses the sign of the difference, so the interval is reversed too.
         if difference < 0:
             interval = f"[{_short(-high, digits)}, {_short(-low, digits)}]"
         return f"{name_b} is {better} than {name_a} in {label} by {size} {interval}, {odds}: the difference is real."
@@ -147,13 +147,13 @@ def verdict(comparison: Mapping[str, float], metric: str, name_a: str, name_b: s
 
 
 def _checked(values: np.ndarray, what: str) -> np.ndarray:
-    """`values` as float64 (Q,), refused unless it is a plain list of finite numbers."""
+    """`values` as float64 (Q,), refused unless they are a list of finite numbers."""
     try:
         values = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{what} must be numbers, one a query.") from error
+        raise InputError(f"{what} must be numbers, one per query.") from error
     if values.ndim != 1 or values.size == 0:
-        raise InputError(f"{what} must be one value a query, not an array of shape {values.shape}.")
+        raise InputError(f"{what} must be one value per query, not an array of shape {values.shape}.")
     wrong = np.flatnonzero(~np.isfinite(values))
     if wrong.size:
         raise InputError(f"{what}: row {wrong[0] + 1} is {values[wrong[0]]}; every query needs a finite value.")
@@ -161,16 +161,16 @@ def _checked(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def _constant(values: np.ndarray) -> bool:
-    """Whether all values are equal but for rounding."""
+    """Whether all values are equal up to rounding."""
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def _sign_flip_p(differences: np.ndarray, seed: int, permutations: int) -> float:
-    """The two-sided p-value of the mean under random signs, observed labelling included."""
-    # A flipped zero changes no sum, and most queries rank alike in two good systems.
+    """The two-sided p-value of the mean under random signs, the observed ones included."""
+    # Flipping a zero changes no sum, and most queries rank alike in two good systems.
     moved = differences[differences != 0]
     total = np.abs(moved).sum()
-    # Sums that are equal on paper may differ in their last bits; they count as equal.
+    # Sums that are mathematically equal may differ in their last bits; they count as equal.
     threshold = abs(moved.sum()) - 1e-9 * total
     random = np.random.default_rng(seed)
     step = max(1, _BLOCK // max(1, moved.size))
@@ -183,7 +183,7 @@ def _sign_flip_p(differences: np.ndarray, seed: int, permutations: int) -> float
 
 
 def _short(number: float, digits: int) -> str:
-    """`number` with fixed digits and without the zero before the point: .071, -.071, 1.000."""
+    """`number` with fixed digits and no zero before the point: .071, -.071, 1.000."""
     text = f"{number:.{digits}f}"
     if float(text) == 0:
         text = text.lstrip("-")
@@ -191,7 +191,7 @@ def _short(number: float, digits: int) -> str:
 
 
 def _odds(p: float) -> str:
-    """A p-value with its sign of comparison; never rounded to zero or up to the threshold."""
+    """A p-value with its comparison sign, such as "= .020"; never rounded to zero or up to the threshold."""
     if p < 0.0001:
         return "< .0001"
     digits = 4 if p < 0.001 or 0.045 <= p < 0.055 else 3

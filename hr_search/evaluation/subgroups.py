@@ -13,32 +13,32 @@ from hr_search.base.text import STORED
 from hr_search.data.languages import languages
 from hr_search.evaluation.significance import bootstrap_interval
 
-FEW = 10  # queries; an interval of fewer would only look like one
+FEW = 10  # queries; with fewer, an interval would suggest a certainty that is not there
 _RESAMPLES = 2000  # two digits are read from these tables
 
 
 def parts(queries: pd.DataFrame, documents: pd.DataFrame) -> pd.DataFrame:
     """The parts that each test query belongs to.
 
-    Lengths and numbers of right documents are cut into up to four parts of like size.
+    Lengths and numbers of relevant documents are cut into up to four parts of similar size.
 
     Args:
         queries: the rows of a run's `queries.csv` of one system and direction.
         documents: the rows of its `documents.csv` of that direction.
 
     Returns:
-        A row a query and a column of ordered categories for each kind of part: `query length` and
-        `document length` (in words; the median of up to five right documents), `language` (or script) of the
-        query, `right documents` (how many) and `title` (seen in train or not). A kind that the run did not
-        note, because an older version made it, is left out.
+        A row per query and a column of ordered categories for each kind of part: `query length` and
+        `document length` (in words; the median of up to five relevant documents), `language` (or script) of the
+        query, `right documents` (how many are relevant) and `title` (seen in train or not). A kind that an
+        older version did not record is left out.
     """
     found: dict[str, pd.Categorical] = {}
-    if (words := _words(queries, "query")) is not None:
-        found["query length"] = even_parts(words)
-    if (words := _words(documents, "text")) is not None:
-        length = dict(zip(documents["index"], words, strict=True))
-        right = [int(np.median([length[index] for index in json.loads(each)])) for each in queries["expected"]]
-        found["document length"] = even_parts(right)
+    if (counts := _word_counts(queries, "query")) is not None:
+        found["query length"] = even_parts(counts)
+    if (counts := _word_counts(documents, "text")) is not None:
+        length = dict(zip(documents["index"], counts, strict=True))
+        medians = [int(np.median([length[index] for index in json.loads(each)])) for each in queries["expected"]]
+        found["document length"] = even_parts(medians)
     spoken = pd.Series(languages(queries.assign(text=queries["query"])))
     found["language"] = pd.Categorical(spoken, spoken.value_counts().index, ordered=True)
     found["right documents"] = even_parts(queries["relevant"])
@@ -49,7 +49,7 @@ def parts(queries: pd.DataFrame, documents: pd.DataFrame) -> pd.DataFrame:
 
 
 def even_parts(values: Sequence[int], count: int = 4) -> pd.Categorical:
-    """Whole numbers in up to `count` parts of like size, named by what they hold: `1`, `2–3`, `4–12`.
+    """Whole numbers in up to `count` parts of similar size, named by their range: `1`, `2–3`, `4–12`.
 
     Equal numbers stay together, so there may be fewer parts.
     """
@@ -61,7 +61,7 @@ def even_parts(values: Sequence[int], count: int = 4) -> pd.Categorical:
 
 
 def quantile_codes(values: np.ndarray, count: int) -> np.ndarray:
-    """The number, (N,) from 0, of the quantile that each value falls into; no number without a value."""
+    """The number (N,), from 0, of the quantile that each value falls into; empty quantiles are not numbered."""
     edges = np.unique(np.quantile(values, np.arange(1, count) / count))
     return np.unique(np.searchsorted(edges, values), return_inverse=True)[1]
 
@@ -77,30 +77,31 @@ def compare_parts(labels: pd.DataFrame, base: Sequence[float], trained: Sequence
 
     Returns:
         by, part, queries, system ("base", "trained" or "difference"), value, low, high (95 % bootstrap interval;
-        of the difference the paired one; NaN for parts of fewer than ten queries). The first part is "all".
+        the paired one for the difference; NaN for parts of fewer than ten queries). The first part is "all".
 
     Raises:
-        InputError: not one value a query.
+        InputError: not one value for each query.
     """
     before, after = np.asarray(base, dtype=float), np.asarray(trained, dtype=float)
     if not len(labels) == len(before) == len(after):
         raise InputError(f"there are {len(before)} and {len(after)} values for {len(labels)} queries; give one each.")
     values = {"base": before, "trained": after, "difference": after - before}
-    whole = pd.Series(pd.Categorical(["all"] * len(labels)), labels.index)
+    everyone = pd.Series(pd.Categorical(["all"] * len(labels)), labels.index)
+    members = [
+        (by, part, np.flatnonzero(column == part))
+        for by, column in {"all": everyone, **labels}.items()
+        for part in column.cat.categories
+    ]
     rows = []
-    for by, column in {"all": whole, **labels}.items():
-        for part in column.cat.categories:
-            at = np.flatnonzero(column == part)
-            for system, each in values.items():
-                few = len(at) < FEW
-                low, high = (np.nan, np.nan) if few else bootstrap_interval(each[at], seed, _RESAMPLES)
-                rows.append({"by": by, "part": part, "queries": len(at), "system": system,
-                             "value": each[at].mean(), "low": low, "high": high})  # fmt: skip
-    return pd.DataFrame(rows)
+    for by, part, at in members:
+        for system, each in values.items():
+            low, high = bootstrap_interval(each[at], seed, _RESAMPLES) if len(at) >= FEW else (np.nan, np.nan)
+            rows.append((by, part, len(at), system, each[at].mean(), low, high))
+    return pd.DataFrame(rows, columns=["by", "part", "queries", "system", "value", "low", "high"])
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of `compare_parts` for reading: a row a part, `value [low, high]` of each system in a cell."""
+    """The table of `compare_parts` for reading: a row per part, `value [low, high]` of each system in a cell."""
     cells = [
         f"{row.value:.3f}" + (f" [{row.low:.3f}, {row.high:.3f}]" if np.isfinite(row.low) else "")
         for row in table.itertuples()
@@ -111,8 +112,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return ordered[["base", "trained", "difference"]].rename_axis(columns=None).reset_index()
 
 
-def _words(table: pd.DataFrame, column: str) -> np.ndarray | None:
-    """How many words each text has; None where the run noted no lengths and its texts may be cut."""
+def _word_counts(table: pd.DataFrame, column: str) -> np.ndarray | None:
+    """How many words each text has; None where the run recorded no lengths and its texts may be cut."""
     if "length" in table:
         return table["length"].to_numpy()
     if (table[column].str.len() >= STORED).any():

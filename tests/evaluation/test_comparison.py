@@ -14,7 +14,7 @@ from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError
 from hr_search.data.tasks import Task
 from hr_search.evaluation import comparison, scoring
-from hr_search.evaluation.metrics import evaluate
+from hr_search.evaluation.metrics import rank_all
 from hr_search.evaluation.significance import holm, paired_comparison
 from hr_search.runs import folders
 from hr_search.runs.folders import Run
@@ -40,7 +40,7 @@ def results(ranks: dict[str, list[int]], tasks: dict[str, Task] = TASKS) -> scor
             order.insert(place - 1, query)
             scores[query, order] = -np.arange(COUNT)
         for direction, task in tasks.items():
-            found[system, direction] = evaluate(task, lambda start, stop, scores=scores: scores[start:stop])
+            found[system, direction] = rank_all(task, lambda start, stop, scores=scores: scores[start:stop])
     return found
 
 
@@ -171,8 +171,8 @@ def test_runs_that_cannot_be_compared(make_run):
         ([make_run("elsewhere", data="vacancies")], "good was tested on jobs and elsewhere on vacancies"),
         (
             [make_run("reordered", "other rows", splitseed=7, seed=9)],
-            r"good and reordered were tested on different rows: q2d query 1 is \"NA\" in the one and \"long long .*\" in the "
-            r"other; they differ in splitseed \(42 and 7\); give both the same data",
+            r"good and reordered were tested on different rows: q2d query 1 is \"NA\" in the first and \"long long .*\" in the "
+            r"second; they differ in splitseed \(42 and 7\); give both the same data",
         ),
         ([make_run("same"), make_run("untested", "none")], "untested has no test results; train with a test file"),
         ([make_run("again"), good], "good is named twice"),
@@ -188,7 +188,7 @@ def test_runs_that_cannot_be_compared(make_run):
         (lambda t: t.drop(index=t.index[t["query"] == "007"]), "good was tested on 8 q2d queries and odd on 7"),
         (
             lambda t: t.assign(expected=t["expected"].where(t["query"] != "ёж", "[0]")),
-            r"q2d query 6 is \"ёж\" in both, with other right documents; their data changed in between; give both",
+            r"q2d query 6 is \"ёж\" in both, with different right documents; their data changed in between; give both",
         ),
         (lambda t: t.assign(relevant=t["relevant"] + (t["direction"] == "d2q")), r"d2q query 1 is \"0\" in both"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import matplotlib.pyplot as plt
@@ -19,17 +20,13 @@ pytestmark = pytest.mark.usefixtures("closed")
 
 
 def changes_table() -> pd.DataFrame:
-    gain = [0.5, -0.25, 0.0, 0.75, 0.0]
-    return pd.DataFrame(
-        {"gain": gain, "outcome": np.select([np.sign(gain) > 0, np.sign(gain) < 0], ["won", "lost"], "unchanged")}
-    )
+    outcome = ["won", "lost", "unchanged", "won", "unchanged"]
+    return pd.DataFrame({"gain": [0.5, -0.25, 0.0, 0.75, 0.0], "outcome": outcome})
 
 
 def parts_table(names: tuple[str, str] = ("short", AWKWARD)) -> pd.DataFrame:
-    labels = pd.DataFrame({
-        "query length": pd.Categorical([names[0]] * 30 + [names[1]] * 20 + ["9"] * 5, [*names, "9"], ordered=True),
-        "language": pd.Categorical(["Latin"] * 55),
-    })  # fmt: skip
+    length = pd.Categorical([names[0]] * 30 + [names[1]] * 20 + ["9"] * 5, [*names, "9"], ordered=True)
+    labels = pd.DataFrame({"query length": length, "language": pd.Categorical(["Latin"] * 55)})
     base = np.random.default_rng(0).random(55) / 2
     return subgroups.compare_parts(labels, base, base + np.repeat([0.3, 0.1, 0.5], [30, 20, 5]))
 
@@ -39,14 +36,11 @@ def scores_table(
 ) -> pd.DataFrame:
     random = np.random.default_rng(0)
     middle = {"positive": 0.8, "best": 0.82, "negative": 0.2, "nearest": 0.7}
-    rows = [
-        pd.DataFrame(
-            {"system": system, "kind": kind, "query": np.arange(200), "score": random.normal(middle[kind], 0.05, 200)}
-        )
-        for system in systems
-        for kind in kinds
-    ]
-    return pd.concat(rows, ignore_index=True)
+    parts = []
+    for system, kind in itertools.product(systems, kinds):
+        score = random.normal(middle[kind], 0.05, 200)
+        parts.append(pd.DataFrame({"system": system, "kind": kind, "query": np.arange(200), "score": score}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def first_table() -> pd.DataFrame:
@@ -79,10 +73,9 @@ def test_part_intervals_has_a_row_a_part_and_no_kind_that_all_share():
     assert labels == ["all (55)", "query length", "short (30)", f"{AWKWARD} (20)", "9 (5)"]
     bold = [label.get_text() for label in ax.get_yticklabels() if label.get_fontweight() == "bold"]
     assert bold == ["query length"]
-    assert (
-        title(ax).replace("\n", " ")
-        == f"nDCG@10 +0.25 by training; most: query length short (+0.30), least: query length {AWKWARD} (+0.10)"
-    )
+    said = title(ax).replace("\n", " ")
+    for part in ("nDCG@10 +0.25", "most: query length short (+0.30)", f"least: query length {AWKWARD} (+0.10)"):
+        assert part in said
     assert legend(ax) == ["base", "trained"]
     base, trained = ax.containers
     table = parts_table().query("by != 'language'")
@@ -91,12 +84,10 @@ def test_part_intervals_has_a_row_a_part_and_no_kind_that_all_share():
         dots, _, (bars,) = container.lines
         assert list(dots.get_xdata()) == pytest.approx(rows["value"].tolist())
         assert list(dots.get_ydata()) == pytest.approx((np.array([0, 2, 3, 4]) + shift).tolist())
-        ends = np.array(
-            [segment[:, 0] for segment in bars.get_segments() if len(segment) and np.isfinite(segment).all()]
-        )
+        segments = [segment for segment in bars.get_segments() if len(segment) and np.isfinite(segment).all()]
         known = rows[rows["low"].notna()]
-        np.testing.assert_allclose(ends, known[["low", "high"]])
-    assert base.lines[0].get_marker() != trained.lines[0].get_marker()  # told apart without colour
+        np.testing.assert_allclose([segment[:, 0] for segment in segments], known[["low", "high"]])
+    assert base.lines[0].get_marker() != trained.lines[0].get_marker()  # distinguishable without colour
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
 
 
@@ -117,8 +108,9 @@ def test_score_distributions_have_a_panel_a_system_and_state_overlap_and_auc():
     numbers = calibration.separation(scores)
     for ax, system in zip(axes, ("base", "trained"), strict=True):
         chance, near = numbers[numbers["system"] == system].itertuples()
-        said = f"random wrong by {chance.overlap:.0%} (AUC {chance.auc:.2f}), nearest wrong by {near.overlap:.0%} (AUC {near.auc:.2f})"
-        assert title(ax) == f"{system}: right overlaps {said}"
+        assert title(ax).startswith(f"{system}: ")
+        assert f"random wrong by {chance.overlap:.0%} (AUC {chance.auc:.2f})" in title(ax)
+        assert f"nearest wrong by {near.overlap:.0%} (AUC {near.auc:.2f})" in title(ax)
         lines = [patch for patch in ax.patches if not patch.get_fill()]
         assert [patch.get_data().values.sum() for patch in lines] == pytest.approx([1, 1, 1])
         assert len({patch.get_linestyle() for patch in lines}) > 1
@@ -139,7 +131,13 @@ def test_acceptance_draws_precision_and_recall_and_marks_the_thresholds():
     assert precision.get_ydata().tolist() == curve["precision"].tolist()
     assert recall.get_xdata().tolist() == curve["threshold"].tolist() and recall.get_linestyle() == "--"
     best = points.iloc[0]
-    assert title(ax) == f"best F1: from cosine 0.50 on {best['precision']:.0%} are right and {best['recall']:.0%} found"
+    for part in (
+        "best F1",
+        "cosine 0.50",
+        f"{best['precision']:.0%} are right",
+        f"{best['recall']:.0%} of all queries",
+    ):
+        assert part in title(ax)
     assert {text.get_text().strip() for text in ax.texts} == {"best F1", "90 % precision"}
     marks = {(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_marker() in ("o", "s")}
     assert marks == {(row.threshold, value) for row in points.itertuples() for value in (row.precision, row.recall)}
@@ -154,9 +152,8 @@ def test_acceptance_where_nothing_can_be_accepted():
 def test_reliability_draws_shares_with_intervals_and_the_forecast():
     table = calibration.reliability(first_table())
     ax = drawn(figures.reliability(table))
-    error = 100 * calibration.calibration_error(table)
-    assert title(ax) == f"Forecast and share of right documents are {error:.0f} points apart on average"
-    assert legend(ax) == ["forecast, learnt on other groups", "right, 95% interval"]
+    assert f"{100 * calibration.calibration_error(table):.0f} points" in title(ax)
+    assert legend(ax) == ["forecast, fitted on other groups", "right, 95% interval"]
     assert list(ax.lines[0].get_ydata()) == pytest.approx(table["right"].tolist())
     _, _, (along, down) = ax.containers[0].lines
     np.testing.assert_allclose([segment[:, 0] for segment in along.get_segments()], table[["start", "end"]])

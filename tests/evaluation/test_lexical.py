@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from hr_search.data.tasks import Task
 from hr_search.evaluation.lexical import NGRAMS, bm25_scores, tfidf_scores, words
-from hr_search.evaluation.metrics import evaluate
+from hr_search.evaluation.metrics import rank_all
 
 BOTH = pytest.mark.parametrize("scorer", [bm25_scores, tfidf_scores])
 
@@ -89,7 +89,7 @@ def test_rows_come_in_any_chunks(scorer):
     ],
 )
 def test_nothing_in_common_is_the_worst_rank(scorer, queries, documents):
-    result = evaluate(task_of(queries, documents), scorer(task_of(queries, documents)))
+    result = rank_all(task_of(queries, documents), scorer(task_of(queries, documents)))
     assert (result["rank"] == len(documents)).all()
 
 
@@ -116,4 +116,4 @@ def test_long_texts_both_ways(scorer):
     documents = [" ".join(rng.choice(vocabulary, 80)) for _ in range(60)]
     queries = [" ".join(text.split()[:40]) for text in documents]
     task = Task("d2q", queries, documents, [np.array([i]) for i in range(60)], ["g"] * 60)
-    assert evaluate(task, scorer(task), chunk=16)["mrr"].mean() > 0.95
+    assert rank_all(task, scorer(task), chunk=16)["mrr"].mean() > 0.95

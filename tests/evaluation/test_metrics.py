@@ -1,4 +1,4 @@
-"""Metrics by hand, against ir-measures and against brute force; tables that survive many writers."""
+"""Metrics by hand, against ir-measures and against brute force, and everything that cannot be ranked."""
 
 from __future__ import annotations
 
@@ -14,18 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, Success, nDCG
 
+from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError
 from hr_search.data.tasks import Task
 from hr_search.evaluation import metrics
-from hr_search.evaluation.metrics import (
-    METRICS,
-    embedding_scores,
-    evaluate,
-    rank_metrics,
-    relevant_ranks,
-    search_timing,
-    summarise,
-)
+from hr_search.evaluation.metrics import embedding_scores, rank_all, rank_metrics, relevant_ranks, summarise
 
 
 def task_of(relevant: list[list[int]], documents: int) -> Task:
@@ -115,7 +108,7 @@ def test_ranks_and_first_documents_equal_brute_force(data):
     row = np.array(scores, dtype=np.float32)
     assert relevant_ranks(row, np.array(relevant)).tolist() == expected
 
-    result = evaluate(task_of([relevant], len(scores)), fixed([scores])).iloc[0]
+    result = rank_all(task_of([relevant], len(scores)), fixed([scores])).iloc[0]
     assert result["rank"] == expected[0]
     assert json.loads(result["found"]) == order[:5]
     assert json.loads(result["expected"]) == relevant[:5]
@@ -126,7 +119,7 @@ def test_ranks_and_first_documents_equal_brute_force(data):
 
 def test_equal_to_ir_measures():
     task, scores = random_task(60, 300, seed=1)
-    result = evaluate(task, fixed(scores), chunk=7)
+    result = rank_all(task, fixed(scores), chunk=7)
     qrels = [ir_measures.Qrel(str(q), str(d), 1) for q, indices in enumerate(task.relevant) for d in indices]
     run = [ir_measures.ScoredDoc(str(q), str(d), s) for q, row in enumerate(scores) for d, s in enumerate(row)]
     names = {RR: "mrr", Success @ 1: "pass@1", P @ 1: "pass@1", Success @ 5: "pass@5"}
@@ -141,17 +134,17 @@ def test_equal_to_ir_measures():
 
 def test_chunks_and_precision_change_nothing(monkeypatch):
     task, scores = random_task(20, 100, seed=2)
-    whole = evaluate(task, fixed(scores))
+    whole = rank_all(task, fixed(scores))
     assert list(whole) == ["query", "group", "relevant", "rank", *METRICS, "found", "expected"]
     assert whole["query"].tolist() == task.queries and whole["group"].tolist() == task.groups
     assert whole["relevant"].tolist() == [len(indices) for indices in task.relevant]
-    pd.testing.assert_frame_equal(evaluate(task, fixed(scores), chunk=1), whole)
-    pd.testing.assert_frame_equal(evaluate(task, fixed(scores.astype(np.float32)), chunk=3), whole)
-    pd.testing.assert_frame_equal(evaluate(task, fixed((scores * 1e6).round().astype(np.int64))), whole)
+    pd.testing.assert_frame_equal(rank_all(task, fixed(scores), chunk=1), whole)
+    pd.testing.assert_frame_equal(rank_all(task, fixed(scores.astype(np.float32)), chunk=3), whole)
+    pd.testing.assert_frame_equal(rank_all(task, fixed((scores * 1e6).round().astype(np.int64))), whole)
 
     asked = []
     monkeypatch.setattr(metrics, "_BLOCK", 250)
-    evaluate(task, lambda start, stop: asked.append(stop - start) or scores[start:stop])
+    rank_all(task, lambda start, stop: asked.append(stop - start) or scores[start:stop])
     assert max(asked) == 2 and sum(asked) == 20
 
 
@@ -170,7 +163,7 @@ def test_thousands_of_relevant_documents_need_no_table_of_pairs():
 
 def test_summary():
     task, scores = random_task(50, 100, seed=3)
-    result = evaluate(task, fixed(scores))
+    result = rank_all(task, fixed(scores))
     summary = summarise(result, seed=1)
     assert list(summary) == ["metric", "value", "low", "high", "queries"]
     assert summary["metric"].tolist() == list(METRICS)
@@ -207,7 +200,7 @@ def test_a_collapsed_model_comes_last(dimensions, chunk):
     for documents in (7, 1003):
         task = task_of([[i] for i in range(5)], documents)
         scores = embedding_scores(np.tile(one, (5, 1)), np.tile(one, (documents, 1)))
-        assert (evaluate(task, scores, chunk)["rank"] == documents).all()
+        assert (rank_all(task, scores, chunk)["rank"] == documents).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
@@ -241,13 +234,13 @@ def test_unusable_scores_name_the_query(value):
     scores = np.zeros((5, 4))
     scores[3, 1] = value
     with pytest.raises(InputError, match="task q2d: the scores of query row 4 hold NaN or infinity"):
-        evaluate(task_of([[0]] * 5, 4), fixed(scores), chunk=2)
+        rank_all(task_of([[0]] * 5, 4), fixed(scores), chunk=2)
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2,), (1, 3)])
 def test_scores_of_another_shape(shape):
     with pytest.raises(InputError, match=r"query rows 1 to 2 have shape .*, not \(2, 3\)"):
-        evaluate(task_of([[0], [1]], 3), lambda start, stop: np.zeros(shape))
+        rank_all(task_of([[0], [1]], 3), lambda start, stop: np.zeros(shape))
 
 
 @pytest.mark.parametrize(
@@ -263,31 +256,16 @@ def test_scores_of_another_shape(shape):
 )
 def test_tasks_that_cannot_be_evaluated(relevant, message):
     with pytest.raises(InputError, match=message):
-        evaluate(task_of(relevant, 3), fixed(np.zeros((2, 3))))
+        rank_all(task_of(relevant, 3), fixed(np.zeros((2, 3))))
 
 
 def test_more_tasks_that_cannot_be_evaluated():
     task = task_of([[0], [1]], 3)
     with pytest.raises(InputError, match="2 queries, 2 relevant lists and 1 groups"):
-        evaluate(Task("d2q", task.queries, task.documents, task.relevant, ["one"]), fixed(np.zeros((2, 3))))
+        rank_all(Task("d2q", task.queries, task.documents, task.relevant, ["one"]), fixed(np.zeros((2, 3))))
     with pytest.raises(InputError, match=r"query row 1: .* ascending indices"):
         fractions = [np.array([0.5]), np.array([1.0])]
-        evaluate(Task("d2q", task.queries, task.documents, fractions, task.groups), fixed(np.zeros((2, 3))))
-
-
-# Search times
-
-
-def test_search_timing():
-    table = search_timing(np.random.default_rng(0).standard_normal((200, 16)), repeats=5)
-    assert table["what"].tolist() == ["search top-1", "search top-5", "documents searched"]
-    assert table["unit"].tolist() == ["ms", "ms", "texts"]
-    assert (table["value"] > 0).all() and table["value"].iloc[2] == 200
-    assert (search_timing(np.ones((2, 3)), repeats=1)["value"] > 0).all()
-    with pytest.raises(InputError, match="repeats is 0"):
-        search_timing(np.ones((2, 3)), repeats=0)
-    with pytest.raises(InputError, match="row 1 holds NaN"):
-        search_timing(np.full((2, 3), np.nan))
+        rank_all(Task("d2q", task.queries, task.documents, fractions, task.groups), fixed(np.zeros((2, 3))))
 
 
 def test_metrics_need_no_torch():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hr_search.base.errors import InputError
 from hr_search.data.tasks import Task
 from hr_search.evaluation import scoring, subgroups
-from hr_search.evaluation.metrics import evaluate
+from hr_search.evaluation.metrics import rank_all
 from hr_search.evaluation.significance import bootstrap_interval
 
 TITLES = ["Welder", "Night nurse", "Пекарь", "Водитель такси ночью"]
@@ -26,7 +26,7 @@ TASKS = {
 def tables(direction: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Queries and documents of a direction, as a run writes and reads them."""
     shape = len(TASKS[direction].queries), len(TASKS[direction].documents)
-    results = {("trained", direction): evaluate(TASKS[direction], lambda start, stop: np.eye(*shape)[start:stop])}
+    results = {("trained", direction): rank_all(TASKS[direction], lambda start, stop: np.eye(*shape)[start:stop])}
     train = pd.DataFrame({"query": ["WELDER!", "welder", "baker", "пекарь"]})
     queries = scoring.queries_table(results, scoring.seen_titles(train, TASKS))
     documents = scoring.documents_table(TASKS)
