@@ -1,4 +1,4 @@
-"""Batches: which rows meet in a step, their distinct texts, and who may repel whom."""
+"""Batches: which rows meet in a step, their distinct texts, and which documents may be negatives."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Batch:
         positive: row to its place in documents, (B,).
         relevant: (B, M), documents that share a group with the row's query, its own positive included.
         given: (B, M), the row's given negatives.
-        same: (B, B), true where the query of the column fits the document of the row.
-        further: places in queries of those that are no row's own, (E,).
-        wrong: (B, E), true where that query does not fit the document of the row.
+        same: (B, B), true where the query of the column is relevant to the document of the row.
+        further: places in queries of those that belong to no row, (E,).
+        wrong: (B, E), true where that query is not relevant to the document of the row.
     """
 
     queries: np.ndarray
@@ -83,10 +83,38 @@ def index_rows(pairs: pd.DataFrame) -> Rows:
     return Rows(list(queries), list(documents), query, positive, wrong, query_groups, document_groups)
 
 
+# -- which rows meet -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """How many steps a run has, and the rows of each."""
+
+    rows: int
+    per_step: int
+    per_epoch: int
+    total: int
+    seed: int
+
+    def batches(self, done: int = 0) -> Iterator[tuple[np.ndarray, bool]]:
+        """Row numbers of every step after the first `done`, and whether the step ends an epoch."""
+        for epoch in range(done // self.per_epoch, -(-self.total // self.per_epoch)):
+            for at, chosen in enumerate(epoch_batches(self.rows, self.per_step, self.seed, epoch)):
+                if done <= epoch * self.per_epoch + at < self.total:
+                    yield chosen, at == self.per_epoch - 1
+
+
+def step_plan(rows: int, per_step: int, epochs: int, maxsteps: int, seed: int) -> StepPlan:
+    """The plan of a run over `rows` training rows, `per_step` of them in a step; `maxsteps` 0 = all epochs."""
+    per_epoch = len(epoch_batches(rows, per_step, seed, 0))
+    total = per_epoch * epochs
+    return StepPlan(rows, per_step, per_epoch, min(total, maxsteps or total), seed)
+
+
 def epoch_batches(count: int, batchsize: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Row numbers of each batch of an epoch: every row once, in an order that (seed, epoch) decides.
 
-    A last batch of a single row would have nothing to compare with; it joins the batch before.
+    A last batch of one row has no in-batch negatives; it joins the batch before.
     """
     order = np.random.default_rng([seed, epoch]).permutation(count)
     batches = [order[at : at + batchsize] for at in range(0, count, batchsize)]
@@ -96,11 +124,14 @@ def epoch_batches(count: int, batchsize: int, seed: int, epoch: int) -> list[np.
     return batches
 
 
+# -- what a step sees ----------------------------------------------------------------------------
+
+
 def make_batch(
     rows: Rows,
     chosen: np.ndarray,
     mined: Sequence[np.ndarray] | None = None,
-    asked: Sequence[np.ndarray] | None = None,
+    mined_queries: Sequence[np.ndarray] | None = None,
 ) -> Batch:
     """The batch of the `chosen` rows, each distinct text once, with its relevance masks.
 
@@ -108,9 +139,9 @@ def make_batch(
         rows: all rows.
         chosen: numbers of those that meet.
         mined: for each chosen row, further documents that count as given negatives.
-        asked: for each chosen row, further queries, wrong ones for its document.
+        mined_queries: for each chosen row, further queries that are wrong for its document.
     """
-    queries = np.unique(np.concatenate([rows.query[chosen], *(asked or [])]))
+    queries = np.unique(np.concatenate([rows.query[chosen], *(mined_queries or [])]))
     query = np.searchsorted(queries, rows.query[chosen])
     own = rows.positive[chosen]
     wrong = [rows.negatives[row] for row in chosen]
@@ -118,7 +149,7 @@ def make_batch(
         wrong = [np.concatenate(pair) for pair in zip(wrong, mined, strict=True)]
     documents = np.unique(np.concatenate([own, *wrong]))
     positive = np.searchsorted(documents, own)
-    # By text and over all rows, as tasks judge: a negative given for one row may be right for another.
+    # Relevance goes by text and over all rows, as in evaluation: a negative given for one row may be right for another.
     fits = (rows.query_groups[queries] @ rows.document_groups[documents].T).toarray() > 0  # (Q, M)
     relevant = fits[query]
     given = np.zeros_like(relevant)
@@ -130,7 +161,7 @@ def make_batch(
 
 
 def ahead(rows: Rows, steps: Iterable[tuple[np.ndarray, bool]]) -> Iterator[tuple[np.ndarray, bool, Batch]]:
-    """Every step's row numbers, whether it ends an epoch, and its batch, made while the step before runs."""
+    """Every step's row numbers, whether it ends an epoch, and its batch, made while the previous step runs."""
     steps = iter(steps)
     with ThreadPoolExecutor(1) as worker:
         pending: deque = deque()
@@ -143,19 +174,19 @@ def ahead(rows: Rows, steps: Iterable[tuple[np.ndarray, bool]]) -> Iterator[tupl
             yield chosen, ends, batch.result()
 
 
-def candidates(batch: Batch, policy: str, generator: np.random.Generator) -> np.ndarray:
+def negative_mask(batch: Batch, source: str, generator: np.random.Generator) -> np.ndarray:
     """Which documents may be each row's negative, (B, M) bool.
 
     Args:
         batch: the rows of the step.
-        policy: "given" (the table's own), "random" (one document of another group), "batch" or "mined"
+        source: "given" (the table's own), "random" (one document of another group), "batch" or "mined"
             (all documents of other groups, given and mined ones included).
         generator: draws the random ones.
     """
-    if policy == "given":
+    if source == "given":
         return batch.given
     others = ~batch.relevant
-    if policy in ("batch", "mined"):
+    if source in ("batch", "mined"):
         return others
     draws = np.where(others, generator.random(others.shape), -1.0)
     chosen = np.zeros_like(others)
@@ -163,10 +194,10 @@ def candidates(batch: Batch, policy: str, generator: np.random.Generator) -> np.
     return chosen & others
 
 
-def named(rows: Rows, chosen: np.ndarray, count: int = 3) -> str:
+def describe_rows(rows: Rows, chosen: np.ndarray, count: int = 3) -> str:
     """The first of the chosen rows by the start of their texts, so that a person finds them in the file.
 
-    Numbers would not do: rows are dropped, split and drawn on the way from the file.
+    Row numbers would not help: rows are dropped, split and shuffled on the way from the file.
 
     Args:
         rows: all rows.
@@ -177,6 +208,6 @@ def named(rows: Rows, chosen: np.ndarray, count: int = 3) -> str:
         Such as `"welder" with "joins metal parts …", "baker" with "kneads dough …" and 14 more`.
     """
     first = np.sort(chosen)[:count]
-    texts = [f'"{shown(rows.queries[rows.query[row]], 40)}" with "{shown(rows.documents[rows.positive[row]])}"'
-             for row in first]  # fmt: skip
+    pairs = [(rows.queries[rows.query[row]], rows.documents[rows.positive[row]]) for row in first]
+    texts = [f'"{shown(query, 40)}" with "{shown(document)}"' for query, document in pairs]
     return ", ".join(texts) + (f" and {len(chosen) - count} more" if len(chosen) > count else "")

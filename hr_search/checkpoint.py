@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped.
 
 A checkpoint is written whole or not at all, and the one before it is kept beside it (`FILE.previous`),
-so a machine that dies while writing costs at most `checkpointsteps` steps.
+so a machine that fails while writing loses at most `checkpointsteps` steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 
 from hr_search.base.errors import InputError, one_line
 from hr_search.base.files import whole_file
-from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +35,20 @@ def random_state() -> dict[str, Any]:
 
 
 def store(
-    settings: Settings, origin: str, parts: Parts, schedule: Any, progress: Any, randoms: list[dict[str, Any]]
+    path: str,
+    settings: dict[str, Any],
+    origin: str,
+    parts: Parts,
+    schedule: Any,
+    progress: Any,
+    randoms: list[dict[str, Any]],
 ) -> None:
     """Writes the checkpoint of a run between two of its steps.
 
     Args:
-        settings: of the run; `checkpointpath` is the place.
-        origin: fingerprint of the data and of how steps are made of it.
+        path: where it goes.
+        settings: of the run, name to value.
+        origin: fingerprint of the data and of how it is cut into steps.
         parts: what has a state of its own.
         schedule: of the learning rate.
         progress: an object whose attributes are tensors, numbers, texts, lists and dicts of them.
@@ -51,15 +57,20 @@ def store(
     Raises:
         InputError: the place cannot be written.
     """
-    save_checkpoint(settings.checkpointpath, {
-        "settings": settings.to_dict(), "fingerprint": origin, "schedule": {"last_epoch": schedule.last_epoch},
+    state = {
+        "settings": settings,
+        "fingerprint": origin,
+        "schedule": {"last_epoch": schedule.last_epoch},
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "random": randoms,
         "progress": dict(vars(progress)),  # not dataclasses.asdict: that copies the best weights
-    })  # fmt: skip
+    }
+    save_checkpoint(path, state)
 
 
-def restore(settings: Settings, origin: str, parts: Parts, schedule: Any, process: int = 0) -> dict[str, Any] | None:
+def restore(
+    path: str, settings: dict[str, Any], origin: str, parts: Parts, schedule: Any, process: int = 0
+) -> dict[str, Any] | None:
     """Loads a checkpoint into the parts, the schedule and the random generators of a run, in its `process`-th process.
 
     Returns:
@@ -68,9 +79,9 @@ def restore(settings: Settings, origin: str, parts: Parts, schedule: Any, proces
     Raises:
         InputError: as `load_checkpoint`.
     """
-    state = load_checkpoint(settings.checkpointpath, settings.to_dict(), origin)
+    state = load_checkpoint(path, settings, origin)
     if state is None:
-        log.info("no checkpoint at %s yet: starting from the beginning", settings.checkpointpath)
+        log.info("no checkpoint at %s yet: starting from the beginning", path)
         return None
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
@@ -111,10 +122,10 @@ def previous(path: Path) -> Path:
 
 
 def require_own(path: Path | str) -> None:
-    """Returns if checkpoints may be written to `path`: nothing lies there, or a checkpoint that may go.
+    """Checks that checkpoints may be written to `path`: there is nothing yet, or a checkpoint.
 
     Raises:
-        InputError: something else lies there, which would be lost.
+        InputError: another file is there, which would be lost.
     """
     path = Path(path)
     try:
@@ -129,9 +140,7 @@ def require_own(path: Path | str) -> None:
     except Exception:  # as in _read
         own = False
     if not own:
-        raise InputError(
-            f"{path} is something else than a checkpoint and would be lost; give another --checkpointpath."
-        )
+        raise InputError(f"{path} is not a checkpoint; it would be overwritten: give another --checkpointpath.")
 
 
 def load_checkpoint(path: Path | str, settings: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:

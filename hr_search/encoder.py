@@ -18,6 +18,7 @@ from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.base.files import read_json, whole_folder, write_json
 from hr_search.base.progress import bar, quiet
 from hr_search.fast import packing
+from hr_search.fast.compaction import CompactVocabulary
 from hr_search.fast.dropout import pool_dropout
 from hr_search.fast.tokens import TokenTable, batches_by_length, tokenise
 from hr_search.models import embedded, requirements
@@ -36,6 +37,7 @@ class Encoder(nn.Module):
         name: what it was loaded from.
         maxlength: tokens a text is cut to.
         bf16: whether matrix products run in bfloat16 (autocast; the weights stay float32).
+        condenser: what is done to documents before they are tokenised; None = nothing.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Encoder(nn.Module):
         maxlength: int = 0,
         precision: str = "auto",
         dropouts: dict[str, float] | None = None,
+        condenser: Condenser | None = None,
     ) -> None:
         from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -67,10 +70,8 @@ class Encoder(nn.Module):
         )
         pool_dropout(self.transformer)
         packing.cast_once(self.transformer)
-        self.condenser: Condenser | None = None  # what is done to documents before they are tokenised
-        self._kept: np.ndarray | None = None  # token ids whose embedding rows are present, when compacted
-        self._full: torch.Tensor | None = None  # the whole embedding table, aside, when compacted
-        self._row_of: np.ndarray | None = None  # token id -> row of the compacted table, -1 where absent
+        self.condenser = condenser
+        self._vocabulary: CompactVocabulary | None = None
 
     @property
     def device(self) -> torch.device:
@@ -116,7 +117,8 @@ class Encoder(nn.Module):
             condense = self.condenser.scaled(length / self.maxlength)
             texts = [condense(text) for text in texts]
         table = tokenise(self.model.tokenizer, texts, self.prompt(side), length, cached)
-        rows = self.transformer.get_input_embeddings().num_embeddings if self._full is None else len(self._full)
+        embedding = self.transformer.get_input_embeddings()
+        rows = self._vocabulary.size if self._vocabulary else embedding.num_embeddings
         if (highest := int(table.ids.max(initial=0))) >= rows:
             raise InputError(
                 f"the tokenizer of {self.name} knows a token {highest} and the model has embeddings for {rows}; put "
@@ -180,12 +182,7 @@ class Encoder(nn.Module):
 
     def _rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Rows of the embedding table for token ids, int64."""
-        if self._row_of is None:
-            return ids.astype(np.int64, copy=False)
-        ids = self._row_of[ids]
-        if ids.min() < 0:
-            raise RuntimeError("expand() the vocabulary before encoding texts it was not compacted for")
-        return ids
+        return self._vocabulary.rows_of(ids) if self._vocabulary else ids.astype(np.int64, copy=False)
 
     @torch.inference_mode()
     def embed(self, table: Sequence[np.ndarray], budget: int = 0, progress: bool = False) -> np.ndarray:
@@ -218,39 +215,18 @@ class Encoder(nn.Module):
             raise InputError(f'a text is a query or a document, not "{side}"; {suggestion(side, SIDES)}')
         return self.embed(self.tokens(list(texts), side, cached=False), progress=progress)
 
-    # -- vocabulary compaction ------------------------------------------------------------------
-
     def compact(self, tables: Sequence[TokenTable]) -> int:
-        """Keeps only the embedding rows whose tokens occur in `tables`; returns how many.
-
-        A multilingual table is most of a small model and nearly all of it gets no gradient. Rows
-        that are absent would not have moved (no gradient, no weight decay), so training the rest
-        gives the same model; `expand` writes them back.
-        """
-        if self._kept is not None:
-            self.expand()
+        """Keeps only the embedding rows whose tokens occur in `tables`; returns how many. `expand` undoes it."""
+        self.expand()
         embedding = self.transformer.get_input_embeddings()
-        pad = self.model.tokenizer.pad_token_id or 0
-        # Models of the RoBERTa family find positions by comparing ids with the padding id, so it
-        # and what stands before it keep their places.
-        first = np.arange(pad + 1, dtype=np.int32)
-        kept = np.unique(np.concatenate([first, *(table.used() for table in tables)])).astype(np.int64)
-        row_of = np.full(embedding.num_embeddings, -1, np.int64)
-        row_of[kept] = np.arange(len(kept))
-        self._full, self._kept, self._row_of = embedding.weight.data, kept, row_of
-        embedding.weight = nn.Parameter(self._full[torch.from_numpy(kept).to(self.device)].clone())
-        embedding.num_embeddings = len(kept)
-        return len(kept)
+        self._vocabulary = CompactVocabulary(embedding, tables, self.model.tokenizer.pad_token_id or 0)
+        return len(self._vocabulary)
 
     def expand(self) -> None:
         """Writes the trained rows back into the whole embedding table; nothing happens if it is whole."""
-        if self._kept is None or self._full is None:
-            return
-        embedding = self.transformer.get_input_embeddings()
-        self._full[torch.from_numpy(self._kept).to(self._full.device)] = embedding.weight.data.to(self._full.device)
-        embedding.weight = nn.Parameter(self._full.to(self.device))
-        embedding.num_embeddings = len(self._full)
-        self._kept = self._full = self._row_of = None
+        if self._vocabulary:
+            self._vocabulary.expand()
+            self._vocabulary = None
 
     def save(self, folder: Path | str, card: str = "") -> None:
         """Writes a folder that `SentenceTransformer(folder)` loads, whole or not at all.
@@ -259,7 +235,7 @@ class Encoder(nn.Module):
             folder: where it goes; an older model there is replaced.
             card: the text of the model card (README.md).
         """
-        if self._kept is not None:
+        if self._vocabulary:
             raise RuntimeError("expand() the vocabulary before saving")
         self.transformer.config.update(self._dropouts)
         with whole_folder(folder) as target, quiet():
@@ -276,6 +252,7 @@ def load_encoder(
     dropout: float = 0.0,
     device: str | torch.device | None = None,
     prompts: dict[str, str] | None = None,
+    condenser: Condenser | None = None,
 ) -> Encoder:
     """The encoder called `name`.
 
@@ -286,9 +263,16 @@ def load_encoder(
         dropout: in training; negative = the model's own.
         device: such as "cpu" or "cuda"; None = the best one present.
         prompts: texts put before every "query" and "document"; an empty one leaves the model's own.
+        condenser: shortens documents; None = the one saved with the model, if there is one.
 
     Raises:
         InputError: nothing can be loaded under that name.
+
+    Example:
+        >>> encoder = load_encoder("embedded", maxlength=32)
+        >>> queries, documents = encoder.encode(["welder"], "query"), encoder.encode(["joins metal parts"])
+        >>> queries.shape, bool((queries @ documents.T > 0.8).all())
+        ((1, 384), True)
     """
     source = requirements.place_of(name)
     # Imported only now: a name that leads nowhere is refused in seconds.
@@ -317,14 +301,16 @@ def load_encoder(
             own = own if settings else {}
             model.prompts = {**(model.prompts or {}), **{side: text for side, text in (prompts or {}).items() if text}}
             saved = model.max_seq_length
-            encoder = Encoder(model, name, maxlength, precision, own)
-            if (kept := Path(source) / _CONDENSER).is_file():
+            encoder = Encoder(model, name, maxlength, precision, own, condenser)
+            if condenser is None and (kept := Path(source) / _CONDENSER).is_file():
                 # Its characters belong to the length it was saved with.
                 encoder.condenser = Condenser.from_dict(read_json(kept)).scaled(
                     encoder.maxlength / (saved or encoder.maxlength)
                 )
             if not np.isfinite(encoder.encode(["a"], "query")).all():
-                raise InputError(f"the weights of the model {name} are damaged and make NaN of a text; copy it again.")
+                raise InputError(
+                    f"the weights of the model {name} are damaged: they turn a text into NaN; copy it again."
+                )
     except InputError:
         raise
     except Exception as error:

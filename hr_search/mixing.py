@@ -1,10 +1,10 @@
 """Embedding mixing: what a loss should see instead of, or beside, the queries and documents of a batch.
 
 Query-side strategies move a query's embedding by its nearest positives and negatives; document-side
-ones make synthetic negatives out of its nearest negatives. Training only: at evaluation nobody knows
-which documents are right. Neighbours are found by cosine among the documents given (the batch, or the
-batch and a memory bank) and enter without gradient unless asked, so that the loss cannot be lowered
-by pulling the neighbours along.
+ones make synthetic negatives out of its nearest negatives. This is for training only: at evaluation
+nobody knows which documents are relevant. Neighbours are found by cosine among the documents given (the
+batch, or the batch and a bank of recent documents) and enter without gradient unless asked, so that the
+loss cannot be lowered by pulling the neighbours along.
 """
 
 from __future__ import annotations
@@ -19,13 +19,52 @@ from torch.nn import functional
 from hr_search.base.choices import DOCUMENT_MIXINGS, MIXINGS, QUERY_MIXINGS
 from hr_search.base.devices import to_device
 from hr_search.base.errors import InputError, suggestion
+from hr_search.batches import Batch, Rows
 
 NOISE = 0.01  # standard deviation of synco's noise in each coordinate
 _TINY = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixed:
+class MixingPolicy:
+    """How queries are mixed, or synthetic negatives made.
+
+    Attributes:
+        strategy: "none", a query-side one (see `move_queries`) or a document-side one (`synthesise_negatives`).
+        k: neighbours of each kind; parents of synthetic negatives.
+        query_weight: α, weight of the query itself.
+        positive_weight: β, weight of its nearest positives; of slerp, share of the way to them.
+        negative_weight: γ, weight of its nearest negatives.
+        count: synthetic negatives of each kind per row.
+        start: share of the run's steps before mixing begins.
+        probability: that a row is mixed.
+        own: whether a row's own positive may be among its nearest positives. It lowers the loss without
+            making the encoder better.
+        detach: neighbours enter without gradient.
+    """
+
+    strategy: str = "none"
+    k: int = 1
+    query_weight: float = 0.8
+    positive_weight: float = 0.2
+    negative_weight: float = -0.1
+    count: int = 4
+    start: float = 0.0
+    probability: float = 1.0
+    own: bool = False
+    detach: bool = True
+
+    def __post_init__(self) -> None:
+        if self.strategy not in MIXINGS:
+            raise InputError(f"unknown mixing strategy {self.strategy!r}; {suggestion(self.strategy, MIXINGS)}")
+
+    def active(self, step: int, total: int) -> bool:
+        """Whether there is mixing at `step` (from 0) of `total`."""
+        return self.strategy != "none" and step >= self.start * total
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedBatch:
     """What the loss should see.
 
     Attributes:
@@ -38,137 +77,94 @@ class Mixed:
     synthetic: Tensor | None = None
 
 
-def mixed(
+def mix(
     queries: Tensor,
     documents: Tensor,
     positive: Tensor,
     relevant: Tensor,
     candidates: Tensor,
-    strategy: str = "none",
-    k: int = 1,
-    query_weight: float = 0.8,
-    positive_weight: float = 0.2,
-    negative_weight: float = -0.1,
-    *,
-    count: int = 4,
-    own: bool = False,
-    detach: bool = True,
-    probability: float = 1.0,
+    policy: MixingPolicy,
     generator: np.random.Generator | None = None,
-) -> Mixed:
-    """Queries and synthetic negatives of a batch under any of `MIXINGS`.
+) -> MixedBatch:
+    """The queries and synthetic negatives that a loss should see under a mixing policy.
 
     Args:
         queries: (B, D), L2-normalised.
-        documents: (M, D), L2-normalised; those of a memory bank may follow those of the batch.
+        documents: (M, D), L2-normalised; those of a bank may follow those of the batch.
         positive: (B,) index of each row's own positive in documents.
         relevant: (B, M), documents of the query's groups, own positive included or not.
         candidates: (B, M), documents of other groups.
-        strategy: as `mix` and `synthesise` explain them, or "none".
-        k: neighbours of each kind; parents of synthetic negatives.
-        query_weight: α of `mix`.
-        positive_weight: β of `mix`.
-        negative_weight: γ of `mix`.
-        count: synthetic negatives of each kind per row.
-        own: whether a row's own positive may be among its nearest positives. It makes the loss
-            smaller without making the encoder better.
-        detach: neighbours enter without gradient.
-        probability: of a row to be mixed.
+        policy: strategy, neighbours and weights.
         generator: draws rows and synthetic negatives; not needed where nothing is drawn.
 
     Returns:
         The queries, changed or not, and the synthetic negatives, if any.
 
     Raises:
-        InputError: an unknown strategy.
-        ValueError: something is to be drawn without a generator.
+        ValueError: something is to be drawn and there is no generator.
+
+    Example:
+        >>> policy = MixingPolicy("weighted", own=True, query_weight=0.5, positive_weight=0.5, negative_weight=0.0)
+        >>> relevant = torch.tensor([[True, False]])
+        >>> mix(torch.tensor([[1.0, 0.0]]), torch.eye(2), torch.tensor([0]), relevant, ~relevant, policy).queries
+        tensor([[1., 0.]])
     """
-    if strategy not in MIXINGS:
-        raise InputError(f"unknown mixing strategy {strategy!r}; {suggestion(strategy, MIXINGS)}")
-    if strategy == "none" or probability <= 0:
-        return Mixed(queries)
-    if generator is None and (probability < 1 or strategy in DOCUMENT_MIXINGS):
+    if policy.strategy == "none" or policy.probability <= 0:
+        return MixedBatch(queries)
+    if generator is None and (policy.probability < 1 or policy.strategy in DOCUMENT_MIXINGS):
         raise ValueError("mixing some rows only, or making synthetic negatives, needs a generator")
     chosen = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
-    if probability < 1:
-        chosen = to_device(generator.random(len(queries)) < probability, queries.device)
-    if strategy in DOCUMENT_MIXINGS:
-        synthetic = synthesise(queries, documents, candidates, strategy, generator, k, count, detach=detach)
-        return Mixed(queries, synthetic * chosen[:, None, None])
-    if not own:
+    if policy.probability < 1:
+        chosen = to_device(generator.random(len(queries)) < policy.probability, queries.device)
+    if policy.strategy in DOCUMENT_MIXINGS:
+        synthetic = synthesise_negatives(queries, documents, candidates, policy, generator)
+        return MixedBatch(queries, synthetic * chosen[:, None, None])
+    if not policy.own:
         relevant = relevant & ~functional.one_hot(positive, len(documents)).bool()
-    weights = query_weight, positive_weight, negative_weight
-    moved = mix(queries, documents, relevant, candidates, strategy, k, *weights, detach=detach)
-    return Mixed(torch.where(chosen[:, None], moved, queries))
-
-
-def active(step: int, total: int, start: float) -> bool:
-    """Whether mixing has begun at `step` (from 0) of `total`, when it begins after the share `start` of them."""
-    return step >= start * total
+    moved = move_queries(queries, documents, relevant, candidates, policy)
+    return MixedBatch(torch.where(chosen[:, None], moved, queries))
 
 
 # -- queries -------------------------------------------------------------------------------------
 
 
-def mix(
-    queries: Tensor,
-    documents: Tensor,
-    relevant: Tensor,
-    candidates: Tensor,
-    strategy: str = "none",
-    k: int = 1,
-    query_weight: float = 0.8,
-    positive_weight: float = 0.2,
-    negative_weight: float = -0.1,
-    *,
-    detach: bool = True,
+def move_queries(
+    queries: Tensor, documents: Tensor, relevant: Tensor, candidates: Tensor, policy: MixingPolicy
 ) -> Tensor:
     """The queries a loss should see under a query-side strategy.
 
-    - `none` leaves them.
     - `mean` averages the query with its k nearest positives and k nearest negatives.
     - `weighted` is αq + β·mean(P) + γ·mean(N).
     - `rocchio` is the same with -|γ|, away from the negatives whatever the sign (Rocchio 1971; for
       dense retrieval Li et al. 2021, arXiv:2108.11044).
     - `slerp` goes the share β of the way along the arc from the query to the mean of its nearest
-      positives, and away from nothing (spherical interpolation: m²-Mix, arXiv:2203.03897).
+      positives and ignores negatives (spherical interpolation: m²-Mix, arXiv:2203.03897).
 
     Args:
         queries: (B, D), L2-normalised.
         documents: (M, D), L2-normalised.
-        relevant: (B, M), documents of the query's group other than its own positive.
-        candidates: (B, M), documents of other groups.
-        strategy: "none" or one of `QUERY_MIXINGS`.
-        k: neighbours of each kind.
-        query_weight: α.
-        positive_weight: β; a query without positives skips the term.
-        negative_weight: γ; a query without negatives skips the term.
-        detach: neighbours enter without gradient.
+        relevant: (B, M), documents of the query's group other than its own positive; a query without any
+            skips the term.
+        candidates: (B, M), documents of other groups; a query without any skips the term.
+        policy: with a strategy of the query side.
 
     Returns:
-        (B, D), L2-normalised; a query without neighbours, or whose sum is nothing, stays.
-
-    Raises:
-        InputError: an unknown strategy.
+        (B, D), L2-normalised; a query without neighbours, or whose sum vanishes, stays.
     """
-    if strategy == "none":
-        return queries
-    if strategy not in QUERY_MIXINGS:
-        raise InputError(
-            f"the mixing strategy {strategy!r} moves no queries; those that do: {', '.join(QUERY_MIXINGS)}"
-        )
-    positives, found = neighbours(queries, documents, relevant, k, detach)
-    if strategy == "slerp":
-        total = slerp(queries, functional.normalize(positives, dim=-1), positive_weight)
+    if policy.strategy not in QUERY_MIXINGS:
+        raise InputError(f"mixing by {policy.strategy!r} moves no queries; {', '.join(QUERY_MIXINGS)} do.")
+    positives, found = nearest_sum(queries, documents, relevant, policy.k, policy.detach)
+    if policy.strategy == "slerp":
+        total = slerp(queries, functional.normalize(positives, dim=-1), policy.positive_weight)
     else:
-        negatives, negative_count = neighbours(queries, documents, candidates, k, detach)
-        if strategy == "mean":
+        negatives, negative_count = nearest_sum(queries, documents, candidates, policy.k, policy.detach)
+        if policy.strategy == "mean":
             total = queries + positives + negatives
         else:
-            away = -abs(negative_weight) if strategy == "rocchio" else negative_weight
+            away = -abs(policy.negative_weight) if policy.strategy == "rocchio" else policy.negative_weight
             total = (
-                query_weight * queries
-                + positive_weight * positives / found.clamp(min=1)
+                policy.query_weight * queries
+                + policy.positive_weight * positives / found.clamp(min=1)
                 + away * negatives / negative_count.clamp(min=1)
             )
         found = found + negative_count
@@ -176,10 +172,10 @@ def mix(
     return torch.where(stays, queries, functional.normalize(total, dim=-1))
 
 
-def neighbours(
+def nearest_sum(
     queries: Tensor, documents: Tensor, allowed: Tensor, k: int, detach: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The embeddings of each query's k nearest allowed documents, summed up.
+    """The sum of the embeddings of each query's k nearest allowed documents.
 
     Args:
         queries: (B, D), L2-normalised.
@@ -203,26 +199,18 @@ def neighbours(
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     """Points (B, D) at `share` of the way along the arc from `start` (B, D) to `end` (B, D), both of length 1."""
     cosine = (start * end).sum(dim=-1, keepdim=True)
-    # Off 0 and π the sine can divide; at the bound the weights are those of a straight line already.
+    # Away from 0 and π the sine can divide; at the bound the weights are those of a straight line already.
     cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32)).clamp(_TINY - 1, 1 - _TINY)
     angle = cosine.arccos()
     from_start, from_end = ((part * angle).sin() / angle.sin() for part in (1 - share, share))
     return from_start.to(start.dtype) * start + from_end.to(start.dtype) * end
 
 
-# -- documents -----------------------------------------------------------------------------------
+# -- synthetic negatives -------------------------------------------------------------------------
 
 
-def synthesise(
-    queries: Tensor,
-    documents: Tensor,
-    candidates: Tensor,
-    strategy: str,
-    generator: np.random.Generator,
-    k: int = 1,
-    count: int = 4,
-    *,
-    detach: bool = True,
+def synthesise_negatives(
+    queries: Tensor, documents: Tensor, candidates: Tensor, policy: MixingPolicy, generator: np.random.Generator
 ) -> Tensor:
     """Synthetic negatives of each query, made from parents drawn among its k nearest negatives.
 
@@ -237,31 +225,23 @@ def synthesise(
         queries: (B, D), L2-normalised.
         documents: (M, D), L2-normalised.
         candidates: (B, M), true where a document may be a parent.
-        strategy: one of `DOCUMENT_MIXINGS`.
+        policy: with a strategy of the document side; mochi takes two parents at least.
         generator: draws parents and shares.
-        k: nearest negatives that may be parents; mochi takes two at least.
-        count: how many of each kind.
-        detach: queries and parents enter without gradient.
 
     Returns:
         (B, S, D), L2-normalised, S = 2 `count` (mochi) or 3 `count` (synco). Zeros stand for what
-        cannot be made: everything of a query without negatives, and what needs two of them.
-
-    Raises:
-        InputError: an unknown strategy.
+        cannot be made: all of a query without negatives, and what needs two of them.
     """
-    if strategy not in DOCUMENT_MIXINGS:
-        raise InputError(
-            f"the mixing strategy {strategy!r} makes no documents; those that do: {', '.join(DOCUMENT_MIXINGS)}"
-        )
-    if detach:
+    if policy.strategy not in DOCUMENT_MIXINGS:
+        raise InputError(f"mixing by {policy.strategy!r} makes no documents; {', '.join(DOCUMENT_MIXINGS)} do.")
+    if policy.detach:
         queries, documents = queries.detach(), documents.detach()
     with torch.no_grad():
         scores = (queries @ documents.T).masked_fill(~candidates, -torch.inf)
-        wanted = max(k, 2) if strategy == "mochi" else k
+        wanted = max(policy.k, 2) if policy.strategy == "mochi" else policy.k
         hardest = scores.topk(min(wanted, scores.shape[1]), dim=1)
         parents = hardest.values.isfinite().sum(dim=1, keepdim=True)  # (B, 1)
-    size, query = (len(queries), count), queries[:, None]
+    size, query = (len(queries), policy.count), queries[:, None]
 
     def drawn(low: float, high: float) -> Tensor:
         return to_device(generator.uniform(low, high, (*size, 1)), queries.device).to(queries.dtype)
@@ -276,13 +256,96 @@ def synthesise(
     first = places(parents)
     near = parent(first)
     inward = near.lerp(query, drawn(0, 0.5))
-    if strategy == "mochi":
+    if policy.strategy == "mochi":
         second = (first + 1 + places(parents - 1)) % parents.clamp(min=1)
         kinds, needed = [parent(second).lerp(near, drawn(0, 1)), inward], (2, 1)
     else:
-        noise = NOISE * to_device(generator.standard_normal(tuple(near.shape), dtype=np.float32), queries.device).to(
-            queries.dtype
-        )
+        normal = to_device(generator.standard_normal(tuple(near.shape), dtype=np.float32), queries.device)
+        noise = NOISE * normal.to(queries.dtype)
         kinds, needed = [query + drawn(1, 1.5) * (near - query), inward, near + noise], (1, 1, 1)
     there = torch.cat([(parents >= least).expand(size) for least in needed], dim=1)
     return functional.normalize(torch.cat(kinds, dim=1), dim=-1) * there[..., None]
+
+
+# -- a bank of recent documents ------------------------------------------------------------------
+
+
+class Bank:
+    """The latest embeddings of up to `size` documents, the oldest replaced first: more neighbours than one batch holds.
+
+    Embeddings of the last steps are almost those the encoder would give now, as it changes slowly
+    (cross-batch memory: Wang et al. 2020, arXiv:1912.06798).
+
+    Attributes:
+        embeddings: (size, D) float32, without gradient; zeros in empty places.
+        documents: (size,) index of each entry in `Rows.documents`, -1 in empty places.
+    """
+
+    def __init__(self, size: int, dimension: int, device: torch.device | str = "cpu") -> None:
+        """An empty bank for `size` documents of D = `dimension`; a size below 1 is refused."""
+        if size < 1:
+            raise InputError(f"a bank of {size} documents holds nothing; give a size of 1 or more.")
+        self.embeddings = torch.zeros(size, dimension, device=device)
+        self.documents = np.full(size, -1, dtype=np.int64)
+        self._next = 0
+
+    def __len__(self) -> int:
+        """How many documents it holds now."""
+        return int((self.documents >= 0).sum())
+
+    def add(self, embeddings: Tensor, documents: np.ndarray) -> None:
+        """Stores the documents of a step; a document that is there already leaves its old place.
+
+        Args:
+            embeddings: (M, D), L2-normalised; kept without gradient.
+            documents: (M,) distinct indices into `Rows.documents`.
+
+        Raises:
+            InputError: the step has more documents than the bank has places.
+        """
+        size = len(self.documents)
+        if len(documents) > size:
+            raise InputError(
+                f"the bank has {size} places and a step brings {len(documents)} documents; give a larger bank or a "
+                "smaller batch."
+            )
+        self.documents[np.isin(self.documents, documents)] = -1
+        places = (self._next + np.arange(len(documents))) % size
+        self.documents[places] = documents
+        self.embeddings[to_device(places, self.embeddings.device)] = embeddings.detach().to(self.embeddings)
+        self._next = (self._next + len(documents)) % size
+
+    def masks(self, rows: Rows, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Which entries are positives, and which negatives, of each row of a batch: two masks (B, size).
+
+        Groups decide, as within a batch. A document of the batch itself is neither, since it is there
+        already, and neither is an empty place.
+        """
+        usable = (self.documents >= 0) & ~np.isin(self.documents, batch.documents)
+        places = np.flatnonzero(usable)
+        fits = np.zeros((len(batch.queries), len(usable)), dtype=bool)
+        groups = rows.document_groups[self.documents[places]]
+        fits[:, places] = (rows.query_groups[batch.queries] @ groups.T).toarray() > 0
+        relevant = fits[batch.query]
+        both = to_device(np.stack([relevant, usable & ~relevant]), self.embeddings.device)
+        return both[0], both[1]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A copy of everything it holds, as plain tensors."""
+        return {
+            "embeddings": self.embeddings.clone(),
+            "documents": torch.from_numpy(self.documents.copy()),
+            "next": torch.tensor(self._next),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave; that of a bank of another size or dimension is refused."""
+        there, here = tuple(state["embeddings"].shape), tuple(self.embeddings.shape)
+        if there != here:
+            raise InputError(
+                f"the stored bank has {there[0]} places of {there[1]} numbers, this one {here[0]} of {here[1]}; "
+                "resume with equal settings."
+            )
+        self.embeddings.copy_(state["embeddings"])
+        self.documents[:] = state["documents"].cpu().numpy()
+        self._next = int(state["next"])

@@ -3,22 +3,20 @@
 A found document is kept as one whole number, its score in millionths above its index counted from
 the end. Ordering these numbers orders documents by score and equal scores by index, and the best of
 two chunks are the greatest of both. Rounding to millionths is what `metrics` does as well: products
-of equal embeddings differ by some 1e-7 with their place in a matrix and still have to tie.
+of equal embeddings differ by about 1e-7 with their place in a matrix and still have to tie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from hr_search.base import arrays, errors
+from hr_search.base import arrays
 from hr_search.base.errors import InputError
-
-BACKENDS = ("auto", "torch", "faiss")
 
 _STEP = 1e-6  # scores that round to one multiple of it are equal
 _SCALE = 1_000_000  # steps in a score of 1
@@ -33,15 +31,13 @@ def nearest(
     k: int,
     exclude: sparse.csr_array | None = None,
     chunk: tuple[int, int] = (0, 0),
-    backend: str = "auto",
     device: str | torch.device | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest documents of each query by cosine, exact, best first, ties by the lower index.
 
     Both sides may be memory-mapped; they are read chunk by chunk and never copied whole. Above the
     vectors and the result the processor needs 4 bytes a vector and about 50 MB at a k of 50 (100 MB
-    where scores tie en masse), about 200 MB at a k of thousands; a GPU a few gigabytes. FAISS adds a
-    copy of the documents.
+    where scores tie en masse), about 200 MB at a k of thousands; a GPU a few gigabytes.
 
     Args:
         queries: (Q, D) embeddings of any length; an all-zero one has cosine 0 to everything.
@@ -49,8 +45,6 @@ def nearest(
         k: documents wanted, 1 to N.
         exclude: (Q, N), pairs that must not be returned where it is not zero.
         chunk: queries and documents scored at a time; 0 = what suits the device.
-        backend: "torch" (also "auto"), or "faiss": a flat FAISS index on the processor, with the torch
-            search for queries whose k nearest it cannot decide (many excluded documents, or ties).
         device: where torch multiplies, such as "cpu" or "cuda"; None = a GPU where there is one.
 
     Returns:
@@ -58,10 +52,9 @@ def nearest(
         documents are left, the rest of the row is index -1 and score -inf.
 
     Raises:
-        InputError: embeddings that do not fit together or hold NaN, k outside 1 to N, an unknown
-            backend, or FAISS is wanted and not installed.
+        InputError: embeddings that do not fit together or hold NaN, or k outside 1 to N.
     """
-    chunks = nearest_chunks(queries, documents, k, exclude, chunk, backend, device)
+    chunks = nearest_chunks(queries, documents, k, exclude, chunk, device)
     indices, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
     for start, found, values in chunks:
         indices[start : start + len(found)] = found
@@ -75,7 +68,6 @@ def nearest_chunks(
     k: int,
     exclude: sparse.csr_array | None = None,
     chunk: tuple[int, int] = (0, 0),
-    backend: str = "auto",
     device: str | torch.device | None = None,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """`nearest`, a few queries at a time, for a k so large that the whole result would not fit.
@@ -98,20 +90,18 @@ def nearest_chunks(
                 f"({len(queries)}, {count}), queries by documents."
             )
         exclude = sparse.csr_array(exclude)
-    if backend not in BACKENDS:
-        raise InputError(f'backend "{backend}" is unknown; {errors.suggestion(backend, BACKENDS)}')
     if min(chunk) < 0:
         raise InputError(f"chunk is {chunk}; both numbers must be at least 1, or 0 for what suits the device.")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     left, right = _Side(queries, "query"), _Side(documents, "document")
     rows, columns = _chunk(chunk, k, device)
 
-    def exact(query_rows: slice | np.ndarray) -> Tensor:
-        return _exact(left[query_rows], right, k, None if exclude is None else exclude[query_rows], columns, device)
+    def search(start: int) -> tuple[int, np.ndarray, np.ndarray]:
+        stop = min(start + rows, len(queries))
+        barred = None if exclude is None else exclude[start:stop]
+        return start, *_decoded(_exact(left[start:stop], right, k, barred, columns, device))
 
-    search = _faiss(left, right, k, exclude, columns, exact) if backend == "faiss" else exact
-    starts = range(0, len(queries), rows)
-    return ((start, *_decoded(search(slice(start, min(start + rows, len(queries)))))) for start in starts)
+    return (search(start) for start in range(0, len(queries), rows))
 
 
 def pair_scores(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -138,13 +128,13 @@ class _Side:
     """Embeddings that come out as float32 rows of length 1; `side[rows]` reads only those rows."""
 
     def __init__(self, table: np.ndarray, side: str) -> None:
-        self.vectors, self.lengths = table, arrays.norms(table, side).astype(np.float32)
+        self.vectors, self.norms = table, arrays.norms(table, side).astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        return self.vectors[rows].astype(np.float32, copy=False) / self.lengths[rows, None]
+        return self.vectors[rows].astype(np.float32, copy=False) / self.norms[rows, None]
 
 
 def _chunk(chunk: tuple[int, int], k: int, device: torch.device) -> tuple[int, int]:
@@ -244,38 +234,3 @@ def _barred(exclude: sparse.csr_array | None) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = exclude.nonzero()
     order = np.argsort(columns, kind="stable")
     return rows[order].astype(np.int64), columns[order].astype(np.int64)
-
-
-def _faiss(
-    queries: _Side,
-    documents: _Side,
-    k: int,
-    exclude: sparse.csr_array | None,
-    columns: int,
-    exact: Callable[[np.ndarray], Tensor],
-) -> Callable[[slice], Tensor]:
-    """A search with a flat FAISS index that gives the same keys as `exact`, which stands in where it must."""
-    try:
-        import faiss  # here, because it is optional
-    except ImportError as error:
-        raise InputError('the backend "faiss" needs the package faiss-cpu; install it or take "torch".') from error
-    index = faiss.IndexFlatIP(queries.vectors.shape[1])
-    for start in range(0, len(documents), columns):
-        index.add(documents[start : start + columns])
-    fetched = min(len(documents), 2 * k + 16)  # more than k: some are excluded, and ties need ordering
-
-    def search(rows: slice) -> Tensor:
-        scores, found = index.search(queries[rows], fetched)
-        last = np.rint(scores[:, -1] * _SCALE)
-        if exclude is not None:
-            barred = np.stack(exclude[rows].nonzero()).astype(np.int64)
-            numbers = np.arange(len(found))[:, None] * len(documents) + found
-            scores[np.isin(numbers, barred[0] * len(documents) + barred[1])] = -np.inf
-        best = _keys(torch.from_numpy(scores), torch.from_numpy(found)).topk(k, dim=1).values
-        # A document that was not fetched may tie with the last one that was, and win by its index.
-        short = np.flatnonzero((best[:, -1] >> 32).numpy() <= last)
-        if short.size and fetched < len(documents):
-            best[short] = exact(np.arange(rows.start, rows.stop)[short]).cpu()
-        return best
-
-    return search

@@ -27,7 +27,7 @@ def model_folder(outputpath: str) -> Path:
 
 
 def require_place(path: Path) -> None:
-    """Returns if a file or folder can be made at `path`, so that no training is done in vain.
+    """Checks that a file or folder can be made at `path`, so that no training is wasted.
 
     Raises:
         InputError: its folder cannot be written to.
@@ -43,10 +43,10 @@ def require_place(path: Path) -> None:
 
 
 def require_output(outputpath: str) -> None:
-    """Returns if the model may be written to `outputpath`: a new place, an empty folder or an older model.
+    """Checks that the model may be written to `outputpath`: a new place, an empty folder or an older model.
 
     Raises:
-        InputError: something else lies there, or the place cannot be written to.
+        InputError: other files are there, or the place cannot be written to.
     """
     target, folder = Path(outputpath), model_folder(outputpath)
     try:
@@ -56,7 +56,7 @@ def require_output(outputpath: str) -> None:
             raise InputError(f"outputpath {folder} is a file; give a folder or a name that ends in .pt.")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / "modules.json").is_file():
             raise InputError(
-                f"the folder {folder} holds something else than a model, which would be lost; give another outputpath."
+                f"the folder {folder} holds files that are no model and would be overwritten; give another outputpath."
             )
     except OSError as error:  # a folder that may not even be looked into
         raise InputError(
@@ -102,7 +102,7 @@ condense = Condenser.from_dict(json.load(open("path/to/this/folder/condenser.jso
 documents = model.encode_document([condense(text) for text in texts])
 ```
 
-`hr_search search` and `hr_search evaluate` do it by themselves.
+`hr_search search` and `hr_search evaluate` do so by themselves.
 
 """
 

@@ -223,11 +223,6 @@ FIELDS: dict[str, dataclasses.Field] = {field.name: field for field in dataclass
 TYPES: dict[str, type] = get_type_hints(Settings)
 
 
-def settings_in(names: Mapping[str, Any]) -> dict[str, Any]:
-    """Those entries of a notebook's `globals()` that are settings."""
-    return {name: value for name, value in names.items() if name in FIELDS}
-
-
 def canonical(name: str, source: str = "the settings") -> str:
     """The setting's name for any spelling of it: `--learning_rate`, `learning-rate`, `learningRate`.
 

@@ -1,4 +1,4 @@
-"""One training step: a batch's texts to embeddings, embeddings to a loss, the loss back to gradients."""
+"""One training step: texts to embeddings, embeddings to a loss, the loss back to gradients."""
 
 from __future__ import annotations
 
@@ -14,17 +14,38 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hr_search import losses, mixing
-from hr_search.bank import Bank
 from hr_search.base.devices import to_device
 from hr_search.base.errors import InputError
-from hr_search.batches import Batch, Rows, candidates
+from hr_search.batches import Batch, Rows, negative_mask
 from hr_search.fast.packing import chunks
 from hr_search.fast.tokens import TokenTable
-from hr_search.settings import Settings
+from hr_search.mixing import Bank, MixedBatch, MixingPolicy
 
 log = logging.getLogger(__name__)
 
 _WHOLE = 2**62  # a budget no part exceeds
+_MASKS = ("query", "positive", "relevant", "same", "further", "wrong")  # what a loss needs of a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class LossPolicy:
+    """Which loss, and which documents it takes as negatives.
+
+    Attributes:
+        name: "triplet", "margin-ce" or "infonce".
+        margin: of triplet and margin-ce, a cosine.
+        temperature: of margin-ce and infonce.
+        symmetric: whether margin-ce and infonce also rank the queries for each document.
+        hardness: of triplet, as `losses.triplet` explains it.
+        negatives: as `batches.negative_mask` explains it.
+    """
+
+    name: str = "triplet"
+    margin: float = 0.3
+    temperature: float = 0.05
+    symmetric: bool = True
+    hardness: str = "hardest"
+    negatives: str = "batch"
 
 
 @dataclasses.dataclass
@@ -33,8 +54,10 @@ class Context:
 
     Attributes:
         rows: the train rows.
-        tables: token tables of their queries ("query") and documents ("document").
-        settings: loss, negatives, mixing.
+        tokens: token tables of their queries ("query") and documents ("document").
+        loss: loss and negatives.
+        mixing: how queries are mixed, or synthetic negatives made.
+        seed: with the step's number it decides every draw, whether a run was interrupted or not.
         total: steps of the run.
         bank: recent documents, where mixing wants them.
         budget: tokens encoded at a time, 0 = what suits the device; lowered when memory runs out.
@@ -42,8 +65,10 @@ class Context:
     """
 
     rows: Rows
-    tables: dict[str, TokenTable]
-    settings: Settings
+    tokens: dict[str, TokenTable]
+    loss: LossPolicy
+    mixing: MixingPolicy
+    seed: int
     total: int
     bank: Bank | None = None
     budget: int = 0
@@ -64,8 +89,8 @@ def run_step(model: Any, accelerator: Accelerator, batch: Batch, context: Contex
     Raises:
         InputError: a GPU has no memory even for the smallest part.
     """
-    tables = context.tables
-    texts = [tables["query"][i] for i in batch.queries] + [tables["document"][i] for i in batch.documents]
+    queries, documents = context.tokens["query"], context.tokens["document"]
+    texts = [queries[i] for i in batch.queries] + [documents[i] for i in batch.documents]
     tokens = sum(len(row) for row in texts)
 
     recent: list[Tensor] = []
@@ -80,7 +105,7 @@ def run_step(model: Any, accelerator: Accelerator, batch: Batch, context: Contex
             figures = backward(model, accelerator, texts, context.budget, objective)
             break
         except torch.OutOfMemoryError as error:
-            # Processes that split differently would wait for one another for ever.
+            # Processes that split differently would wait for one another forever.
             smaller = max(context.budget or tokens, 2) // 2
             if accelerator.num_processes > 1 or smaller < max(len(row) for row in texts):
                 raise InputError(
@@ -102,38 +127,42 @@ def batch_loss(embeddings: Tensor, batch: Batch, context: Context, step: int) ->
 
     Args:
         embeddings: (Q + M, D) of the batch's queries, then of its documents.
-        batch: who belongs to whom.
+        batch: which queries and documents belong together.
         context: loss, negatives and mixing of the run.
-        step: from 0; decides the draws, whether a run was interrupted or not.
+        step: from 0.
     """
-    settings, documents = context.settings, embeddings[len(batch.queries) :]
-    place = {
-        name: to_device(getattr(batch, name), embeddings.device)
-        for name in ("query", "positive", "relevant", "same", "further", "wrong")
-    }
-    draw = np.random.default_rng([settings.seed, 1, step])
-    wrong = to_device(candidates(batch, settings.negatives, draw), embeddings.device)
-    asked = embeddings[: len(batch.queries)]
-    queries, further = asked[place["query"]], (asked[place["further"]], place["wrong"])
-    seen = mixed(queries, documents, place["positive"], place["relevant"], batch, context, step, draw)
-    right, margin = place["positive"], settings.margin
-    if settings.loss == "triplet":
+    policy, documents = context.loss, embeddings[len(batch.queries) :]
+    place = {name: to_device(getattr(batch, name), embeddings.device) for name in _MASKS}
+    draw = np.random.default_rng([context.seed, 1, step])
+    wrong = to_device(negative_mask(batch, policy.negatives, draw), embeddings.device)
+    distinct, positive = embeddings[: len(batch.queries)], place["positive"]
+    queries, further = distinct[place["query"]], (distinct[place["further"]], place["wrong"])
+    seen = mix_batch(queries, documents, positive, place["relevant"], batch, context, step, draw)
+    if policy.name == "triplet":
         loss = losses.triplet(
-            seen.queries, documents, right, wrong, margin, hardness=settings.hardness, synthetic=seen.synthetic
+            seen.queries, documents, positive, wrong, policy.margin, hardness=policy.hardness, synthetic=seen.synthetic
         )
     else:
         loss = losses.infonce(
-            seen.queries, documents, right, wrong, place["same"], settings.temperature,
-            margin if settings.loss == "margin-ce" else 0.0, symmetric=settings.symmetric, synthetic=seen.synthetic,
+            seen.queries,
+            documents,
+            positive,
+            wrong,
+            place["same"],
+            policy.temperature,
+            policy.margin if policy.name == "margin-ce" else 0.0,
+            symmetric=policy.symmetric,
+            synthetic=seen.synthetic,
             further=further if len(batch.further) else None,
-        )  # fmt: skip
+        )
     with torch.no_grad():
-        active = (losses.gap(queries, documents, right, wrong, synthetic=seen.synthetic) > -margin).double().mean()
+        gaps = losses.gap(queries, documents, positive, wrong, synthetic=seen.synthetic)
+        active = (gaps > -policy.margin).double().mean()
         figures = torch.stack([loss.detach().double(), active, losses.spread(documents).double()])
     return loss, figures
 
 
-def mixed(
+def mix_batch(
     queries: Tensor,
     documents: Tensor,
     positive: Tensor,
@@ -142,21 +171,16 @@ def mixed(
     context: Context,
     step: int,
     draw: np.random.Generator,
-) -> mixing.Mixed:
+) -> MixedBatch:
     """The batch's queries and synthetic negatives under the run's mixing, neighbours from batch and bank."""
-    settings = context.settings
-    if settings.mixing == "none" or not mixing.active(step, context.total, settings.mixstart):
-        return mixing.Mixed(queries)
+    if not context.mixing.active(step, context.total):
+        return MixedBatch(queries)
     others = ~relevant
     if context.bank is not None:
-        fits, repels = context.bank.masks(context.rows, batch)
+        fits, others_there = context.bank.masks(context.rows, batch)
         documents = torch.cat([documents, context.bank.embeddings])
-        relevant, others = torch.cat([relevant, fits], dim=1), torch.cat([others, repels], dim=1)
-    return mixing.mixed(
-        queries, documents, positive, relevant, others, settings.mixing, settings.mixk, settings.mixquery,
-        settings.mixpositive, settings.mixnegative, count=settings.mixcount, own=settings.mixown,
-        detach=settings.mixdetach, probability=settings.mixprobability, generator=draw,
-    )  # fmt: skip
+        relevant, others = torch.cat([relevant, fits], dim=1), torch.cat([others, others_there], dim=1)
+    return mixing.mix(queries, documents, positive, relevant, others, context.mixing, draw)
 
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -165,7 +189,7 @@ Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 def plain_backward(
     model: Any, accelerator: Accelerator, texts: list[np.ndarray], budget: int, objective: Objective
 ) -> Tensor:
-    """Encodes all texts, then goes back through all of them: fastest, and needs memory for every text at once."""
+    """Encodes all texts, then backpropagates through all of them: fastest, but needs memory for every text at once."""
     loss, figures = objective(embed_together(model, accelerator, texts, budget))
     # Each process holds the gradient of its own share, and DistributedDataParallel takes their mean.
     accelerator.backward(loss * accelerator.num_processes)
@@ -175,7 +199,7 @@ def plain_backward(
 def cached_backward(
     model: Any, accelerator: Accelerator, texts: list[np.ndarray], budget: int, objective: Objective
 ) -> Tensor:
-    """The gradients of `plain_backward` with the memory of one part: texts are encoded twice, a third more time.
+    """The gradients of `plain_backward` with the memory of one part; texts are encoded twice, a third more time.
 
     First without gradient, for the loss and its gradient on the embeddings; then part by part, each
     with the same dropout as before, for the gradient on the parameters.

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from hr_search.bank import Bank
 from hr_search.base.errors import InputError
 from hr_search.batches import Rows, index_rows, make_batch
 from hr_search.losses import infonce, triplet
-from hr_search.mixing import mixed
+from hr_search.mixing import Bank, MixingPolicy, mix
 
 
 def unit(count: int, dimension: int = 4, seed: int = 0) -> torch.Tensor:
@@ -160,7 +159,7 @@ def test_bank_and_batch_together_as_neighbours_and_negatives():
     more, wrong = bank.masks(ROWS, batch)
     pool = torch.cat([documents, bank.embeddings])
     relevant, candidates = torch.cat([relevant, more], dim=1), torch.cat([~relevant, wrong], dim=1)
-    moved = mixed(queries, pool, positive, relevant, candidates, "slerp", positive_weight=1.0)
+    moved = mix(queries, pool, positive, relevant, candidates, MixingPolicy("slerp", positive_weight=1.0))
     torch.testing.assert_close(moved.queries[0], bank.embeddings[0])  # "b", the only fellow of "a"
     assert torch.equal(moved.queries[1], queries[1])
     same = torch.from_numpy(batch.same)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hr_search.batches import candidates, epoch_batches, index_rows, make_batch
-from hr_search.data.loading import tasks
+from hr_search.batches import epoch_batches, index_rows, make_batch, negative_mask
+from hr_search.data.tasks import tasks_of
 
 
 def table(*rows: tuple[str, str, list[str], str]) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def test_what_is_wrong_for_one_row_may_be_right_for_another():
     pairs = table(("welder", "a", ["b2"], "A"), ("baker", "b1", [], "B"), ("baker", "b2", [], "B"))
     batch, relevant, given_ones = masks(pairs, [0, 1])
     assert relevant == [{"a"}, {"b1", "b2"}] and given_ones == [{"b2"}, set()]
-    repelled = candidates(batch, "batch", np.random.default_rng(0))
+    repelled = negative_mask(batch, "batch", np.random.default_rng(0))
     assert repelled.sum(axis=1).tolist() == [2, 1] and repelled[1, batch.positive[0]]
 
 
@@ -157,7 +157,7 @@ def test_masks_agree_with_the_tasks_of_the_evaluation(rows, data):
     pairs = table(*rows)
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, unique=True))
     batch, relevant, given_ones = masks(pairs, chosen)
-    task = tasks(pairs)["q2d"]
+    task = tasks_of(pairs)["q2d"]
     right = {
         query: {task.documents[index] for index in found}
         for query, found in zip(task.queries, task.relevant, strict=True)
@@ -180,7 +180,7 @@ def test_masks_agree_with_the_tasks_of_the_evaluation(rows, data):
 def test_candidates_are_never_relevant(rows, seed):
     batch = make_batch(index_rows(table(*rows)), np.arange(len(rows)))
     every, given_ones, one = (
-        candidates(batch, policy, np.random.default_rng(seed)) for policy in ("batch", "given", "random")
+        negative_mask(batch, policy, np.random.default_rng(seed)) for policy in ("batch", "given", "random")
     )
     assert np.array_equal(every, ~batch.relevant) and np.array_equal(given_ones, batch.given)
     for mask in (every, given_ones, one):
@@ -190,12 +190,12 @@ def test_candidates_are_never_relevant(rows, seed):
 
 def test_random_candidates_follow_the_generator_and_reach_all_others():
     batch = make_batch(index_rows(PAIRS), np.array([0, 3, 5]))
-    draws = [candidates(batch, "random", np.random.default_rng(seed)) for seed in range(40)]
-    assert np.array_equal(draws[3], candidates(batch, "random", np.random.default_rng(3)))
+    draws = [negative_mask(batch, "random", np.random.default_rng(seed)) for seed in range(40)]
+    assert np.array_equal(draws[3], negative_mask(batch, "random", np.random.default_rng(3)))
     assert np.array_equal(np.any(draws, axis=0), ~batch.relevant)
 
 
 @pytest.mark.parametrize("policy", ["batch", "random", "given"])
 def test_a_batch_of_one_group_has_no_candidates(policy):
     batch = make_batch(index_rows(PAIRS), np.array([1]))
-    assert not candidates(batch, policy, np.random.default_rng(0)).any()
+    assert not negative_mask(batch, policy, np.random.default_rng(0)).any()

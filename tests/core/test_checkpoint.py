@@ -272,5 +272,5 @@ def test_an_own_checkpoint_may_go(tmp_path, write):
 @pytest.mark.parametrize("write", [write_text, write_weights, write_tensor, write_archive, Path.mkdir])
 def test_another_file_is_not_overwritten(tmp_path, write):
     write(tmp_path / "run.pt")
-    with pytest.raises(InputError, match=r"run.pt is something else than a checkpoint and would be lost"):
+    with pytest.raises(InputError, match=r"run.pt is not a checkpoint"):
         require_own(str(tmp_path / "run.pt"))

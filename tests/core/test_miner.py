@@ -1,16 +1,17 @@
-"""Mining for the training loop, and the overview of hard negatives that is read before training."""
+"""Mining while the encoder learns: who is mined for, what joins a batch, what is refused."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from hr_search import experiment, miner
+from hr_search import experiment
 from hr_search.base.errors import InputError
 from hr_search.batches import index_rows
 from hr_search.encoder import load_encoder
+from hr_search.mining import Miner, anchors
 from hr_search.settings import Settings
-from hr_search.train import make_accelerator
+from hr_search.train import make_accelerator, mining_policy
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def settings(tiny_model):
 
 def test_a_query_is_judged_by_the_document_of_its_first_row(jobs):
     rows = index_rows(jobs)
-    distinct, place, own = miner.anchors(rows)
+    distinct, place, own = anchors(rows)
     assert distinct[place].tolist() == rows.query.tolist()
     for query, title in enumerate(rows.queries):
         assert rows.documents[own[query]] == jobs.loc[jobs["query"] == title, "positive"].iloc[0]
@@ -28,7 +29,7 @@ def test_a_query_is_judged_by_the_document_of_its_first_row(jobs):
 
 def test_a_document_is_judged_by_its_query_and_given_negatives_are_none(jobs):
     rows = index_rows(jobs.assign(negatives=[["nobody is paid for this"]] * len(jobs)))
-    distinct, place, own = miner.anchors(rows, "query")
+    distinct, place, own = anchors(rows, "query")
     assert "nobody is paid for this" in rows.documents and len(distinct) == len(rows.documents) - 1
     assert distinct[place].tolist() == rows.positive.tolist() and own[place].tolist() == rows.query.tolist()
 
@@ -41,7 +42,7 @@ def test_mined_queries_join_the_batch_and_no_own_query_is_among_them(settings, j
     encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision)
     tables = {"query": encoder.tokens(rows.queries, "query"), "document": encoder.tokens(rows.documents, "document")}
     given = settings.replace(negatives="mined", mineside="query", minepool=4, minecount=2, mineshare=0.0)
-    found = miner.Miner(rows, tables, given, 6)
+    found = Miner(rows, tables, mining_policy(given), 6, given.seed)
     steps = [(np.array([0, 1, 2]), False), (np.array([3, 8]), True)]
     for chosen, _, batch in found.batches(steps, 0, encoder, make_accelerator()):
         further = batch.queries[batch.further]
@@ -68,35 +69,3 @@ def test_training_with_mined_queries_and_what_refuses_them(settings, jobs_file, 
         experiment.run_experiment(given.replace(trainlength=33))
     with pytest.raises(InputError, match="takes 9 queries a document and train has"):
         experiment.run_experiment(given.replace(minepool=9))
-
-
-# -- the overview ----------------------------------------------------------------------------------
-
-
-def test_the_overview_shows_wrong_documents_nearest_first(settings, jobs):
-    figures, hard = miner.overview(jobs, settings, rows=len(jobs), queries=4, nearest=3)
-    assert figures["queries"].item() == 12 and figures["count"].item() == 3
-    assert hard["query"].nunique() == 4 and hard["rank"].tolist() == [1, 2, 3] * 4
-    right = set(zip(jobs["query"], jobs["positive"], strict=True))
-    assert all((row.query, row.positive) in right for row in hard.itertuples())
-    assert not any((row.query, row.negative) in right for row in hard.itertuples())
-    assert (np.diff(hard["negative_score"].to_numpy().reshape(4, 3), axis=1) <= 0).all()
-
-
-def test_the_overview_keeps_what_scores_above_the_positive(settings, jobs):
-    # A random model ranks at random, so many wrong documents stand above the right one; the share rule would drop them.
-    figures, hard = miner.overview(jobs, settings, rows=len(jobs), queries=12, nearest=3)
-    assert (hard["negative_score"] > hard["positive_score"]).any() and figures["suspected"].item() > 0
-    assert figures["without"].item() == 0
-
-
-def test_the_overview_of_few_rows_is_short_or_empty(settings, jobs):
-    _, hard = miner.overview(jobs, settings, rows=3, queries=9, nearest=3)
-    assert 1 <= hard["rank"].max() <= 2
-    assert all(table.empty for table in miner.overview(jobs[:2], settings))
-
-
-def test_texts_of_the_overview_are_cut(settings, jobs):
-    long = jobs.assign(positive=jobs["positive"] + " x" * 400)
-    _, hard = miner.overview(long, settings, rows=len(jobs))
-    assert hard["negative"].str.len().max() == 200

@@ -12,10 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize, one_hot
 
+from hr_search import mixing
 from hr_search.base.choices import DOCUMENT_MIXINGS, MIXINGS, QUERY_MIXINGS
 from hr_search.base.errors import InputError
 from hr_search.batches import index_rows, make_batch
-from hr_search.mixing import active, mix, mixed, neighbours, slerp, synthesise
+from hr_search.mixing import MixedBatch, MixingPolicy, move_queries, nearest_sum, slerp, synthesise_negatives
+
+
+def mix(queries, documents, relevant, candidates, strategy, *weights, **knobs) -> torch.Tensor:
+    """The queries moved under a policy of the query side."""
+    return move_queries(queries, documents, relevant, candidates, MixingPolicy(strategy, *weights, **knobs))
+
+
+def mixed(*scene: torch.Tensor, strategy="none", weights=(), generator=None, **knobs) -> MixedBatch:
+    """What the loss sees under a policy."""
+    return mixing.mix(*scene, MixingPolicy(strategy, *weights, **knobs), generator)
+
+
+def synthesise(queries, documents, candidates, strategy, generator, **knobs) -> torch.Tensor:
+    """The negatives made under a policy of the document side."""
+    return synthesise_negatives(queries, documents, candidates, MixingPolicy(strategy, **knobs), generator)
 
 
 def at_angles(*degrees: float) -> torch.Tensor:
@@ -42,7 +58,7 @@ HALF, HIGH = 0.5, math.sqrt(3) / 2
 
 def test_none_leaves_the_queries():
     queries = at_angles(0)
-    assert mix(queries, DOCUMENTS, FELLOWS, WRONG, "none") is queries
+    assert mixed(queries, DOCUMENTS, torch.tensor([0]), FELLOWS, WRONG).queries is queries
 
 
 def test_mean_of_the_nearest():
@@ -145,7 +161,7 @@ def test_the_own_positive_plays_no_part(strategy):
     assert (first[1] - again[1]).norm() > 0.01  # for its fellow it is the neighbour
     for allowed in (False, True):  # and with the own positive among the relevant ones
         one, two = (
-            mixed(queries, each, positive, relevant, ~relevant, strategy, own=allowed).queries
+            mixed(queries, each, positive, relevant, ~relevant, strategy=strategy, own=allowed).queries
             for each in (documents, moved)
         )
         assert allowed or torch.equal(one, first)
@@ -188,16 +204,16 @@ def test_gradient_through_neighbours_where_it_is_asked_for(strategy):
 def test_unknown_strategies():
     with pytest.raises(InputError, match="'median'"):
         mix(at_angles(0), DOCUMENTS, FELLOWS, WRONG, "median")
-    with pytest.raises(InputError, match="'mochi' moves no queries; those that do: mean"):
+    with pytest.raises(InputError, match="'mochi' moves no queries; mean, weighted"):
         mix(at_angles(0), DOCUMENTS, FELLOWS, WRONG, "mochi")
-    with pytest.raises(InputError, match="'mean' makes no documents; those that do: mochi, synco"):
+    with pytest.raises(InputError, match="'mean' makes no documents; mochi, synco do"):
         synthesise(at_angles(0), DOCUMENTS, WRONG, "mean", np.random.default_rng(0))
     with pytest.raises(InputError, match='did you mean "rocchio"'):
-        mixed(at_angles(0), DOCUMENTS, torch.tensor([0]), FELLOWS, WRONG, "roccio")
+        mixed(at_angles(0), DOCUMENTS, torch.tensor([0]), FELLOWS, WRONG, strategy="roccio")
 
 
 def test_neighbours_are_counted():
-    sums, counts = neighbours(at_angles(0, 0), DOCUMENTS, mask(".xx..", "....."), 5)
+    sums, counts = nearest_sum(at_angles(0, 0), DOCUMENTS, mask(".xx..", "....."), 5)
     torch.testing.assert_close(sums, torch.tensor([[HALF, HIGH + 1], [0, 0]], dtype=torch.float64))
     assert counts.tolist() == [[2], [0]]
 
@@ -285,7 +301,7 @@ def scene(rows: int = 7, count: int = 12, dimension: int = 5, seed: int = 0) -> 
 @pytest.mark.parametrize("strategy", MIXINGS)
 def test_every_strategy_is_one_call(strategy):
     queries, *rest = scene()
-    result = mixed(queries, *rest, strategy, k=3, count=5, generator=np.random.default_rng(0))
+    result = mixed(queries, *rest, strategy=strategy, k=3, count=5, generator=np.random.default_rng(0))
     assert (result.synthetic is not None) == (strategy in DOCUMENT_MIXINGS)
     assert torch.equal(result.queries, queries) == (strategy not in QUERY_MIXINGS)
     torch.testing.assert_close(result.queries.norm(dim=-1), torch.ones(7).double())
@@ -296,7 +312,8 @@ def test_every_strategy_is_one_call(strategy):
 @pytest.mark.parametrize("strategy", MIXINGS[1:])
 def test_equal_draws_give_equal_results(strategy):
     first, again, other = (
-        mixed(*scene(), strategy, k=3, probability=0.5, generator=np.random.default_rng(seed)) for seed in (1, 1, 2)
+        mixed(*scene(), strategy=strategy, k=3, probability=0.5, generator=np.random.default_rng(seed))
+        for seed in (1, 1, 2)
     )
     name = "synthetic" if strategy in DOCUMENT_MIXINGS else "queries"
     assert torch.equal(getattr(first, name), getattr(again, name))
@@ -306,9 +323,9 @@ def test_equal_draws_give_equal_results(strategy):
 @pytest.mark.parametrize("strategy", QUERY_MIXINGS)
 def test_probability_chooses_rows(strategy):
     queries, *rest = scene(rows=400)
-    everything = mixed(queries, *rest, strategy).queries
-    assert mixed(queries, *rest, strategy, probability=0).queries is queries
-    some = mixed(queries, *rest, strategy, probability=0.3, generator=np.random.default_rng(0)).queries
+    everything = mixed(queries, *rest, strategy=strategy).queries
+    assert mixed(queries, *rest, strategy=strategy, probability=0).queries is queries
+    some = mixed(queries, *rest, strategy=strategy, probability=0.3, generator=np.random.default_rng(0)).queries
     moved = (some == everything).all(dim=1)
     assert torch.equal(some[~moved], queries[~moved]) and 0.2 < moved.double().mean() < 0.4
 
@@ -317,7 +334,9 @@ def test_probability_chooses_rows(strategy):
 def test_probability_chooses_rows_of_synthetic_negatives(strategy):
     def made(probability: float) -> torch.Tensor | None:
         generator = np.random.default_rng(0)
-        return mixed(*scene(rows=400), strategy, count=1, probability=probability, generator=generator).synthetic
+        return mixed(
+            *scene(rows=400), strategy=strategy, count=1, probability=probability, generator=generator
+        ).synthetic
 
     assert made(0) is None and made(1).any(dim=-1).all()
     rows = made(0.3).any(dim=-1)
@@ -328,7 +347,7 @@ def test_nothing_is_drawn_without_a_generator():
     for options in ({"strategy": "mochi"}, {"strategy": "synco"}, {"strategy": "mean", "probability": 0.5}):
         with pytest.raises(ValueError, match="needs a generator"):
             mixed(*scene(), **options)
-    assert mixed(*scene(), "mochi", probability=0).synthetic is None
+    assert mixed(*scene(), strategy="mochi", probability=0).synthetic is None
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -342,14 +361,24 @@ def test_nothing_is_drawn_without_a_generator():
 def test_any_mixture_has_length_one_and_goes_with_its_row(strategy, k, weights, own, seed):
     queries, documents, positive, relevant, wrong = scene(seed=seed)
     rows = torch.randperm(7, generator=torch.Generator().manual_seed(seed))
-    first = mixed(queries, documents, positive, relevant, wrong, strategy, k, *weights, own=own).queries
+    first = mixed(
+        queries, documents, positive, relevant, wrong, strategy=strategy, weights=(k, *weights), own=own
+    ).queries
     torch.testing.assert_close(first.norm(dim=-1), torch.ones(7).double())
     again = mixed(
-        queries[rows], documents, positive[rows], relevant[rows], wrong[rows], strategy, k, *weights, own=own
+        queries[rows],
+        documents,
+        positive[rows],
+        relevant[rows],
+        wrong[rows],
+        strategy=strategy,
+        weights=(k, *weights),
+        own=own,
     ).queries
     torch.testing.assert_close(first[rows], again)
 
 
 def test_mixing_begins_after_its_share_of_the_steps():
-    assert [active(step, 10, 0.25) for step in range(5)] == [False, False, False, True, True]
-    assert active(0, 10, 0.0) and not active(9, 10, 1.0)
+    assert [MixingPolicy("mean", start=0.25).active(step, 10) for step in range(5)] == [False, False, False, True, True]
+    assert MixingPolicy("mean").active(0, 10) and not MixingPolicy("mean", start=1.0).active(9, 10)
+    assert not MixingPolicy("none").active(0, 10)

@@ -18,8 +18,6 @@ from hr_search.base.errors import InputError
 from hr_search.evaluation.metrics import embedding_scores
 from hr_search.nearest import nearest, nearest_chunks, pair_scores
 
-BACKENDS = ("torch", "faiss")
-
 
 def noise(rows: int, dimension: int = 16, seed: int = 0) -> np.ndarray:
     """Random float32 embeddings whose lengths differ."""
@@ -55,10 +53,9 @@ def same(found: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray, np.nd
 # Answers
 
 
-@pytest.mark.parametrize("backend", ("auto", *BACKENDS))
-def test_known_answers(backend):
+def test_known_answers():
     documents = np.array([[0, 1], [3, 3], [5, 0], [-1, 0]], dtype=np.float32)
-    indices, scores = nearest(np.array([[2, 0], [0, 0.5]]), documents, 3, backend=backend)
+    indices, scores = nearest(np.array([[2, 0], [0, 0.5]]), documents, 3)
     assert indices.tolist() == [[2, 1, 0], [0, 1, 2]]
     assert scores == pytest.approx(np.array([[1, 0.707107, 0], [1, 0.707107, 0]]), abs=1e-7)
 
@@ -75,19 +72,17 @@ def test_ties_and_exclusions_as_brute_force(data):
     for pair in data.draw(st.lists(pairs, max_size=80)):
         exclude[pair] = True
     expected = brute_force(queries, documents, k, exclude)
-    for backend in BACKENDS:
-        found = nearest(queries, documents, k, sparse.csr_array(exclude), chunk, backend)
-        assert found[0].tolist() == expected[0].tolist()
-        assert found[1].tolist() == expected[1].tolist()
+    found = nearest(queries, documents, k, sparse.csr_array(exclude), chunk)
+    assert found[0].tolist() == expected[0].tolist()
+    assert found[1].tolist() == expected[1].tolist()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("k", [1, 50, 700])
-def test_as_brute_force_over_many_chunks(backend, k):
+def test_as_brute_force_over_many_chunks(k):
     queries, documents = noise(90), noise(3000, seed=1)
     expected = brute_force(queries, documents, k)
-    same(nearest(queries, documents, k, chunk=(32, 256), backend=backend), expected)
-    same(nearest(queries, documents, k, backend=backend), expected)
+    same(nearest(queries, documents, k, chunk=(32, 256)), expected)
+    same(nearest(queries, documents, k), expected)
 
 
 def test_default_chunks_of_many_documents():
@@ -103,19 +98,17 @@ def test_documents_that_come_ever_nearer():
     assert scores[0] == pytest.approx(np.cos(angles[:-6:-1]), abs=1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_collapsed_model_gives_the_first_documents(backend):
+def test_a_collapsed_model_gives_the_first_documents():
     one = noise(1, 24)
-    indices, scores = nearest(np.repeat(one, 5, axis=0), np.repeat(one, 3001, axis=0), 4, None, (0, 128), backend)
+    indices, scores = nearest(np.repeat(one, 5, axis=0), np.repeat(one, 3001, axis=0), 4, None, (0, 128))
     assert indices.tolist() == [[0, 1, 2, 3]] * 5
     assert (scores == 1).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_equal_embeddings_tie_across_chunks(backend):
+def test_equal_embeddings_tie_across_chunks():
     documents = noise(1000, 24)
     documents[[3, 400, 777, 999]] = documents[500]
-    found, scores = nearest(documents[[500]], documents, 5, chunk=(1, 100), backend=backend)
+    found, scores = nearest(documents[[500]], documents, 5, chunk=(1, 100))
     assert found.tolist() == [[3, 400, 500, 777, 999]]
     assert (scores == 1).all()
 
@@ -141,10 +134,9 @@ def test_a_later_document_one_step_nearer_is_found():
     assert scores.tolist() == [[np.float32(11e-6)]]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_many_ties_within_the_rounding(backend):
+def test_many_ties_within_the_rounding():
     documents = small(*np.linspace(9.6, 10.4, 200))  # ever nearer, and all of one rounded score
-    assert nearest(np.array([[1.0, 0.0]]), documents, 3, backend=backend)[0].tolist() == [[0, 1, 2]]
+    assert nearest(np.array([[1.0, 0.0]]), documents, 3)[0].tolist() == [[0, 1, 2]]
 
 
 def test_scores_are_those_of_the_metrics():
@@ -171,25 +163,23 @@ def test_other_number_types(kind):
 # Exclusion
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_excluded_rows_are_padded(backend):
+def test_excluded_rows_are_padded():
     documents = noise(6, seed=1)
     exclude = sparse.csr_array(np.array([[1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]]))
-    indices, scores = nearest(noise(3), documents, 2, exclude, backend=backend)
+    indices, scores = nearest(noise(3), documents, 2, exclude)
     assert indices[:2].tolist() == [[-1, -1], [1, -1]]
     assert np.isinf(scores[:2]).tolist() == [[True, True], [False, True]]
     assert (scores[np.isinf(scores)] < 0).all() and (indices[2] >= 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_most_of_a_large_corpus_excluded(backend):
+def test_most_of_a_large_corpus_excluded():
     # More excluded documents among the nearest than FAISS fetches, so the exact search has to step in.
     queries, documents = noise(20), noise(2000, seed=1)
     exclude = np.zeros((20, 2000), bool)
     exclude[:10, :1900] = True
     exclude[10, 1:] = True
     same(
-        nearest(queries, documents, 30, sparse.csr_array(exclude), (7, 300), backend),
+        nearest(queries, documents, 30, sparse.csr_array(exclude), (7, 300)),
         brute_force(queries, documents, 30, exclude),
     )
 
@@ -197,8 +187,7 @@ def test_most_of_a_large_corpus_excluded(backend):
 def test_stored_zeros_exclude_nothing_and_the_array_stays():
     exclude = sparse.csr_array((np.array([0, 1]), np.array([2, 1]), np.array([0, 2])), shape=(1, 3))
     documents = np.array([[0.0, 1.0], [1.0, 0.1], [1.0, 0.0]])
-    for backend in BACKENDS:
-        assert nearest(np.array([[1.0, 0.0]]), documents, 2, exclude, backend=backend)[0].tolist() == [[2, 0]]
+    assert nearest(np.array([[1.0, 0.0]]), documents, 2, exclude)[0].tolist() == [[2, 0]]
     assert exclude.nnz == 2
 
 
@@ -279,7 +268,7 @@ def test_memory_maps_are_read_in_chunks(tmp_path):
     assert peak < 8e6
 
 
-def test_memory_stays_bounded_and_faiss_aside():
+def test_memory_stays_bounded():
     code = """
 import resource
 import sys
@@ -290,22 +279,12 @@ documents = np.random.default_rng(0).standard_normal((200_000, 64), dtype=np.flo
 nearest(documents[:500], documents[:6000], 50)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 nearest(documents[:500], documents, 50)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, "faiss" in sys.modules)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    grown, imported = done.stdout.split()
-    assert imported == "False"
+    grown = done.stdout
     # All scores at once are 400 MB, a copy of the documents is 51 MB.
     assert int(grown) * (1 if sys.platform == "darwin" else 1024) < 45e6
-
-
-# FAISS
-
-
-def test_faiss_absent(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(InputError, match="needs the package faiss-cpu; install it"):
-        nearest(np.eye(3), np.eye(3), 1, backend="faiss")
 
 
 # Pairs of rows
@@ -348,7 +327,6 @@ def broken(value: float) -> np.ndarray:
         ((noise(3), noise(4), 1, np.zeros((3, 4))), r"excluded pairs have shape \(3, 4\); they must be a sparse array"),
         ((noise(3), noise(4), 1, [1]), "excluded pairs have shape None"),
         ((noise(3), noise(4), 1, None, (0, -1)), r"chunk is \(0, -1\)"),
-        ((noise(3), noise(4), 1, None, (0, 0), "fais"), 'backend "fais" is unknown; did you mean "faiss"'),
     ],
 )
 def test_mistakes(arguments, message):

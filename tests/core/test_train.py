@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from hr_search import miner, schedule, step, train
+from hr_search import batches, mining, step, train
 from hr_search.base import signals
 from hr_search.base.errors import InputError
 from hr_search.batches import index_rows
-from hr_search.data import loading
+from hr_search.checks import check_mining
+from hr_search.data.tasks import tasks_of
 from hr_search.encoder import load_encoder
 from hr_search.evaluation import scoring
 from hr_search.settings import Settings
@@ -37,7 +38,7 @@ def prepared(model, pairs, compact=True, validate=None, **changes):
     encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision, settings.dropout)
     rows = index_rows(pairs)
     tables = {"query": encoder.tokens(rows.queries, "query"), "document": encoder.tokens(rows.documents, "document")}
-    tasks = loading.tasks(pairs)
+    tasks = tasks_of(pairs)
     held = scoring.token_tables(encoder, tasks)
     if compact:
         encoder.compact([*tables.values(), *held.values()])
@@ -181,9 +182,10 @@ def test_mining_is_recorded_and_follows_the_weights(tiny_model, jobs):
     assert suspected[2] < suspected[0]  # fewer wrong documents stand close to, or above, the positive
 
 
-def test_a_policy_that_leaves_too_little_names_its_settings(tiny_model, jobs):
-    with pytest.raises(InputError, match=r"--negatives mined: .*--minepool"):
-        run(tiny_model, jobs, negatives="mined", minepool=23)
+def test_a_policy_that_leaves_too_little_names_its_settings(jobs):
+    with pytest.raises(InputError, match=r"--negatives mined takes 23 .* only 22, .* lower --minepool"):
+        check_mining(Settings(negatives="mined", minepool=23), index_rows(jobs))
+    check_mining(Settings(negatives="mined", minepool=22), index_rows(jobs))
 
 
 def test_a_target_that_is_reached_ends_the_run(tiny_model, jobs):
@@ -215,10 +217,10 @@ def test_collapse_is_said_aloud(tiny_model, jobs, caplog, home):
 
 
 def test_schedule_and_plan():
-    factor = schedule.warmup_then_linear(100, 0.1)
+    factor = train.warmup_then_linear(100, 0.1)
     assert [factor(0), factor(9), factor(10), factor(100)] == pytest.approx([0.1, 1.0, 1.0, 0.0])
-    assert schedule.warmup_then_linear(10, 0.0)(0) == 1.0
-    plan = schedule.step_plan(10, 4, Settings(epochs=3, maxsteps=7))
+    assert train.warmup_then_linear(10, 0.0)(0) == 1.0
+    plan = batches.step_plan(10, 4, 3, 7, 42)
     assert (plan.per_epoch, plan.total) == (3, 7)
     steps = list(plan.batches())
     assert [end for _, end in steps] == [False, False, True, False, False, True, False]
@@ -228,7 +230,7 @@ def test_schedule_and_plan():
 
 def test_weight_decay_spares_embeddings_biases_and_norms(tiny_model):
     encoder = load_encoder(str(tiny_model))
-    decayed, rest = schedule.parameter_groups(encoder, 0.1)
+    decayed, rest = train.parameter_groups(encoder, 0.1)
     assert all(parameter.ndim == 2 for parameter in decayed["params"]) and rest["weight_decay"] == 0.0
     names = {id(parameter): name for name, parameter in encoder.named_parameters()}
     assert not any("embeddings" in names[id(parameter)] for parameter in decayed["params"])
@@ -267,7 +269,7 @@ def undisturbed(tiny_model, jobs):
 def asked_to_stop(monkeypatch, where: str, count: int, number: int) -> list[float]:
     """Makes a signal come in the middle of the `count`-th call of a function; what it does after that is listed."""
     owner, name = {"step": (train, "run_step"), "validation": (scoring, "evaluate_embeddings"),
-                   "mining": (miner.mining, "mine")}[where]  # fmt: skip
+                   "mining": (mining, "mine")}[where]  # fmt: skip
     original, calls, after = getattr(owner, name), [], []
 
     def signalled(*arguments, **named):
@@ -384,7 +386,7 @@ def test_launchers_that_pass_a_signal_on_do_not_stop_at_once():
 
 def test_a_file_that_is_no_checkpoint_is_not_overwritten(tiny_model, jobs, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of it")
-    with pytest.raises(InputError, match="something else than a checkpoint"):
+    with pytest.raises(InputError, match="is not a checkpoint; it would be overwritten"):
         run(tiny_model, jobs, checkpointpath=str(tmp_path / "thesis.txt"))
     assert (tmp_path / "thesis.txt").read_text() == "years of it"
 

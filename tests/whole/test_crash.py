@@ -38,7 +38,7 @@ CONTEXT.set_forkserver_preload(
 # What a process is doing: the function, and how many seconds into it the parent's hand may fall.
 PHASES = {
     "step": (train, "run_step", 0.008),
-    "validation": (train, "record", 0.02),
+    "validation": (train.Training, "validate", 0.02),
     "checkpoint": (checkpoint, "save_checkpoint", 0.008),
     "model": (experiment, "save_model", 0.02),
 }
@@ -316,12 +316,12 @@ def test_a_notebook_goes_on_after_ctrl_c(tmp_path, words, reference):
 import os, torch
 os.environ[{paths.HOME_VARIABLE!r}] = {str(tmp_path)!r}
 torch.set_num_threads(1)
-from hr_search.commands import parser as cli; from hr_search import settings as config; from hr_search.commands import verbs
+from hr_search.commands import parser as cli; from hr_search import settings as config; from hr_search.commands.flags import settings_from
 from hr_search.experiment import run_experiment
 from hr_search.base.progress import show_log
 show_log()
 names = cli.build_parser().parse_args({["train", *words]!r})
-settings = verbs.settings_from(None, {{name: value for name, value in vars(names).items() if name in config.FIELDS and value is not None}})
+settings = settings_from(None, {{name: value for name, value in vars(names).items() if name in config.FIELDS and value is not None}})
 settings = settings.replace(checkpointpath={str(place)!r}, outputpath={str(model)!r})
 """
     code, said = in_kernel(tmp_path, [setup, "run_experiment(settings, 'first')", "print(1 + 1, settings.seed)",

@@ -12,15 +12,15 @@ import pandas as pd
 import pytest
 from conftest import JOBS
 
-from hr_search import experiment, nearest, train
+from hr_search import checks, experiment, nearest, train
 from hr_search.base import files
 from hr_search.base.errors import InputError
-from hr_search.batches import index_rows, named
+from hr_search.batches import describe_rows, index_rows
 from hr_search.data import exploration, loading
-from hr_search.data.tasks import Task
+from hr_search.data.tasks import Task, tasks_of
 from hr_search.encoder import load_encoder
 from hr_search.evaluation import scoring
-from hr_search.evaluation.metrics import embedding_scores, evaluate
+from hr_search.evaluation.metrics import embedding_scores, rank_all
 from hr_search.runs import provenance
 from hr_search.runs.folders import Run
 from hr_search.settings import Settings
@@ -63,7 +63,7 @@ def held_out_mrr(model: Path, pairs: pd.DataFrame, held: pd.DataFrame) -> float:
     rows = index_rows(pairs)
     tables = {"query": encoder.tokens(rows.queries, "query"), "document": encoder.tokens(rows.documents, "document")}
     train.fit(encoder, rows, tables, settings, lambda step: {"mrr": float(step)}, "toy")
-    return float(scoring.evaluate_encoder(encoder, loading.tasks(held))["q2d"]["mrr"].mean())
+    return float(scoring.evaluate(encoder, tasks_of(held))["q2d"]["mrr"].mean())
 
 
 def test_training_on_shuffled_labels_ends_at_chance(tiny_model):
@@ -84,7 +84,7 @@ def test_shuffled_relevance_gives_the_analytic_chance_level(documents):
     right = [np.array([index]) for index in generator.integers(0, documents, count)]
     task = Task("q2d", ["q"] * count, ["d"] * documents, right, ["g"] * count)
     queries, texts = generator.standard_normal((count, 16)), generator.standard_normal((documents, 16))
-    result = evaluate(task, embedding_scores(queries, texts))
+    result = rank_all(task, embedding_scores(queries, texts))
     expected, deviation = chance(documents)
     assert expected == pytest.approx(sum(1 / rank for rank in range(1, documents + 1)) / documents)
     assert abs(result["mrr"].mean() - expected) < 4 * deviation / math.sqrt(count)
@@ -95,7 +95,7 @@ def test_shuffled_relevance_gives_the_analytic_chance_level(documents):
 
 def test_a_model_that_gives_all_texts_one_embedding_is_worse_than_chance():
     task = Task("q2d", ["q"] * 9, ["d"] * 50, [np.array([i]) for i in range(9)], ["g"] * 9)
-    assert (evaluate(task, embedding_scores(np.ones((9, 8)), np.ones((50, 8))))["mrr"] == 1 / 50).all()
+    assert (rank_all(task, embedding_scores(np.ones((9, 8)), np.ones((50, 8))))["mrr"] == 1 / 50).all()
 
 
 # -- NaN -----------------------------------------------------------------------------------------
@@ -119,10 +119,10 @@ def test_everything_that_ranks_refuses_nan_with_one_sentence(value, side):
 
 def test_rows_of_a_batch_are_named_by_their_texts(jobs):
     rows = index_rows(jobs.assign(positive=jobs["positive"] + " " + "x" * 80))
-    sentence = named(rows, np.array([5, 0, 2]), count=2)
+    sentence = describe_rows(rows, np.array([5, 0, 2]), count=2)
     assert sentence.startswith('"welder" with "joins metal parts with') and '…", "baker" with "kneads' in sentence
     assert sentence.endswith('…" and 1 more')
-    assert named(rows, np.array([3])).count('"') == 4 and "more" not in named(rows, np.array([3]))
+    assert describe_rows(rows, np.array([3])).count('"') == 4 and "more" not in describe_rows(rows, np.array([3]))
 
 
 # -- leaks ---------------------------------------------------------------------------------------
@@ -146,42 +146,42 @@ def test_a_test_document_in_validation_stops_the_run(tmp_path, table):
     two = write(tmp_path / "two.jsonl", [("new", "more"), ("again", "WORDS 3!"), ("last", "another")])
     settings = Settings(datapath=table, validationpath=one, testpath=two)
     with pytest.raises(InputError, match=r'two.jsonl: 1 of 3 test rows .* occurs in validation \(such as "again"'):
-        loading.load(settings)
+        loading.load_data(settings)
     with pytest.raises(InputError, match="one.jsonl: 6 of 6 test rows"):
-        loading.load(settings.replace(testpath=one))
-    loaded = loading.load(settings.replace(allowleaks=True))
-    assert loaded.counts["test_leaks"] == 1
+        loading.load_data(settings.replace(testpath=one))
+    loaded = loading.load_data(settings.replace(allowleaks=True))
+    assert loaded.counts.test_leaks == 1
     assert exploration.leak_table(loaded)["count"]["test rows whose document also stands in validation"] == 1
 
 
 def test_a_file_of_one_part_is_held_against_the_split_part_too(tmp_path, table):
-    held = loading.load(Settings(datapath=table)).validation.iloc[0]
+    held = loading.load_data(Settings(datapath=table)).validation.iloc[0]
     own = write(tmp_path / "own.jsonl", [("new", "more"), ("again", held["positive"])])
     for settings in (Settings(datapath=table, testpath=own), Settings(datapath=table, validationpath=own)):
         with pytest.raises(
             InputError, match=r"own.jsonl: 1 of .* have a document that also occurs in (train|validation)"
         ):
-            loading.load(settings)
+            loading.load_data(settings)
 
 
 def test_groups_on_both_sides_are_counted(tmp_path):
     path = write(tmp_path / "train.jsonl", [(f"title {n}", f"text {n}") for n in range(20)], group="g")
     own = write(tmp_path / "own.jsonl", [("x 1", "y 1"), ("x 2", "y 2")], group="g")
-    loaded = loading.load(Settings(datapath=path, testpath=own, groupcolumn="group", validationshare=0))
-    assert (loaded.counts["seen_groups"], loaded.counts["seen_queries"]) == (2, 0)
+    loaded = loading.load_data(Settings(datapath=path, testpath=own, groupcolumn="group", validationshare=0))
+    assert (loaded.counts.seen_groups, loaded.counts.seen_queries) == (2, 0)
     other = write(tmp_path / "other.jsonl", [("x 1", "y 1"), ("x 2", "y 2")], group="h")
-    assert loading.load(Settings(datapath=path, testpath=other, groupcolumn="group")).counts["seen_groups"] == 0
+    assert loading.load_data(Settings(datapath=path, testpath=other, groupcolumn="group")).counts.seen_groups == 0
 
 
 def test_a_split_leaks_neither_documents_nor_groups(table):
-    counts = loading.load(Settings(datapath=table)).counts
-    assert [counts[name] for name in ("exact_leaks", "near_leaks", "test_leaks", "seen_groups")] == [0] * 4
+    counts = loading.load_data(Settings(datapath=table)).counts
+    assert [getattr(counts, name) for name in ("exact_leaks", "near_leaks", "test_leaks", "seen_groups")] == [0] * 4
 
 
 def test_the_test_rows_do_not_depend_on_the_seed_of_the_run(table):
-    one, two = (loading.load(Settings(datapath=table, seed=seed, maxrows=10)) for seed in (1, 2))
+    one, two = (loading.load_data(Settings(datapath=table, seed=seed, maxrows=10)) for seed in (1, 2))
     assert one.fingerprint == two.fingerprint
-    other = loading.load(Settings(datapath=table, splitseed=7, maxrows=10))
+    other = loading.load_data(Settings(datapath=table, splitseed=7, maxrows=10))
     assert set(other.test["query"]) != set(one.test["query"])
 
 
@@ -193,29 +193,31 @@ def test_a_group_that_fills_whole_batches_is_refused():
     bare = np.ones(100, dtype=bool)
     said = r'"courier" has 90 of 100 rows; raise --batchsize or look at --groupcolumn'
     with pytest.raises(InputError, match=said):
-        experiment.refuse_lonely_batches(2, 0, groups, bare)
-    experiment.refuse_lonely_batches(50, 0, groups, bare)
-    experiment.refuse_lonely_batches(2, 0, groups, ~bare)  # every row brings a wrong document
+        checks.refuse_lonely_batches(2, 0, groups, bare)
+    checks.refuse_lonely_batches(50, 0, groups, bare)
+    checks.refuse_lonely_batches(2, 0, groups, ~bare)  # every row brings a wrong document
     bare[0] = False
     with pytest.raises(InputError, match=said):  # one that is given does not help the others
-        experiment.refuse_lonely_batches(2, 0, groups, bare)
+        checks.refuse_lonely_batches(2, 0, groups, bare)
 
 
 def test_batches_of_one_row_need_given_or_mined_negatives_in_most_rows(tiny_model, jobs_file, home):
     given = Settings(
         datapath=str(jobs_file), modelname=str(tiny_model), batchsize=1, validationshare=0.2, testshare=0.2
     )
-    loaded = loading.load(given)
+    loaded = loading.load_data(given)
     rows = index_rows(loaded.train)
-    with pytest.raises(InputError, match=rf"{len(rows)} of {len(rows)} rows have none; take --negatives batch and"):
-        experiment.check_rows(given, loaded, rows)
-    experiment.check_rows(given, loaded, rows, processes=4)
-    experiment.check_rows(given.replace(negatives="mined", minepool=2), loaded, rows)
+    with pytest.raises(
+        InputError, match=rf"{len(rows)} of {len(rows)} rows have none given either; take --negatives batch and"
+    ):
+        checks.check_rows(given, loaded.train, rows)
+    checks.check_rows(given, loaded.train, rows, processes=4)
+    checks.check_rows(given.replace(negatives="mined", minepool=2), loaded.train, rows)
     rows.negatives[0] = [1]
-    with pytest.raises(InputError, match=rf"{len(rows) - 1} of {len(rows)} rows have none"):
-        experiment.check_rows(given, loaded, rows)
+    with pytest.raises(InputError, match=rf"{len(rows) - 1} of {len(rows)} rows have none given either"):
+        checks.check_rows(given, loaded.train, rows)
     rows.negatives[1:] = [[0]] * (len(rows) - 1)
-    experiment.check_rows(given, loaded, rows)
+    checks.check_rows(given, loaded.train, rows)
 
 
 def test_a_bank_holds_the_batches_of_all_processes(tiny_model, jobs_file, home):
@@ -223,11 +225,11 @@ def test_a_bank_holds_the_batches_of_all_processes(tiny_model, jobs_file, home):
         datapath=str(jobs_file), modelname=str(tiny_model), batchsize=4, mixing="mean", bank=6, validationshare=0.2,
         testshare=0.2,
     )  # fmt: skip
-    loaded = loading.load(given)
+    loaded = loading.load_data(given)
     rows = index_rows(loaded.train)
-    experiment.check_rows(given, loaded, rows)
+    checks.check_rows(given, loaded.train, rows)
     with pytest.raises(InputError, match="a bank of 6 documents is smaller than a batch, which has up to 9"):
-        experiment.check_rows(given, loaded, rows, processes=2)
+        checks.check_rows(given, loaded.train, rows, processes=2)
 
 
 @pytest.mark.parametrize(
@@ -246,9 +248,9 @@ def test_a_window_of_mining_that_cannot_be_is_refused_before_anything_is_encoded
         datapath=str(jobs_file), modelname=str(tiny_model), negatives="mined", minepool=2, validationshare=0.2,
         testshare=0.2, **policy,
     )  # fmt: skip
-    loaded = loading.load(given)
+    loaded = loading.load_data(given)
     with pytest.raises(InputError, match=f"--negatives mined: .*{said}.*--minebandlow"):
-        experiment.check_rows(given, loaded, index_rows(loaded.train))
+        checks.check_rows(given, loaded.train, index_rows(loaded.train))
 
 
 def test_a_run_that_is_refused_on_the_way_leaves_no_folder(tiny_model, jobs_file, home, monkeypatch):

@@ -1,0 +1,153 @@
+"""What can be refused before a run starts: settings that do not fit together, and data they cannot train on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hr_search.base.errors import InputError, shown
+from hr_search.batches import Rows, epoch_batches
+from hr_search.mining import anchors
+from hr_search.release import require_output, require_place
+from hr_search.runs.tracking import require_tracker
+from hr_search.settings import Settings
+from hr_search.train import mining_policy
+
+log = logging.getLogger(__name__)
+
+_LONELY = 0.1  # share of rows or batches that may have no negative at all
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuses combinations of settings that cannot work, before anything is loaded.
+
+    Raises:
+        InputError: naming the settings.
+    """
+    if settings.resume and not settings.checkpointpath:
+        raise InputError("--resume needs --checkpointpath, the file to go on from.")
+    if settings.outputpath:
+        require_output(settings.outputpath)
+    if settings.checkpointpath:
+        if Path(settings.checkpointpath).is_dir():
+            raise InputError(f"checkpointpath {settings.checkpointpath} is a folder; give the path of a file.")
+        require_place(Path(settings.checkpointpath).absolute())
+        if settings.outputpath and Path(settings.checkpointpath).resolve() == Path(settings.outputpath).resolve():
+            raise InputError(f"checkpointpath and outputpath are both {settings.outputpath}; give two places.")
+    if settings.trainlength > settings.maxlength:
+        raise InputError(
+            f"trainlength {settings.trainlength} is more than maxlength {settings.maxlength}; lower it, or take 0."
+        )
+    ranked = settings.loss != "triplet" and settings.symmetric
+    if settings.negatives == "mined" and settings.mineside == "query" and not ranked:
+        raise InputError(
+            "--mineside query mines wrong queries for the documents, which only infonce and margin-ce with --symmetric "
+            "rank; change --loss or take --mineside document."
+        )
+    require_tracker(settings.tracker)
+
+
+def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: int = 1) -> None:
+    """Refuses data that cannot train under these settings; a step takes the batches of all processes.
+
+    Args:
+        settings: of the run.
+        train: its train rows.
+        rows: the same over distinct texts.
+        processes: of the launch.
+
+    Raises:
+        InputError: what is missing and which setting helps.
+    """
+    step, mined = settings.batchsize * processes, settings.negatives == "mined"
+    bare = np.array([not len(wrong) for wrong in rows.negatives], dtype=bool)  # rows without given negatives
+    if settings.negatives == "given" and bare.all():
+        raise InputError(
+            "--negatives given needs wrong documents in the table, and it has none; take --negatives batch."
+        )
+    if step < 2 and not mined and bare.mean() > _LONELY:
+        raise InputError(
+            f"a batch of one row has no in-batch negatives, and {bare.sum()} of {len(bare)} "
+            "rows have none given either; take --negatives batch and a --batchsize of 2 or more."
+        )
+    if mined:
+        check_mining(settings, rows)
+    if settings.mixing != "none" and 0 < settings.bank < (most := most_documents(settings, rows, step)):
+        raise InputError(
+            f"a bank of {settings.bank} documents is smaller than a batch, which has up to {most}; raise --bank or "
+            "take 0, the batch only."
+        )
+    if step > 1 and rows.document_groups.shape[1] == 1:
+        raise InputError("all rows belong to one group, so no document is wrong for any query; look at --groupcolumn.")
+    if settings.negatives in ("batch", "random"):
+        refuse_lonely_batches(step, settings.seed, train["group"], bare)
+    if settings.mixing != "none" and (rows.document_groups.sum(axis=0) < 2).all():
+        log.warning("no group has two documents, so mixing finds no positives, only negatives")
+
+
+def refuse_lonely_batches(step: int, seed: int, groups: pd.Series, bare: np.ndarray) -> None:
+    """Refuses groups so large that they fill whole batches, where no document would be wrong for any query.
+
+    Args:
+        step: rows of a step; with `seed` it decides which rows meet in the first epoch.
+        seed: of the run.
+        groups: of the train rows.
+        bare: whether each row comes without wrong documents.
+
+    Raises:
+        InputError: more than a tenth of the batches are like that, naming the largest group.
+    """
+    codes = pd.factorize(groups)[0]
+    batches = epoch_batches(len(codes), step, seed, 0)
+    lonely = sum(bool(bare[batch].all()) and len(set(codes[batch].tolist())) == 1 for batch in batches)
+    if lonely > len(batches) * _LONELY:
+        sizes = groups.value_counts()
+        raise InputError(
+            f"{lonely} of {len(batches)} batches would hold one group only and so have no negatives: the group "
+            f'"{shown(str(sizes.index[0]))}" has {sizes.iloc[0]} of {len(groups)} rows; raise --batchsize or look at '
+            "--groupcolumn."
+        )
+
+
+def check_mining(settings: Settings, rows: Rows) -> None:
+    """Refuses to mine more than the train rows, or the window of ranks, hold, before anything is encoded.
+
+    Raises:
+        InputError: naming the settings.
+    """
+    policy = mining_policy(settings)
+    pools = {"document": rows.documents, "query": rows.queries}
+    sought, pool = policy.side, len(pools[policy.side])
+    if pool <= policy.count:
+        other = {"document": "documents a query", "query": "queries a document"}[sought]
+        raise InputError(
+            f"--negatives mined takes {policy.count} {other} and train has {pool}; "
+            "lower --minepool or take --negatives batch."
+        )
+    if policy.drawn > policy.count:
+        raise InputError(f"minecount {policy.drawn} is more than minepool {policy.count}; lower it.")
+    try:
+        policy.window(pool)
+    except InputError as error:  # in the words of `mining`, which knows no settings
+        raise InputError(
+            f"--negatives mined: {error} The settings are --minepool (count), --minestart, --minestop, "
+            "--minebandlow and --minebandhigh."
+        ) from error
+    groups = {"query": rows.query_groups, "document": rows.document_groups}
+    anchor = groups["document" if sought == "query" else "query"][anchors(rows, sought)[0]]
+    fewest = pool - int(np.diff((anchor @ groups[sought].T).tocsr().indptr).max())
+    if fewest < policy.count:
+        raise InputError(
+            f"--negatives mined takes {policy.count} from each row's wrong ones, and a row has only {fewest}, as its "
+            "group holds all others; lower --minepool or look at --groupcolumn."
+        )
+
+
+def most_documents(settings: Settings, rows: Rows, step: int) -> int:
+    """The most distinct documents a step of so many rows can have."""
+    given = max((len(wrong) for wrong in rows.negatives), default=0)
+    mined = settings.minecount if (settings.negatives, settings.mineside) == ("mined", "document") else 0
+    return min(len(rows.documents), (step + 1) * (1 + given + mined))

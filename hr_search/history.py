@@ -1,0 +1,173 @@
+"""The history of a run: where it stands, one row per validation, the best weights so far, and the time it took."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hr_search.runs.provenance import COLLAPSED
+
+log = logging.getLogger(__name__)
+
+_NOTHING = (math.nan,) * 3
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands, beside weights and optimiser; a checkpoint holds all of it.
+
+    Attributes:
+        step: steps made.
+        history: one row per validation.
+        best: the best value of the goal so far; `best_step` where it was reached.
+        stale: validations since then.
+        seconds: of training, over all interruptions.
+        best_weights: the encoder's state at the best step, on the CPU.
+        mining: one row per mining, once the run is over.
+        sums: loss, active share and spread since the last validation, summed over steps, (3,) float64.
+        counts: rows, tokens and steps since then.
+        window: seconds since then.
+    """
+
+    step: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: float = -math.inf
+    best_step: int = 0
+    stale: int = 0
+    seconds: float = 0.0
+    best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    mining: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    sums: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    counts: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
+    window: float = 0.0
+
+    def count(self, figures: Tensor, rows: int, tokens: int) -> None:
+        """Adds a step: its loss, active share and spread (3,), its rows and its tokens."""
+        self.step += 1
+        self.sums = self.sums.to(figures.device) + figures
+        self.counts = [old + new for old, new in zip(self.counts, (rows, tokens, 1), strict=True)]
+
+    def validated(self, step: int) -> bool:
+        """Whether the history has a row for `step`."""
+        return any(row["step"] == step for row in self.history)
+
+    def record(self, metrics: dict[str, float], goal: str, encoder: nn.Module, figures: dict[str, Any]) -> None:
+        """Adds a row to the history and keeps the weights if they are the best so far.
+
+        Args:
+            metrics: of the validation, the goal among them; NaN where there are no validation rows.
+            goal: the metric that decides.
+            encoder: with the weights that were validated.
+            figures: further columns; `epoch` and `learningrate` come first, `rows_per_s` is filled in here.
+        """
+        rows, tokens, steps = self.counts
+        loss, active, spread = (self.sums / steps).tolist() if steps else _NOTHING
+        speeds = (rows / self.window, tokens / self.window) if steps else (math.nan, math.nan)
+        self.history.append(
+            {
+                "step": self.step,
+                "epoch": figures["epoch"],
+                "loss": loss,
+                "active": active,
+                "spread": spread,
+                "collapsed": int(spread < COLLAPSED),
+                "learningrate": figures["learningrate"],
+                "rows_per_s": speeds[0],
+                "tokens_per_s": speeds[1],
+                "memory_gb": figures["memory_gb"],
+                "seconds": self.seconds,
+                **metrics,
+            }
+        )
+        self.sums, self.counts = torch.zeros(3, dtype=torch.float64), [0, 0, 0]
+        value = metrics[goal]
+        if math.isnan(value):
+            self.best_step = self.step
+        elif value > self.best:
+            self.best, self.best_step, self.stale = value, self.step, 0
+            state = encoder.state_dict().items()
+            self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state}
+        else:
+            self.stale += 1
+
+    def log_last(self, goal: str, total: int) -> None:
+        """Logs the last row of the history, and a warning where the embeddings have collapsed."""
+        row = self.history[-1]
+        words = ["no validation rows" if math.isnan(row[goal]) else f"{goal} {row[goal]:.4f}"]
+        if not math.isnan(row["loss"]):
+            words += [f"loss {row['loss']:.4f}", f"active {row['active']:.0%}", f"{row['rows_per_s']:.1f} rows/s"]
+        log.info("step %d of %d: %s", self.step, total, ", ".join(words))
+        if row["collapsed"]:
+            log.warning(
+                "the embeddings have collapsed (spread %.4f): lower --learningrate, raise --batchsize or change --loss",
+                row["spread"],
+            )
+
+    def finished(self, target: float, patience: int, goal: str) -> bool:
+        """Whether early stopping ends the run: the target is reached, or patience (0 = endless) is used up."""
+        if target and self.best >= target:
+            log.info("stopping: %s reached %.4f, the target is %.4f", goal, self.best, target)
+            return True
+        if patience and self.stale >= patience:
+            log.info("stopping: %d validations without a new best %s", self.stale, goal)
+            return True
+        return False
+
+
+class Clock:
+    """Seconds of a run: in all, since the last validation, and spent on validations.
+
+    Attributes:
+        validating: seconds spent on validations by this process.
+    """
+
+    def __init__(self, seconds: float = 0.0, window: float = 0.0) -> None:
+        """Goes on from `seconds` in all and `window` since the last validation."""
+        self.restart(seconds, window)
+
+    def restart(self, seconds: float, window: float = 0.0) -> None:
+        """As a new clock."""
+        now = time.perf_counter()
+        self.validating = 0.0
+        self._here, self._begun, self._window = now, now - seconds, now - window
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, over all interruptions."""
+        return time.perf_counter() - self._begun
+
+    @property
+    def window(self) -> float:
+        """Since the last validation."""
+        return time.perf_counter() - self._window
+
+    @property
+    def here(self) -> float:
+        """Since this clock was started."""
+        return time.perf_counter() - self._here
+
+    @contextlib.contextmanager
+    def validation(self) -> Iterator[None]:
+        """A block that is a validation: it counts to none of the windows."""
+        begun = time.perf_counter()
+        yield
+        self._window = time.perf_counter()
+        self.validating += self._window - begun
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory used so far, GB: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)
