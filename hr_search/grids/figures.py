@@ -31,13 +31,13 @@ from hr_search.base.plots import (
 )
 from hr_search.evaluation.significance import ALPHA, LABELS
 
-COLOURS = "cividis"  # made for colour-blind readers, and even in grey
-_LABELLED = 6  # values of a setting that are all labelled; of more, the ends and the middle
+COLOURS = "cividis"  # safe for colour-blind readers, and uniform in grey
+_LABELLED = 6  # up to so many values of a setting are all labelled; of more, only the ends and the middle
 _SCENE = {"query": [20], "own": [48], "positives": [66, 92], "negatives": [-6, -24, -70, 160]}  # degrees
 
 
 def effect_sizes(table: pd.DataFrame, metric: str = "mrr", ax: Axes | None = None) -> Axes:
-    """Every arm's difference from the baseline with its 95 % interval, from `ablation.effects`; real ones coloured."""
+    """Each arm's difference from the baseline with its 95 % interval, from `effect_table`; real ones in colour."""
     require_columns(table, ("arm", "difference", "low", "high", "p_holm", "verdict"), "the table of effects")
     shown = require_some(table[table["difference"].notna()], "arms beside the baseline").iloc[::-1]
     baseline = table.loc[table["verdict"] == "the baseline", "arm"]
@@ -61,10 +61,10 @@ def effect_sizes(table: pd.DataFrame, metric: str = "mrr", ax: Axes | None = Non
 
 
 def heat_map(table: pd.DataFrame, across: str, down: str, metric: str = "mrr", ax: Axes | None = None) -> Axes:
-    """The metric over two settings, the mean over all others, from `ablation.effects`; gaps stay white.
+    """The metric over two settings, averaged over all others, from `effect_table`; gaps stay white.
 
     Raises:
-        InputError: one setting twice, or one that the table lacks.
+        InputError: the same setting twice, or one that the table lacks.
     """
     require_columns(table, (across, down, "value"), "the table of effects")
     if across == down:
@@ -91,10 +91,10 @@ def heat_map(table: pd.DataFrame, across: str, down: str, metric: str = "mrr", a
 def parallel_coordinates(
     table: pd.DataFrame, settings: Sequence[str], metric: str = "mrr", ax: Axes | None = None
 ) -> Axes:
-    """Every arm as a line through its settings to its value, the best one thick, from `ablation.effects`.
+    """Each arm as a line through its settings to its value, the best one thick, from `effect_table`.
 
-    A setting with up to six values has them at even distances; one with more has a linear axis, or a logarithmic
-    one where the largest value is 20 times the smallest.
+    Up to six values of a setting stand at equal distances; more get a linear axis, or a logarithmic one where the
+    largest value is at least 20 times the smallest.
     """
     require_columns(table, ("arm", *settings, "value"), "the table of effects")
     require_some(settings, "settings that vary")
@@ -102,7 +102,7 @@ def parallel_coordinates(
     ends = values.min(), max(values.max(), values.min() + 1e-9)
     ax = new_axis(ax, (2 + 1.7 * len(settings), 4.2))
     heights = np.column_stack([_heights(table[name])[0] for name in settings] + [(values - ends[0]) / np.ptp(ends)])
-    colours = plt.get_cmap(COLOURS)(0.9 * heights[:, -1])  # the lightest yellow is lost on white
+    colours = plt.get_cmap(COLOURS)(0.9 * heights[:, -1])  # the lightest yellow is invisible on white
     for row in np.argsort(values, kind="stable"):
         best = row == values.argmax()
         look = {"color": colours[row], "linewidth": 3.5 if best else 1.4, "alpha": 1.0 if best else 0.8}
@@ -124,25 +124,23 @@ def parallel_coordinates(
 
 
 def _fitting(title: str, ax: Axes) -> str:
-    """The title in lines that the axis has room for: ten letters an inch."""
+    """The title, wrapped to the width of the axis: ten letters per inch."""
     return textwrap.fill(title, int(10 * ax.figure.get_figwidth() * ax.get_position().width))
 
 
 def _heights(values: pd.Series) -> tuple[np.ndarray, dict[float, str]]:
-    """Where each value stands between 0 and 1, and what is written where."""
+    """The height of each value between 0 and 1, and the labels by height."""
     distinct = sorted(values.unique()) if pd.api.types.is_numeric_dtype(values) else list(dict.fromkeys(values))
     if len(distinct) <= _LABELLED or not pd.api.types.is_numeric_dtype(values):
         places = np.linspace(0, 1, len(distinct)) if len(distinct) > 1 else np.array([0.5])
         at = dict(zip(distinct, places, strict=True))
         return values.map(at).to_numpy(dtype=float), {place: _word(value) for value, place in at.items()}
-    low, high = float(distinct[0]), float(distinct[-1])
+    low, high, numbers = float(distinct[0]), float(distinct[-1]), values.to_numpy(dtype=float)
     if low > 0 and high / low >= 20:
-        return np.log(values.to_numpy(dtype=float) / low) / np.log(high / low), {
-            0.0: _word(low), 0.5: _word(float(f"{np.sqrt(low * high):.2g}")), 1.0: _word(high)
-        }  # fmt: skip
-    return (values.to_numpy(dtype=float) - low) / (high - low), {
-        0.0: _word(low), 0.5: _word((low + high) / 2), 1.0: _word(high)
-    }  # fmt: skip
+        middle, heights = float(f"{np.sqrt(low * high):.2g}"), np.log(numbers / low) / np.log(high / low)
+    else:
+        middle, heights = (low + high) / 2, (numbers - low) / (high - low)
+    return heights, {0.0: _word(low), 0.5: _word(middle), 1.0: _word(high)}
 
 
 def _word(value: object) -> str:
@@ -155,16 +153,16 @@ def mixing_strategies(
     weights: tuple[float, float, float] = (0.8, 0.5, 0.2),
     axes: Sequence[Axes] | None = None,
 ) -> np.ndarray:
-    """What each mixing strategy makes of one query, its group's documents and wrong ones, in the plane.
+    """What each mixing strategy makes of one query, its group's documents and its negatives, in the plane.
 
-    The strategies are those of training, run on two dimensions: cosines are angles, and all points lie on a circle.
+    The strategies are those of training, run in two dimensions: cosines are angles, and all points lie on a circle.
 
     Args:
         strategies: names from `choices.MIXINGS`.
         k: neighbours of each kind.
-        weights: of the query, its positives and its negatives; larger than the defaults, so that moves are seen, and
-            positive for the negatives, which tells `weighted` (towards them) from `rocchio` (away).
-        axes: one a strategy; none = a new figure.
+        weights: of the query, its positives and its negatives; larger than the defaults, so that moves are visible,
+            and above 0 for the negatives, so that `weighted` (towards them) differs from `rocchio` (away).
+        axes: one per strategy; none = a new figure.
     """
     columns = min(4, len(require_some(strategies, "strategies")))
     rows = -(-len(strategies) // columns)
@@ -176,7 +174,7 @@ def mixing_strategies(
     words = f"k = {k}, weights {weights[0]:g}, {weights[1]:g} and {weights[2]:g}"
     figure = axes[0].figure
     figure.suptitle(
-        f"The same query, right and wrong documents under each strategy ({words})", x=0.01, ha="left", fontsize=11
+        f"The same query, positives and negatives under each strategy ({words})", x=0.01, ha="left", fontsize=11
     )
     handles = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
@@ -184,14 +182,13 @@ def mixing_strategies(
 
 
 def _draw_strategy(ax: Axes, strategy: str, k: int, weights: tuple[float, float, float]) -> None:
-    """One panel: the points, and where the query goes or what is made of the negatives."""
+    """One panel: the points, and where the query moves or which negatives are synthesised."""
     points = {name: _on_circle(degrees) for name, degrees in _SCENE.items()}
     query, documents = points["query"], np.vstack([points[name] for name in ("own", "positives", "negatives")])
     right = torch.tensor([[place < 3 for place in range(len(documents))]])
-    made = mixing.mixed(
-        torch.tensor(query), torch.tensor(documents), torch.tensor([0]), right, ~right, strategy, k, *weights,
-        count=3, generator=np.random.default_rng(0),
-    )  # fmt: skip
+    policy = mixing.MixingPolicy(strategy, k, *weights, count=3)
+    scene = torch.tensor(query), torch.tensor(documents), torch.tensor([0]), right, ~right
+    made = mixing.mix(*scene, policy, np.random.default_rng(0))
     ax.add_patch(plt.Circle((0, 0), 1, fill=False, color="#D9D9D9"))
     ax.scatter(*points["own"].T, color=BLUE, marker="s", s=34, label="own positive")
     ax.scatter(*points["positives"].T, color=BLUE, s=34, label="its group's other positives")
@@ -207,14 +204,14 @@ def _draw_strategy(ax: Axes, strategy: str, k: int, weights: tuple[float, float,
     if made.synthetic is not None:
         extra = made.synthetic[0].numpy()
         extra = extra[np.abs(extra).sum(axis=1) > 0]
-        said = f"{len(extra)} negatives are made"
-        ax.scatter(*extra.T, facecolors="none", edgecolors=RED, marker="D", s=44, zorder=4, label="made negatives")
+        said = f"{len(extra)} synthetic negatives"
+        ax.scatter(*extra.T, facecolors="none", edgecolors=RED, marker="D", s=44, zorder=4, label="synthetic negatives")
     finish(ax, f"{strategy}: {said}", "", "")
     ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal", xticks=[], yticks=[])
     ax.spines[["left", "bottom"]].set_visible(False)
 
 
 def _on_circle(degrees: Sequence[float]) -> np.ndarray:
-    """Points (N, 2) of length 1 at these angles."""
+    """Points (N, 2) on the unit circle at these angles."""
     angles = np.radians(np.asarray(degrees, dtype=np.float32))
     return np.column_stack([np.cos(angles), np.sin(angles)])

@@ -1,4 +1,4 @@
-"""Grids: a file of settings to vary, and the runs it asks for."""
+"""A grid file: the settings it varies, and the cells (runs) that it asks for."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ log = logging.getLogger(__name__)
 
 KEYS = ("name", "recipe", "base", "product", "list", "random", "seeds")
 FORMS = ("product", "list", "random")
-LIMIT = 10_000  # cells a file may ask for; more is a slip of the pen
-# A grid names its runs itself and keeps no models: parallel cells would write over one another's.
+LIMIT = 10_000  # cells a file may ask for; more are a mistake
+# A grid names its runs itself and keeps no models: parallel cells would overwrite each other's.
 OWN = ("projectname", "outputpath", "checkpointpath", "checkpointsteps", "resume")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of a grid; the project's name of its settings is the grid's name."""
+    """One run of a grid; the project name in its settings is the grid's name."""
 
     runid: str
     settings: Settings
 
     @property
     def folder(self) -> Path:
-        """Where its executed notebook goes."""
+        """The folder of its executed notebook."""
         return paths.reports() / self.settings.projectname / "cells" / self.runid
 
 
@@ -51,51 +51,26 @@ class Grid:
 
     @property
     def folder(self) -> Path:
-        """Where its tables go."""
-        return tables(self.name)
+        """The folder of its tables."""
+        return grid_folder(self.name)
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of a cell: `waiting`, `finished` or `failed`, with the reason in one line."""
-
-    status: str
-    seconds: float = math.nan
-    error: str = ""
-    notebook: str = ""
-
-
-class CellFailed(Exception):
-    """The notebook of a cell stopped.
-
-    Attributes:
-        notebook: the executed notebook, with its outputs up to the error.
-    """
-
-    def __init__(self, sentence: str, notebook: Path) -> None:
-        super().__init__(sentence)
-        self.notebook = notebook
-
-
-# -- the file ------------------------------------------------------------------------------------
-
-
-def grids() -> Path:
-    """The grid files of the checkout."""
+def source_folder() -> Path:
+    """The folder of the checkout's grid files."""
     return paths.checkout() / "data" / "grids"
 
 
-def tables(name: str) -> Path:
-    """The folder of the result tables of the grid called `name`."""
+def grid_folder(name: str) -> Path:
+    """The folder of the tables of the grid called `name`."""
     return paths.metrics() / "grids" / name
 
 
 def read_grid(path: Path | str) -> Grid:
-    """The cells a grid file (YAML) asks for, each once, all of one seed before those of the next.
+    """The grid of a YAML file: each cell once, all cells of one seed before those of the next.
 
     Args:
-        path: the file. Its keys: `name` (else the file's name); `recipe`, a file of settings, and `base`, settings
-            laid over it; one of `product` (setting: list of values), `list` (of settings) and `random` (`count`,
+        path: the file. Its keys: `name` (default: the file's name); `recipe`, a file of settings, and `base`, settings
+            that override it; one of `product` (setting: list of values), `list` (of settings) and `random` (`count`,
             `seed` and `settings`, each a list or `low`, `high`, `log`); `seeds`, a list that multiplies the cells.
 
     Raises:
@@ -122,18 +97,18 @@ def read_grid(path: Path | str) -> Grid:
         varied.append("seed")
     if len(arms) * len(seeds) > LIMIT:
         raise InputError(f"{source} asks for {len(arms) * len(seeds):,} cells; keep it to {LIMIT:,}.")
-    # One seed after another: a grid that is stopped half-way has still compared all arms.
+    # One seed after another: a grid that is stopped halfway has still compared all arms.
     cells = [_cell(name, {**common, **arm, **seed}, source) for seed in seeds for arm in arms]
     distinct = {cell.runid: cell for cell in cells}
     if len(distinct) < len(cells):
-        log.info("%s: %d cells occur twice and run once", name, len(cells) - len(distinct))
+        log.info("%s: %d repeated cells run only once", name, len(cells) - len(distinct))
     return Grid(name, tuple(varied), tuple(distinct.values()))
 
 
 def _cell(name: str, values: dict[str, Any], source: str) -> Cell:
-    """A cell whose run id follows from its settings, as far as they differ from the defaults."""
+    """A cell whose run id is a hash of those of its settings that differ from the defaults."""
     settings = Settings.from_mapping(values, source)
-    # Settings that a later version adds leave the run ids of finished cells as they are.
+    # Without the defaults, so that settings a later version adds leave the run ids of finished cells as they are.
     changed = {key: value for key, value in settings.to_dict().items() if value != FIELDS[key].default}
     parts = [f"{key}={json.dumps(value)}" for key, value in sorted(changed.items()) if key != "projectname"]
     return Cell(checked_run_id(f"{name}-{files.digest(parts)[:10]}"), settings)
@@ -151,12 +126,12 @@ def _product(values: Any, source: str) -> list[dict[str, Any]]:
 def _list(values: Any, source: str) -> list[dict[str, Any]]:
     """Combinations given one by one."""
     if not isinstance(values, list) or not values:
-        raise InputError(f"{source} must be a list of settings, such as `- {{loss: infonce}}`.")
+        raise InputError(f"{source} must be a list of settings, for example `- {{loss: infonce}}`.")
     return [_settings(each, f"{source}, entry {number}") for number, each in enumerate(values, 1)]
 
 
 def _random(values: Any, source: str) -> list[dict[str, Any]]:
-    """Combinations drawn at random: from lists, or between two bounds, evenly or evenly in the logarithm."""
+    """Combinations drawn at random: from lists, or between two bounds, uniformly or log-uniformly."""
     _check_keys(values, ("count", "seed", "settings"), source)
     if missing := [key for key in ("count", "settings") if key not in values]:
         raise InputError(f"{source} has no {missing[0]}; it needs count and settings.")
@@ -169,7 +144,7 @@ def _random(values: Any, source: str) -> list[dict[str, Any]]:
 
 
 def _drawn(name: str, spec: Any, generator: np.random.Generator, source: str) -> Any:
-    """A value of the setting `name`, to four digits so that tables stay readable."""
+    """A random value of the setting `name`, rounded to four digits so that tables stay readable."""
     if isinstance(spec, list):
         values = _values(name, spec, source)
         return values[generator.integers(len(values))]
@@ -194,7 +169,7 @@ def _drawn(name: str, spec: Any, generator: np.random.Generator, source: str) ->
 def _values(name: str, values: Any, source: str) -> list[Any]:
     """The values of one setting, checked, without repeats."""
     if not isinstance(values, list) or not values:
-        raise InputError(f"{source}: {name} is {quoted(values)}; give a list of values, such as [1, 2].")
+        raise InputError(f"{source}: {name} is {quoted(values)}; give a list of values, for example [1, 2].")
     return list(dict.fromkeys(config.checked(name, value, source) for value in values))
 
 
@@ -204,7 +179,7 @@ def _settings(values: Any, source: str) -> dict[str, Any]:
 
 
 def _names(values: Any, source: str) -> dict[str, Any]:
-    """A mapping under the settings' own names."""
+    """The mapping with each name spelled as the setting's own."""
     if not isinstance(values, Mapping) or (not values and not source.endswith(": base")):
         raise InputError(f"{source} must be lines of `setting: value`.")
     named: dict[str, Any] = {}

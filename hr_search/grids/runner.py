@@ -1,4 +1,4 @@
-"""Studies: all cells of a grid run side by side, each once, and the table of what became of them."""
+"""Runner: all cells of a grid side by side, each once, and the table of what became of them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pandas as pd
 
 from hr_search.base import files, paths
-from hr_search.base.choices import is_table_file
 from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.base.progress import bar, watched
-from hr_search.grids.grid_file import OWN, Cell, Grid, Outcome, tables
-from hr_search.grids.workers import PLACES, alone, on_cluster, on_processes, train_cell
+from hr_search.grids.grid_file import OWN, Cell, Grid, grid_folder, read_grid, source_folder
+from hr_search.grids.workers import Outcome, alone, on_cluster, on_processes, train_cell
+from hr_search.places import READ, absolute, require_tables
 from hr_search.runs.folders import Run
 
 log = logging.getLogger(__name__)
+
+NOTEBOOK = "05_ablations"
 
 
 def run_grid(
@@ -25,30 +28,30 @@ def run_grid(
 ) -> pd.DataFrame:
     """Runs the cells of a grid that are not finished yet and writes `metrics/grids/<name>/cells.csv` after each.
 
-    A cell that fails stops no other. Ctrl-C stops the running cells; what is finished stays, and the next start goes
-    on from there.
+    A cell that fails does not stop the others. Ctrl-C stops the running cells; finished ones stay, and the next start
+    continues from there.
 
     Args:
         grid: from `read_grid`.
-        workers: processes side by side; each gets its part of the processor's cores.
+        workers: processes side by side; each gets its share of the processor's cores.
         retry: run cells again that failed before.
         scheduler: address of a Dask cluster that runs the cells instead, `tcp://HOST:PORT`; its workers need this
             package and the same folders.
-        run: what is done with a cell; it must leave a finished run.
+        run: what runs a cell; it must leave a finished run.
 
     Returns:
-        One row a cell: cell, the settings that vary, status (finished, failed or waiting), seconds, run, notebook (of
-        a failed cell, under the root) and error.
+        One row per cell: cell, the settings that vary, status (finished, failed or waiting), seconds, run, notebook
+        (of a failed cell, relative to the root) and error.
 
     Raises:
-        InputError: no worker, no data, the cluster cannot be reached, or the grid is running already.
+        InputError: no worker, missing data, an unreachable cluster, or a grid that is already running.
     """
     if workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1.")
     with alone(grid.folder, f"the grid {grid.name}"):
         outcomes = known_outcomes(grid)
         again = ("waiting", "failed") if retry else ("waiting",)
-        todo = [_located(cell) for cell in grid.cells if outcomes[cell.runid].status in again]
+        todo = [_ready(cell) for cell in grid.cells if outcomes[cell.runid].status in again]
         log.info("grid %s: %d cells, %d of them to run", grid.name, len(grid.cells), len(todo))
         table = write_cells(grid, outcomes)
         if not todo:
@@ -56,9 +59,7 @@ def run_grid(
         results = on_cluster(todo, run, scheduler) if scheduler else on_processes(todo, run, workers)
         with contextlib.closing(results), bar(total=len(todo), what=grid.name, unit="cell") as shown:
             for number, (cell, outcome) in enumerate(results, 1):
-                if outcome.status == "finished" and not (paths.runs() / cell.runid / "summary.json").is_file():
-                    reason = "its run is not here; do all workers share this folder?"
-                    outcome = Outcome("failed", outcome.seconds, reason)
+                outcome = _confirmed(cell, outcome)
                 outcomes[cell.runid] = outcome
                 table = write_cells(grid, outcomes)
                 shown.update()
@@ -68,28 +69,27 @@ def run_grid(
         return table
 
 
-def _located(cell: Cell) -> Cell:
-    """The cell with paths that hold in any working directory: kernels and clusters start elsewhere.
+def _ready(cell: Cell) -> Cell:
+    """The cell with absolute paths, since kernels and clusters start in other folders; its tables exist."""
+    require_tables(cell.settings, f"the cell {cell.runid}")
+    return dataclasses.replace(cell, settings=absolute(cell.settings))
 
-    Raises:
-        InputError: a table of its data is not there.
-    """
-    given = {name: getattr(cell.settings, name) for name in PLACES}
-    for name in ("datapath", "validationpath", "testpath"):
-        if is_table_file(given[name]) and not paths.resolve(given[name]).exists():
-            raise InputError(f"{name} {given[name]} of the cell {cell.runid} does not exist; check the path.")
-    found = {name: str(paths.resolve(text)) for name, text in given.items() if text and paths.resolve(text).exists()}
-    return dataclasses.replace(cell, settings=cell.settings.replace(**found))
+
+def _confirmed(cell: Cell, outcome: Outcome) -> Outcome:
+    """The outcome of a cell; failed where it is called finished but its run is not here."""
+    if outcome.status != "finished" or (paths.runs() / cell.runid / "summary.json").is_file():
+        return outcome
+    return Outcome("failed", outcome.seconds, "its run is not here; do all workers share this folder?")
 
 
 def known_outcomes(grid: Grid) -> dict[str, Outcome]:
-    """What is known of each cell, by run id: finished where its run is, failed where the table says so.
+    """What is known of each cell, by run id: finished where its run exists, failed where the table says so.
 
     Raises:
         InputError: a finished run of that name has other settings, or the table is damaged.
     """
-    before, place = {}, grid.folder / "cells.csv"
-    if place.is_file():
+    before = {}
+    if (grid.folder / "cells.csv").is_file():
         before = {row["run"]: row for row in read_cells(grid.name).to_dict("records")}
     outcomes = {}
     for cell in grid.cells:
@@ -105,13 +105,13 @@ def known_outcomes(grid: Grid) -> dict[str, Outcome]:
 
 
 def _check_same(run: Run, cell: Cell) -> None:
-    """Refuses a run that was made when the defaults were others."""
+    """Refuses a run that was made when the defaults were different."""
     settings = cell.settings.to_dict()
     for name, value in run.config.items():
-        # Paths are written out in a run, and point elsewhere on another machine.
-        if name in settings and name not in (*PLACES, *OWN) and settings[name] != value:
+        # A run holds absolute paths, which differ on another machine.
+        if name in settings and name not in (*READ, *OWN) and settings[name] != value:
             raise InputError(
-                f"the run {run.id} was made with {name} {value}, the grid means {settings[name]}, as a default has "
+                f"the run {run.id} was made with {name} {value}, but the grid means {settings[name]}: a default has "
                 "changed; give the grid a new name, or delete the run's folder."
             )
 
@@ -121,24 +121,23 @@ def write_cells(grid: Grid, outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
     rows = []
     for number, cell in enumerate(grid.cells, 1):
         outcome, values = outcomes[cell.runid], cell.settings.to_dict()
-        rows.append({
-            "cell": number, **{name: values[name] for name in grid.varied}, "status": outcome.status,
-            "seconds": outcome.seconds, "run": cell.runid, "notebook": outcome.notebook, "error": outcome.error,
-        })  # fmt: skip
+        row = {"cell": number} | {name: values[name] for name in grid.varied}
+        row |= {"status": outcome.status, "seconds": outcome.seconds, "run": cell.runid}
+        rows.append(row | {"notebook": outcome.notebook, "error": outcome.error})
     table = pd.DataFrame(rows)
     files.write_csv(grid.folder / "cells.csv", table)
     return table
 
 
 def read_cells(name: str) -> pd.DataFrame:
-    """The table of the cells of a grid that has been started; all texts, seconds as numbers.
+    """The table of the cells of a grid that has been started; all columns are text except `seconds`.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: there is no such table, or it is damaged.
     """
-    place = tables(name) / "cells.csv"
+    place = grid_folder(name) / "cells.csv"
     if not place.is_file():
-        known = sorted(path.parent.name for path in tables("").glob("*/cells.csv"))
+        known = sorted(path.parent.name for path in grid_folder("").glob("*/cells.csv"))
         raise InputError(
             f"there is no grid {name}; {suggestion(name, known) if known else 'none has been started yet'}"
         )
@@ -150,3 +149,37 @@ def read_cells(name: str) -> pd.DataFrame:
     if missing := {"cell", "status", "run", "notebook", "error"} - set(table):
         raise InputError(f"{place} has no column {sorted(missing)[0]}; delete it and start the grid again.")
     return table.assign(seconds=seconds)
+
+
+def open_or_smoke(name: str = "") -> str:
+    """The name of a grid to read: `name`, else the newest with a result, else a tiny grid that is run first.
+
+    Raises:
+        InputError: there is no grid of that name.
+    """
+    if name:
+        read_cells(name)
+        return name
+    known = sorted(grid_folder("").glob("*/cells.csv"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for place in known:
+        if (read_cells(place.parent.name)["status"] == "finished").any():
+            return place.parent.name
+    log.info("no finished grid yet: running a tiny one of two cells on the Russian sample")
+    tiny = read_grid(source_folder() / "smoke.yaml")
+    run_grid(tiny, workers=2)
+    return tiny.name
+
+
+def write_page(name: str) -> Path:
+    """The page that sums a grid up, `reports/<name>/05_ablations.html`, made by its notebook.
+
+    Raises:
+        NotebookFailed: the notebook stopped; its page shows where.
+    """
+    from hr_search.reports import index, notebooks, pages
+
+    source = paths.notebooks() / f"{NOTEBOOK}.ipynb"
+    done = notebooks.run_notebook(source, paths.reports() / name, {"grid": name})
+    page = pages.export_html(done, done.with_suffix(".html"), f"grid · {name}", {"All runs": "../index.html"})
+    index.write_index()
+    return page

@@ -1,9 +1,10 @@
-"""Workers: the cells of a grid as runs of the training notebook, in processes here or on a Dask cluster."""
+"""Workers: run cells through the training notebook, in processes on this machine or on a Dask cluster."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import dataclasses
+import math
 import multiprocessing
 import os
 import signal
@@ -12,20 +13,47 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from hr_search.base import locks, paths
+from hr_search.base.cores import THREAD_VARIABLES, share_of_cores
 from hr_search.base.errors import InputError, one_line
-from hr_search.grids.grid_file import Cell, CellFailed, Outcome
-
-log = logging.getLogger(__name__)
+from hr_search.grids.grid_file import Cell
 
 NOTEBOOK = "02_train"
-PLACES = ("datapath", "validationpath", "testpath", "modelname")
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _GLANCE = 2.0  # seconds between looks at the workers of a cluster
 PATIENCE = 20.0  # seconds a cluster has to answer, and a stopped worker to end its kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+        status: `waiting`, `finished` or `failed`.
+        seconds: it took; NaN where it has not run.
+        error: why it failed, in one line.
+        notebook: the executed notebook of a failed cell, relative to the root.
+    """
+
+    status: str
+    seconds: float = math.nan
+    error: str = ""
+    notebook: str = ""
+
+
+class CellFailed(Exception):
+    """The notebook of a cell stopped.
+
+    Attributes:
+        notebook: the executed notebook, with its outputs up to the error.
+    """
+
+    def __init__(self, sentence: str, notebook: Path) -> None:
+        super().__init__(sentence)
+        self.notebook = notebook
 
 
 # -- one cell ------------------------------------------------------------------------------------
@@ -39,7 +67,8 @@ def train_cell(cell: Cell) -> None:
         InputError: it could not be started.
     """
     # Not at the top: papermill and what it needs take a second to import.
-    from hr_search.reports.notebooks import NotebookFailed, parameters_of, plan, run_notebook
+    from hr_search.reports.notebooks import NotebookFailed, run_notebook
+    from hr_search.reports.parameters import parameters_of, plan
 
     source = paths.notebooks() / f"{NOTEBOOK}.ipynb"
     parameters = plan({NOTEBOOK: parameters_of(source)}, cell.settings, {}, cell.runid)[NOTEBOOK]
@@ -51,15 +80,15 @@ def train_cell(cell: Cell) -> None:
 
 
 def attempt(run: Callable[[Cell], None], cell: Cell, home: str, threads: int) -> Outcome:
-    """What becomes of a cell in this process; no error leaves it.
+    """Runs a cell in this process and returns its outcome; errors become a failed outcome.
 
     Args:
-        run: what is done with the cell, such as `train_cell`.
+        run: what runs the cell, such as `train_cell`.
         cell: the cell.
         home: the root under which everything is written.
         threads: for the arithmetic of the cell's kernel.
     """
-    os.environ.update({paths.HOME_VARIABLE: home} | dict.fromkeys(THREADS, str(threads)))
+    os.environ.update({paths.HOME_VARIABLE: home} | dict.fromkeys(THREAD_VARIABLES, str(threads)))
     begin, notebook = time.perf_counter(), ""
     try:
         with alone(cell.folder, f"the cell {cell.runid}"):
@@ -74,11 +103,11 @@ def attempt(run: Callable[[Cell], None], cell: Cell, home: str, threads: int) ->
 
 @contextlib.contextmanager
 def alone(folder: Path, what: str) -> Iterator[None]:
-    """Keeps a second process from doing the same until the block ends or this process dies.
+    """Keeps other processes from running the same grid or cell until the block ends or this process dies.
 
     Args:
-        folder: made where it is missing; the lock is on the folder itself and leaves no file behind.
-        what: how to name it in the error.
+        folder: of the grid or cell, made where it is missing; the lock is on the folder itself and leaves no file.
+        what: how to name the grid or cell in the error.
 
     Raises:
         InputError: another process holds the folder, or it cannot be made.
@@ -86,7 +115,7 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Where the system has no folder locks, whoever starts a grid has to take care.
+            # Where the system has no folder locks, two processes may run the same grid unnoticed.
             stack.enter_context(locks.exclusive(folder))
         except BlockingIOError as error:
             raise InputError(f"{what} is being run by another process; wait for it or stop it.") from error
@@ -98,57 +127,63 @@ def alone(folder: Path, what: str) -> Iterator[None]:
 # -- in processes --------------------------------------------------------------------------------
 
 
-def cores() -> int:
-    """Cores this process may use: `OMP_NUM_THREADS` where it is set, else what the system grants."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given):
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclasses.dataclass
+class _Worker:
+    """A process that runs one cell after another, and the line to it."""
+
+    process: BaseProcess
+    line: Connection
+    cell: Cell | None = None
+    begin: float = 0.0
+
+    def start(self, cell: Cell) -> None:
+        """Hands the worker a cell; one that has died meanwhile is noticed by `outcome`."""
+        self.cell, self.begin = cell, time.perf_counter()
+        with contextlib.suppress(OSError):
+            self.line.send(cell)
+
+    def outcome(self) -> Outcome:
+        """What became of the cell, once the line has something to read; the worker may be dead afterwards."""
+        try:
+            return self.line.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            reason = f"its process ended with code {self.process.exitcode} (usually out of memory)"
+            return Outcome("failed", time.perf_counter() - self.begin, reason)
 
 
 def on_processes(cells: Sequence[Cell], run: Callable[[Cell], None], workers: int) -> Iterator[tuple[Cell, Outcome]]:
-    """Each cell with its outcome as it comes, from worker processes of our own.
+    """Yields each cell with its outcome as soon as it is known, from worker processes on this machine.
 
-    Not from a pool: one process that dies, say for want of memory, would take all waiting cells with it.
+    Not from a process pool: one process that dies, for example out of memory, would take all waiting cells with it.
     """
     workers = max(1, min(workers, len(cells)))
-    setup = (run, str(paths.root()), max(1, cores() // workers))
+    setup = (run, str(paths.root()), share_of_cores(workers))
     waiting, idle = deque(cells), []
-    busy: dict[Connection, tuple[multiprocessing.process.BaseProcess, Cell, float]] = {}
+    busy: dict[Connection, _Worker] = {}
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
-                line, process = idle.pop() if idle else _start(setup)
-                with contextlib.suppress(OSError):  # a worker that died meanwhile is found out below
-                    line.send(waiting[0])
-                busy[line] = (process, waiting.popleft(), time.perf_counter())
+                worker = idle.pop() if idle else _start(setup)
+                worker.start(waiting.popleft())
+                busy[worker.line] = worker
             for line in wait(list(busy)):
-                process, cell, begin = busy.pop(line)
-                try:
-                    outcome = line.recv()
-                    idle.append((line, process))
-                except (EOFError, OSError):
-                    process.join()
-                    reason = f"its process ended with code {process.exitcode}, most often for want of memory"
-                    outcome = Outcome("failed", time.perf_counter() - begin, reason)
-                yield cell, outcome
+                worker = busy.pop(line)
+                outcome = worker.outcome()
+                if worker.process.is_alive():
+                    idle.append(worker)
+                yield worker.cell, outcome
     finally:
-        for process, _, _ in busy.values():
-            process.terminate()
-        for line in [*busy, *(line for line, _ in idle)]:
-            line.close()
-        for process in [*(process for process, _, _ in busy.values()), *(process for _, process in idle)]:
-            process.join(PATIENCE)
-            if process.is_alive():
-                process.kill()
+        _stop(list(busy.values()), idle)
 
 
-def _start(setup: tuple[Callable[[Cell], None], str, int]) -> tuple[Connection, multiprocessing.process.BaseProcess]:
-    """A worker process and the line to it; Ctrl-C reaches this process only, which then stops the workers."""
+def _start(setup: tuple[Callable[[Cell], None], str, int]) -> _Worker:
+    """A new worker; Ctrl-C reaches only this process, which then stops the workers."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, *setup), daemon=True)
-    resource_tracker.ensure_running()  # else the first start does it, and lets Ctrl-C through again
+    # Otherwise the first start of a process would start it, and unblock Ctrl-C again.
+    resource_tracker.ensure_running()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if hasattr(signal, "pthread_sigmask") else None
     try:
         process.start()
@@ -156,7 +191,7 @@ def _start(setup: tuple[Callable[[Cell], None], str, int]) -> tuple[Connection, 
         if blocked is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     theirs.close()
-    return ours, process
+    return _Worker(process, ours)
 
 
 def _serve(line: Connection, run: Callable[[Cell], None], home: str, threads: int) -> None:
@@ -166,14 +201,26 @@ def _serve(line: Connection, run: Callable[[Cell], None], home: str, threads: in
             line.send(attempt(run, line.recv(), home, threads))
 
 
+def _stop(busy: Sequence[_Worker], idle: Sequence[_Worker]) -> None:
+    """Ends all workers: busy ones are terminated, idle ones end as their line closes."""
+    for worker in busy:
+        worker.process.terminate()
+    for worker in [*busy, *idle]:
+        worker.line.close()
+    for worker in [*busy, *idle]:
+        worker.process.join(PATIENCE)
+        if worker.process.is_alive():
+            worker.process.kill()
+
+
 # -- on a cluster --------------------------------------------------------------------------------
 
 
 def on_cluster(cells: Sequence[Cell], run: Callable[[Cell], None], address: str) -> Iterator[tuple[Cell, Outcome]]:
-    """Each cell with its outcome as it comes, from a Dask cluster: one cell a worker at a time.
+    """Yields each cell with its outcome as soon as it is known, from a Dask cluster: one cell per worker at a time.
 
     A worker with several threads still gets one cell: executing a notebook changes the working directory of the
-    whole process. Cells that run when we leave run on to their end, those that wait are taken back.
+    whole process. When we stop early, running cells run to their end and waiting ones are taken back.
     """
     try:
         import distributed
@@ -184,42 +231,44 @@ def on_cluster(cells: Sequence[Cell], run: Callable[[Cell], None], address: str)
     try:
         client = distributed.Client(address, timeout=PATIENCE)
     except (OSError, ValueError, TypeError) as error:
-        reason = one_line(error)
-        raise InputError(f"no Dask scheduler answers at {address} ({reason}); give tcp://HOST:PORT.") from error
+        raise InputError(f"no Dask scheduler answers at {address} ({one_line(error)}); use tcp://HOST:PORT.") from error
     return _shared_out(client, distributed, cells, run)
 
 
 def _shared_out(
     client: Any, distributed: Any, cells: Sequence[Cell], run: Callable[[Cell], None]
 ) -> Iterator[tuple[Cell, Outcome]]:
-    """The cells, shared out among the workers of a cluster."""
+    """Shares the cells out among the workers of a cluster."""
     waiting, home = deque(cells), str(paths.root())
     busy: dict[Any, tuple[Cell, str]] = {}
     try:
         while waiting or busy:
-            if not busy:  # a worker that was lost may be on its way back
+            if not busy:  # a lost worker may be coming back
                 _require_worker(client)
             there, taken = client.nthreads(), {worker for _, worker in busy.values()}
             free = [worker for worker in there if worker not in taken]
             for worker, cell in zip(free, list(waiting), strict=False):
                 future = client.submit(attempt, run, cell, home, there[worker], workers=[worker], pure=False)
                 busy[future] = (waiting.popleft(), worker)
-            with contextlib.suppress(TimeoutError):  # now and then, see which workers have come and gone
+            with contextlib.suppress(TimeoutError):  # look now and then which workers have come and gone
                 distributed.wait(list(busy), timeout=_GLANCE, return_when="FIRST_COMPLETED")
             there = client.nthreads()
             for future in [each for each, (_, worker) in busy.items() if each.done() or worker not in there]:
                 cell, _ = busy.pop(future)
-                if not future.done():
-                    # Dask would try it on the next worker, and kill that one too.
-                    client.cancel([future], force=True)
-                    yield cell, Outcome("failed", error="its worker was lost, most often for want of memory")
-                elif error := future.exception():
-                    yield cell, Outcome("failed", error=f"on the cluster: {one_line(error)}")
-                else:
-                    yield cell, future.result()
+                yield cell, _outcome(client, future)
     finally:
         client.cancel(list(busy), force=True)
         client.close()
+
+
+def _outcome(client: Any, future: Any) -> Outcome:
+    """What became of a cell that has ended, or whose worker is gone."""
+    if not future.done():
+        client.cancel([future], force=True)  # Dask would try the cell on the next worker and lose that one too
+        return Outcome("failed", error="its worker was lost (usually out of memory)")
+    if error := future.exception():
+        return Outcome("failed", error=f"on the cluster: {one_line(error)}")
+    return future.result()
 
 
 def _require_worker(client: Any) -> None:

@@ -1,131 +1,13 @@
-"""The command line as a user meets it: the documented command, bad input, search and evaluation."""
+"""The parser: flags, their help, and one sentence for what they do not allow."""
 
 from __future__ import annotations
 
-import json
-import shlex
-
-import numpy as np
 import pandas as pd
 import pytest
-import torch
-from conftest import make_model
-from sentence_transformers import SentenceTransformer
 
-from hr_search.commands import parser
-from hr_search.experiment import command, save_model
-from hr_search.runs import folders
+from hr_search.bench import proof, race, speeds
+from hr_search.commands import benchmark, parser
 from hr_search.settings import FIELDS
-
-DOCUMENTED = (
-    "--datapath data/train.pkl --modelname paraphrase-multilingual-mpnet-base-v2 --learningrate 1e-5 --batchsize 16 "
-    "--margin 0.3 --epochs 10 --seed 42 --projectname paraphrase-training --checkpointpath paraphrasecheckpoint.pt "
-    "--checkpointsteps 1000 --outputpath paraphrasemodel.pt"
-)
-
-
-def train_words(table, model, *flags):
-    """A `train` command line on a table and a model."""
-    return ["train", "--datapath", str(table), "--modelname", str(model), *flags]
-
-
-@pytest.fixture
-def job_pickle(tmp_path, jobs):
-    path = tmp_path / "data" / "train.pkl"
-    path.parent.mkdir()
-    jobs.rename(columns={"query": "position", "positive": "description"})[["position", "description"]].to_pickle(path)
-    return path
-
-
-def test_the_documented_command_to_the_letter(home, tmp_path, monkeypatch, tiny_model, job_pickle, capsys):
-    monkeypatch.chdir(tmp_path)
-    words = shlex.split(DOCUMENTED)
-    words[words.index("paraphrase-multilingual-mpnet-base-v2")] = str(tiny_model)
-    words[words.index("--epochs") + 1] = "2"
-    words[words.index("1000")] = "1"
-    assert parser.main(["train", *words]) == 0
-    assert "trained" in capsys.readouterr().out
-    state = torch.load("paraphrasemodel.pt", weights_only=True)
-    model = SentenceTransformer("paraphrasemodel", device="cpu")
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert (tmp_path / "paraphrasecheckpoint.pt").is_file()
-    run = folders.open_run()
-    assert run.id.startswith("paraphrase-training-")
-    assert run.config["margin"] == 0.3 and run.config["seed"] == 42
-    assert "--learningrate=1e-05" in run.summary["command"]
-    card = (tmp_path / "paraphrasemodel" / "README.md").read_text()
-    assert run.summary["verdict"] in card and run.summary["command"] in card
-
-
-def test_the_saved_command_repeats_the_run(home, tmp_path, monkeypatch, tiny_model, jobs_file, capsys):
-    monkeypatch.chdir(tmp_path)
-    flags = f"--datapath {jobs_file} --modelname {tiny_model} --learning_rate=1e-3 --batch-size 6 --max_steps 4 --allow-leaks"
-    assert parser.main(["train", *shlex.split(flags), "--runid", "one"]) == 0
-    repeated = shlex.split(folders.open_run("one").summary["command"])[2:]
-    assert parser.main(["train", *repeated, "--runid", "two"]) == 0
-    first, second = (folders.open_run(name) for name in ("one", "two"))
-    assert first.config == second.config
-    assert first.table("queries").equals(second.table("queries"))
-    ledger = pd.read_csv(home / "metrics" / "results.csv")
-    assert ledger["run"].unique().tolist() == ["one", "two"] and ledger["command"].nunique() == 1
-    assert len(ledger) == 2 * len(first.table("metrics"))
-    capsys.readouterr()
-    assert parser.main(["compare", "one", "two"]) == 0
-    assert "no difference could be shown" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["train", "--learningrat", "1"], 'did you mean "--learningrate"'),
-        (["train", "--epochs", "many"], "epochs is 'many'; it must be a whole number"),
-        (["train", "--epochs", "0"], "epochs is 0"),
-        (["train", "--loss", "tripel"], 'did you mean "triplet"'),
-        (["train", "--datapath", "no-such-file.csv"], "no-such-file.csv"),
-        (["train", "--resume"], "--checkpointpath"),
-        (["train", "--recipe", "no-such.yaml"], "no-such.yaml"),
-        (["train", "--runid", "../up"], "cannot name a folder"),
-        (["trian"], "train"),
-        ([], "--help"),
-        (["search", "--corpus", "no-such.txt", "x"], "no-such.txt"),
-        (["search", "--corpus", "x.txt", "  "], "the query is empty"),
-        (["search", "--corpus", "x.txt", "--top", "0", "x"], "--top is 0"),
-        (["evaluate", "--datapath", "no-such.csv"], "no-such.csv"),
-        (["compare", "one"], "no finished runs"),
-        (["report", "-p", "learningrate"], "name=value"),
-        (["report", "-p", "learningrat=1"], 'did you mean "learningrate"'),
-        (["report", "-p", "epochs=x"], "must be a whole number"),
-        (["report", "--runid", ".."], "cannot name a folder"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_exit_code_2(home, tmp_path, monkeypatch, capsys, words, message):
-    monkeypatch.chdir(tmp_path)
-    assert parser.main(words) == 2
-    error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
-    assert error.count("\n") == 1 and error.startswith("hr_search: ")
-    assert not list(tmp_path.rglob("summary.json"))
-
-
-def test_search_finds_what_was_trained(home, tmp_path, tiny_model, jobs, capsys):
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("\n".join(jobs["positive"]), encoding="utf-8")
-    words = ["search", "--model", str(tiny_model), "--corpus", str(corpus), "--top", "3", "--json", jobs["positive"][4]]
-    assert parser.main(words) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert len(found) == 3 and found[0]["row"] == 5 and found[0]["score"] == pytest.approx(1.0, abs=1e-2)
-    assert found[0]["score"] >= found[1]["score"] >= found[2]["score"]
-    assert parser.main([word for word in words if word != "--json"]) == 0
-    assert "row 5" in capsys.readouterr().out
-
-
-def test_evaluate_prints_what_machines_can_read(home, tiny_model, jobs_file, capsys):
-    assert parser.main(["evaluate", "--model", str(tiny_model), "--datapath", str(jobs_file), "--json"]) == 0
-    values = json.loads(capsys.readouterr().out)
-    assert set(values) == {"bm25", "tfidf", str(tiny_model)}
-    for directions in values.values():
-        for metrics in directions.values():
-            assert all(low <= value <= high for value, low, high in metrics.values())
 
 
 def test_every_setting_is_a_flag_with_help(capsys):
@@ -136,93 +18,59 @@ def test_every_setting_is_a_flag_with_help(capsys):
     assert all(f"--{name} " in text for name in FIELDS)
 
 
-def test_leaks_between_files_fail_unless_allowed(home, tmp_path, tiny_model, jobs, jobs_file, capsys):
-    other = tmp_path / "dev.csv"
-    jobs.iloc[:4][["query", "positive"]].to_csv(other, index=False)
-    words = ["train", "--datapath", str(jobs_file), "--validationpath", str(other), "--modelname", str(tiny_model),
-             "--maxsteps", "1"]  # fmt: skip
+@pytest.mark.parametrize("spelling", ["--learning_rate=2e-5", "--learning-rate=2e-5", "--LearningRate=2e-5"])
+def test_a_flag_may_be_spelled_in_several_ways(spelling):
+    word = parser.plain_flag(spelling)
+    assert parser.build_parser().parse_args(["train", word]).learningrate == "2e-5"
+    assert parser.plain_flag("--") == "--" and parser.plain_flag("a_b") == "a_b"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--help"),
+        (["trian"], "train"),
+        (["train", "--learningrat", "1"], 'did you mean "--learningrate"'),
+        (["train", "--epoch", "2"], "there is no flag --epoch;"),  # no abbreviations
+        (["compare", "one"], "no finished runs"),
+        (["benchmark", "--proof", "--race"], "--race: not allowed with argument --proof"),
+        (["benchmark", "--costs", "--scaletable"], "not allowed with"),
+        (["benchmark", "--minutes", "3"], "--minutes does not apply to speeds, only to --race"),
+        (["benchmark", "--proof", "--case", "mine"], "--case does not apply to --proof, only to speeds"),
+        (["benchmark", "--race", "--threads", "2"], "--threads does not apply to --race"),
+        (["benchmark", "--costs", "--datapath", "x.csv"], "--datapath does not apply to --costs"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(home, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
     assert parser.main(words) == 2
-    assert "--allowleaks" in capsys.readouterr().err
-    assert parser.main([*words, "--allowleaks"]) == 0
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert error.count("\n") == 1 and error.startswith("hr_search: ")
 
 
-def test_an_output_that_cannot_be_written_is_said_before_training(home, tmp_path, tiny_model, jobs_file, capsys):
-    (tmp_path / "taken").write_text("")
-    words = [
-        "train",
-        "--datapath",
-        str(jobs_file),
-        "--modelname",
-        str(tiny_model),
-        "--outputpath",
-        str(tmp_path / "taken"),
-    ]
-    assert parser.main(words) == 2
-    assert "is a file" in capsys.readouterr().err
-    (tmp_path / "model.pt").mkdir()
-    assert parser.main([*words[:-1], str(tmp_path / "model.pt")]) == 2
-    assert "is a folder" in capsys.readouterr().err
+SPEEDS = pd.DataFrame({"case": ["mine"], "hardware": "", "versions": "", "commit": ""})
+PROOF = pd.DataFrame({"difference": [0.5]})
 
 
-def test_saved_folder_equals_the_run(home, tmp_path, tiny_model):
-    from hr_search.encoder import load_encoder
-    from hr_search.settings import Settings
-
-    encoder = load_encoder(str(tiny_model), precision="fp32")
-    folder = save_model(encoder, str(tmp_path / "out.pt"), "card")
-    assert folder == tmp_path / "out"
-    same = SentenceTransformer(str(folder), device="cpu").encode(["welder"])
-    assert np.abs(encoder.encode(["welder"]) - same).max() <= 1e-5
-    assert command(Settings(allowleaks=True)) == "python3 train.py --allowleaks"
-
-
-def test_a_folder_with_other_things_is_never_replaced_by_the_model(home, tmp_path, tiny_model, jobs_file, capsys):
-    work = tmp_path / "work"
-    work.mkdir()
-    (work / "thesis.txt").write_text("years of it")
-    words = train_words(jobs_file, tiny_model, "--maxsteps", "1", "--outputpath")
-    assert parser.main([*words, str(work)]) == 2 and parser.main([*words, str(tmp_path / "work.pt")]) == 2
-    assert "holds something else than a model" in capsys.readouterr().err
-    assert (work / "thesis.txt").read_text() == "years of it"
-    assert parser.main([*words, str(tmp_path / "model")]) == 0 and parser.main([*words, str(tmp_path / "model")]) == 0
+@pytest.mark.parametrize(
+    ("module", "function", "flags", "given", "answer", "code"),
+    [
+        (speeds, "run_benchmark", "--case mine --scale 0.5", {"case": "mine", "scale": 0.5}, SPEEDS, 0),
+        (proof, "proof", "--proof --steps 4 --out x", {"steps": 4, "out": "x"}, (PROOF, PROOF), 1),
+        (proof, "scale_table", "--scaletable --threads 2", {"threads": 2}, PROOF, 0),
+        (race, "race", "--race --minutes 2 --workers 2", {"minutes": 2.0, "workers": 2}, (PROOF, PROOF), 0),
+    ],
+)
+def test_a_benchmark_gets_the_flags_that_are_given(
+    home, monkeypatch, capsys, module, function, flags, given, answer, code
+):
+    calls = []
+    monkeypatch.setattr(module, function, lambda *recipe, **values: calls.append(values) or answer)
+    assert parser.main(["benchmark", *flags.split()]) == code
+    assert calls == [given] and capsys.readouterr().out
 
 
-def test_without_validation_rows_the_training_is_kept(home, tmp_path, tiny_model, jobs_file):
-    words = train_words(jobs_file, tiny_model, "--validationshare", "0", "--epochs")
-    model = tmp_path / "model"
-    assert parser.main([*words, "4", "--learningrate", "1e-3", "--batchsize", "8", "--outputpath", str(model)]) == 0
-    run = folders.open_run()
-    assert run.summary["best_step"] == run.summary["steps"] and run.table("history")["mrr"].isna().all()
-    before, after = (
-        SentenceTransformer(str(folder), device="cpu").encode(["welder"]) for folder in (tiny_model, model)
-    )
-    assert np.abs(before / np.linalg.norm(before) - after).max() > 1e-3
-
-
-def test_without_test_rows_there_is_no_verdict(home, tiny_model, jobs_file, capsys):
-    assert parser.main(train_words(jobs_file, tiny_model, "--testshare", "0", "--maxsteps", "2")) == 0
-    assert "no test rows, so no verdict" in folders.open_run().summary["verdict"]
-    assert parser.main(["evaluate", "--model", str(tiny_model), "--datapath", str(jobs_file), "--split", "test",
-                     "--testshare", "0"]) == 2  # fmt: skip
-    assert "take --split all" in capsys.readouterr().err
-
-
-def test_search_and_evaluate_read_as_many_tokens_as_the_model_was_saved_with(home, tmp_path, capsys):
-    from hr_search.encoder import load_encoder
-
-    load_encoder(str(make_model(tmp_path / "base", longest=300)), 160).save(tmp_path / "model")
-    start, ends = " ".join(["welder joins metal parts"] * 36), ("bakes bread", "drives a truck")  # 144 words
-    rows = [f"{start} {end} now,{start} {end}\n" for end in ends]
-    (tmp_path / "pairs.csv").write_text(f"query,positive\n{''.join(rows)}")
-    scores = {}
-    for length in ("", "160", "128"):
-        words = ["--model", str(tmp_path / "model"), "--precision", "fp32", "--json"] + ["--maxlength", length] * bool(
-            length
-        )
-        assert parser.main(["search", "welder", "--corpus", str(tmp_path / "pairs.csv"), *words]) == 0
-        found = [item["score"] for item in json.loads(capsys.readouterr().out)]
-        assert parser.main(["evaluate", "--datapath", str(tmp_path / "pairs.csv"), "--nofloors", *words]) == 0
-        scores[length] = found, json.loads(capsys.readouterr().out)[str(tmp_path / "model")]["q2d"]["mrr"][0]
-    assert scores[""] == scores["160"]
-    assert scores["128"][0][0] == scores["128"][0][1] and scores["128"][1] == 0.5  # one text twice, ties against us
-    assert scores["160"][0][0] > scores["160"][0][1] and scores["160"][1] > 0.5
+def test_every_flag_of_a_benchmark_belongs_to_a_measurement():
+    flags = vars(parser.build_parser().parse_args(["benchmark"])).keys() - {"verb", "kind", "run"}
+    assert flags == {flag for names in benchmark.FLAGS.values() for flag in names}

@@ -105,9 +105,9 @@ def test_every_strategy_is_drawn_as_training_runs_it():
     for strategy in choices.QUERY_MIXINGS:
         assert "turns by" in said[strategy] and said[strategy] != "the query turns by 0°"
     assert said["weighted"] != said["rocchio"]
-    assert said["mochi"] == "6 negatives are made" and said["synco"] == "9 negatives are made"
+    assert said["mochi"] == "6 synthetic negatives" and said["synco"] == "9 synthetic negatives"
     assert {text.get_text() for text in axes[0].figure.legends[0].get_texts()} == {
-        "own positive", "its group's other positives", "negatives", "query", "mixed query", "made negatives"
+        "own positive", "its group's other positives", "negatives", "query", "mixed query", "synthetic negatives"
     }  # fmt: skip
 
 

@@ -28,7 +28,8 @@ from hr_search.checkpoint import save_checkpoint
 from hr_search.encoder import load_encoder
 from hr_search.fast import tokens
 from hr_search.grids import runner
-from hr_search.grids.grid_file import Cell, Grid, Outcome
+from hr_search.grids.grid_file import Cell, Grid
+from hr_search.grids.workers import Outcome
 from hr_search.reports import index, pages
 from hr_search.runs import ledgers
 from hr_search.runs.folders import Run, create_run

@@ -1,0 +1,54 @@
+"""Flags that verbs share: those of the settings, and how their values become settings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any
+
+from hr_search import settings as config
+from hr_search.base import paths
+from hr_search.base.errors import InputError
+from hr_search.settings import FIELDS, TYPES, Settings
+
+
+def plain_flag(word: str) -> str:
+    """`--learning_rate=3` and `--learning-rate=3` as `--learningrate=3`; other words as they are."""
+    if not word.startswith("--") or len(word) == 2:
+        return word
+    name, mark, value = word[2:].partition("=")
+    return "--" + name.replace("-", "").replace("_", "").lower() + mark + value
+
+
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], **defaults: str) -> None:
+    """Adds a flag for each setting; the help shows `defaults` instead of the setting's own default."""
+    group = parser.add_argument_group("settings")
+    for name in names:
+        field, kind = FIELDS[name], TYPES[name]
+        choices = f" [{', '.join(field.metadata['choices'])}]" if field.metadata["choices"] else ""
+        default = defaults.get(name, repr(field.default))
+        text = f"{field.metadata['help']}{choices} (default {default})".replace("%", "%%")
+        options: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is bool else {}
+        group.add_argument(f"--{name}", help=text, metavar=kind.__name__.upper(), **options)
+
+
+def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """The values of those flags that the command line gives."""
+    values = vars(arguments)
+    return {name: values[name] for name in names if values.get(name) is not None}
+
+
+def settings_from(recipe: str | None, values: dict[str, Any]) -> Settings:
+    """The settings of a recipe file, overridden by `values` from the command line.
+
+    Raises:
+        InputError: no such recipe, an unknown or repeated name, or a value that a setting cannot have.
+    """
+    base = config.read_recipe(paths.resolve(recipe)).to_dict() if recipe else {}
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        key = config.canonical(name, "the command line")
+        if key in checked:
+            raise InputError(f"the command line gives {key} twice; keep one of the two.")
+        checked[key] = config.checked(key, value, "the command line")
+    return Settings.from_mapping({**base, **checked}, recipe or "the command line")

@@ -1,0 +1,162 @@
+"""The verbs that use models: `evaluate` on a table, `search` a corpus, `compare` finished runs.
+
+Heavy modules are imported inside the functions, so that `--help` and a mistyped flag are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from hr_search.base import choices, paths
+from hr_search.base.errors import InputError, one_line, plain
+from hr_search.commands.flags import add_settings, given, settings_from
+from hr_search.commands.output import print_json, print_metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hr_search.encoder import Encoder
+    from hr_search.settings import Settings
+
+EVALUATED = (
+    "datapath",
+    "querycolumn",
+    "positivecolumn",
+    "groupcolumn",
+    "redact",
+    "validationshare",
+    "testshare",
+    "splitseed",
+    "seed",
+    "maxlength",
+    "template",
+    "documenttemplate",
+    "precision",
+)
+SEARCHED = ("maxlength", "precision")
+
+
+def add_evaluate(verbs: argparse._SubParsersAction) -> None:
+    """Adds the verb `evaluate`."""
+    verb = verbs.add_parser("evaluate", help="print the metrics of a model on a table")
+    verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
+    verb.add_argument(
+        "--split",
+        default="all",
+        choices=("all", "validation", "test"),
+        help="rows to use: all, or those that a run with these shares and splitseed holds out",
+    )
+    verb.add_argument("--nofloors", action="store_true", help="leave out BM25 and TF-IDF")
+    verb.add_argument(
+        "--dropidentical",
+        action="store_true",
+        help="leave documents with the same text as the query out of its ranking, unless they are marked as relevant",
+    )
+    verb.add_argument("--json", action="store_true", help="print one line of JSON")
+    add_settings(verb, EVALUATED, maxlength="the model's own")
+    verb.set_defaults(run=evaluate)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """`evaluate`: metrics of a model, and of BM25 and TF-IDF, on a table."""
+    values = given(arguments, EVALUATED)
+    settings = settings_from(None, values)
+    from hr_search.data import loading
+    from hr_search.evaluation import scoring
+
+    tasks = loading.search_tasks(settings, arguments.split, arguments.dropidentical)
+    encoder = _encoder(arguments.model, settings, "maxlength" in values)
+    results = {} if arguments.nofloors else scoring.evaluate_floors(tasks)
+    scored = scoring.evaluate(encoder, tasks, progress=True)
+    results |= {(arguments.model, direction): table for direction, table in scored.items()}
+    table = scoring.metrics_table(results, settings.seed)
+    if arguments.json:
+        print_json(scoring.nested(table))
+    else:
+        print_metrics(table)
+    return 0
+
+
+def add_search(verbs: argparse._SubParsersAction) -> None:
+    """Adds the verb `search`."""
+    verb = verbs.add_parser("search", help="print the documents nearest to a query")
+    verb.add_argument("query", help="text to search for, for example a job title")
+    verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
+    verb.add_argument(
+        "--corpus",
+        required=True,
+        help="table (its document column is searched) or .txt file with one document per line",
+    )
+    verb.add_argument("--column", default="", help="column to search in; default: found by name")
+    verb.add_argument("--top", type=int, default=5, help="how many to print (default 5)")
+    verb.add_argument("--json", action="store_true", help="print one line of JSON")
+    add_settings(verb, SEARCHED, maxlength="the model's own")
+    verb.set_defaults(run=search)
+
+
+def search(arguments: argparse.Namespace) -> int:
+    """`search`: the top documents for one query; of equal scores, the first row comes first."""
+    values = given(arguments, SEARCHED)
+    settings = settings_from(None, values)
+    if arguments.top < 1:
+        raise InputError(f"--top is {arguments.top}; it must be at least 1.")
+    from hr_search.data.cleaning import clean
+
+    if not (query := clean(arguments.query)):
+        raise InputError("the query is empty; give a job title or another text to search for.")
+    from hr_search.data.tables import read_texts
+
+    place = arguments.corpus if arguments.corpus.startswith("hf:") else paths.resolve(arguments.corpus)
+    rows = [(row, text) for row, text in enumerate(read_texts(place, arguments.column), 1) if text]
+    texts = [text for _, text in rows]
+    encoder = _encoder(arguments.model, settings, "maxlength" in values)
+    documents = encoder.embed(encoder.tokens(texts, "document"), progress=True)
+    scores = documents @ encoder.encode([query], "query")[0]
+    best = best_rows(scores, arguments.top)
+    found = [{"score": round(float(scores[at]), 4), "row": rows[at][0], "text": texts[at]} for at in best]
+    if arguments.json:
+        print_json(found)
+    else:
+        for item in found:
+            print(f"{item['score']:.4f}  row {item['row']}  {one_line(item['text'], 200)}")
+    return 0
+
+
+def best_rows(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the highest of scores (N,), best first; of equal scores, the first comes first."""
+    return (-scores).argsort(kind="stable")[:count]
+
+
+def add_compare(verbs: argparse._SubParsersAction) -> None:
+    """Adds the verb `compare`."""
+    verb = verbs.add_parser("compare", help="say whether the difference between finished runs is real")
+    verb.add_argument("runs", nargs="+", metavar="RUN", help="run ids; each is compared with the first")
+    verb.add_argument("--direction", default="q2d", choices=choices.DIRECTIONS, help="q2d = query to document")
+    verb.add_argument("--metric", default="mrr", choices=choices.METRICS, help="metric to compare (default mrr)")
+    verb.set_defaults(run=compare)
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """`compare`: paired tests between finished runs, and a sentence for each."""
+    from hr_search.evaluation.comparison import compare_runs
+    from hr_search.runs.folders import open_run
+
+    runs = [open_run(name) for name in arguments.runs]
+    try:
+        table = compare_runs(runs, arguments.direction, arguments.metric)
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:  # tables that another program has changed
+        names = " or ".join(run.id for run in runs)
+        raise InputError(f"a file of {names} is damaged ({one_line(error, 120)}); repeat that run.") from error
+    print(plain(table.drop(columns="verdict").to_string(index=False, float_format=lambda value: f"{value:.4f}")))
+    print(plain("\n".join(table["verdict"])))
+    return 0
+
+
+def _encoder(model: str, settings: Settings, shortened: bool) -> Encoder:
+    """The model; it reads `maxlength` tokens of a text if `shortened`, else as many as it was saved with."""
+    from hr_search.encoder import load_encoder
+
+    return load_encoder(model, settings.maxlength if shortened else 0, settings.precision)
