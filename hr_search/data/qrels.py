@@ -1,32 +1,38 @@
-"""Folders of judged queries, as search competitions publish them: queries, a corpus, and who is right for whom.
+"""Folders of judged queries, as search competitions publish them: queries, a corpus, and relevance judgements.
 
-Three layouts are read, each file also as `.gz`:
+Three layouts are read; each file may also be a `.gz`:
 
 - BEIR: `queries.jsonl`, `corpus.jsonl` (`_id`, `title`, `text`) and `qrels/test.tsv` (query, document, score).
 - TREC: `queries.tsv`, `corpus.tsv` (id, text) and `qrels.tsv` or `qrels.txt` (query, 0, document, grade).
-- TalentCLEF: the same with a header, also with the names `queries`, `corpus_elements` and `qrels.tsv`.
+- TalentCLEF: like TREC with a header; the files may be called `queries`, `corpus_elements` and `qrels.tsv`.
 
-Documents are kept apart by their ids, as the scripts of these competitions do, even where two have one text.
+Documents are distinguished by their ids, as the scripts of these competitions do, even where two have the same text.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from hr_search.base import paths
 from hr_search.base.arrays import incidence
+from hr_search.base.choices import is_table_file
 from hr_search.base.errors import InputError, one_line, shown
-from hr_search.data import cleaning, redaction, tables
+from hr_search.data import cleaning, redaction
+from hr_search.data.counts import Counts
 from hr_search.data.duplicates import normalise
-from hr_search.data.tasks import Task, both
+from hr_search.data.formats import read_table
+from hr_search.data.tables import known_column, reduced
+from hr_search.data.tasks import Task, both_directions
 from hr_search.data.unpacking import content
 
 _NAMES = {"queries": ("queries",), "corpus": ("corpus", "corpus_elements"), "qrels": ("qrels",)}
-_ENDINGS = (".tsv", ".txt", ".jsonl", "")
+_ENDINGS = [ending + packed for ending in (".tsv", ".txt", ".jsonl", "") for packed in ("", ".gz")]
 _PARTS = {"validation": ("dev", "validation", "val"), "test": ("test",)}
 _IDS = ("id", "qid", "cid", "queryid", "corpusid", "docid", "documentid", "pid", "docno")
 _TEXTS = ("text", "jobtitle", "query", "document", "title", "contents")
@@ -34,32 +40,32 @@ _TEXTS = ("text", "jobtitle", "query", "document", "title", "contents")
 
 def is_folder(path: str) -> bool:
     """Whether a path names a folder, and so judged queries instead of a table of pairs."""
-    return not path.startswith("hf:") and bool(path) and paths.resolve(path).is_dir()
+    return is_table_file(path) and paths.resolve(path).is_dir()
 
 
-def read_folder(path: str, part: str = "test", redact: bool = False) -> tuple[dict[str, Task], dict[str, int]]:
+def read_folder(path: str, part: str = "test", redact: bool = False) -> tuple[dict[str, Task], Counts]:
     """The search tasks of a folder of judged queries.
 
-    A document is right for a query where its grade is above 0. Queries without a right document, and without words,
-    are dropped and counted. Documents that are right for no query are searched like all others; they stand last.
+    A document is relevant to a query where its grade is above 0. Queries without words and queries without a relevant
+    document are dropped and counted. Documents that are relevant to no query are searched like all others and come
+    last.
 
     Args:
         path: the folder.
         part: "validation" or "test", where `qrels/` holds several files.
-        redact: whether contact details are replaced, as in `redaction`.
+        redact: replace contact details, as in `redaction`.
 
     Returns:
-        The tasks "q2d" and "d2q" (the latter asks with the documents that are right for some query), and the counts
-        `rows` (pairs of a query and a right document), `empty` (queries without words), `unanswered` (queries without
-        a right document), `distractors` (documents right for no query) and, with `redact`, those of `redaction`.
+        The tasks "q2d" and "d2q" (the latter searches with the documents that are relevant to some query), and the
+        counts `rows`, `empty`, `unanswered`, `distractors` and, with `redact`, those of `redaction`.
 
     Raises:
         InputError: a file is missing or not as described, an id occurs twice or only in the judgements, or no query
-            has a right document.
+            has a relevant document.
     """
     folder = paths.resolve(path)
     sources = {what: _find(folder, what, part) for what in _NAMES}
-    queries, corpus = (_texts(sources[what]) for what in ("queries", "corpus"))
+    queries, corpus = _texts(sources["queries"]), _texts(sources["corpus"])
     replaced: Counter[str] = Counter()
     if redact:
         queries, first = redaction.redacted(queries)
@@ -68,43 +74,50 @@ def read_folder(path: str, part: str = "test", redact: bool = False) -> tuple[di
     rows, columns = _judgements(sources, queries, corpus)
     keys = queries.map(normalise)
     worded = (keys != "").to_numpy()
-    right = np.zeros(len(queries), bool)
-    right[rows] = True
-    kept = worded & right
+    answered = np.bincount(rows, minlength=len(queries)) > 0
+    kept = worded & answered
     inside = kept[rows]
     rows, columns = rows[inside], columns[inside]
     if not len(rows):
-        raise InputError(f"{sources['qrels']} marks no document of {sources['corpus']} as right (grade above 0).")
+        raise InputError(f"{sources['qrels']} marks no document of {sources['corpus']} as relevant (grade above 0).")
     answers = np.bincount(columns, minlength=len(corpus)) > 0
-    order = np.argsort(~answers, kind="stable")  # documents that are nobody's answer last
+    order = np.argsort(~answers, kind="stable")  # documents relevant to no query last
     relevance = incidence(rows, columns, (len(queries), len(corpus))).tocsr()[kept][:, order]
     groups = keys[kept].tolist()
-    first_query = relevance.tocsc()[:, : answers.sum()]
-    first_query.sort_indices()
-    of_document = [groups[query] for query in first_query.indices[first_query.indptr[:-1]]]
-    tasks = both(queries[kept].tolist(), corpus.iloc[order].tolist(), relevance, groups, of_document)
-    counts = {
-        "rows": len(rows), "empty": int((~worded).sum()), "unanswered": int((worded & ~right).sum()),
-        "distractors": int((~answers).sum()),
-    }  # fmt: skip
-    return tasks, counts | ({kind: replaced[kind] for kind in redaction.WORDS} if redact else {})
+    of_document = [groups[query] for query in _first_queries(relevance[:, : answers.sum()])]
+    tasks = both_directions(queries[kept].tolist(), corpus.iloc[order].tolist(), relevance, groups, of_document)
+    counts = Counts(
+        rows=len(rows),
+        empty=int((~worded).sum()),
+        unanswered=int((worded & ~answered).sum()),
+        distractors=int((~answers).sum()),
+    )
+    return tasks, counts + redaction.as_counts(replaced) if redact else counts
 
 
 def judged_pairs(task: Task) -> pd.DataFrame:
-    """Each query beside each of its right documents, as a pairs table, to look at and to compare with train."""
-    sizes = [len(right) for right in task.relevant]
-    at = np.repeat(np.arange(len(sizes)), sizes)
-    documents = [task.documents[index] for right in task.relevant for index in right]
-    return pd.DataFrame({
-        "query": [task.queries[index] for index in at], "positive": documents, "negatives": [[] for _ in at],
-        "group": [task.groups[index] for index in at],
-    })  # fmt: skip
+    """Each query beside each of its relevant documents, as a pairs table to look at and to compare with train."""
+    pairs = [(query, document) for query, found in enumerate(task.relevant) for document in found]
+    table = {
+        "query": [task.queries[query] for query, _ in pairs],
+        "positive": [task.documents[document] for _, document in pairs],
+        "negatives": [[] for _ in pairs],
+        "group": [task.groups[query] for query, _ in pairs],
+    }
+    return pd.DataFrame(table)
+
+
+def _first_queries(relevance: sparse.csr_array) -> np.ndarray:
+    """The first relevant query of each document, (N,)."""
+    by_document = relevance.tocsc()
+    by_document.sort_indices()
+    return by_document.indices[by_document.indptr[:-1]]
 
 
 def _find(folder: Path, what: str, part: str) -> Path:
     """The file of the folder that holds queries, corpus or judgements."""
-    found = [place for name in _NAMES[what] for ending in _ENDINGS for packed in ("", ".gz")
-             if (place := folder / f"{name}{ending}{packed}").is_file()]  # fmt: skip
+    places = [folder / (name + ending) for name in _NAMES[what] for ending in _ENDINGS]
+    found = [place for place in places if place.is_file()]
     if what == "qrels" and not found:
         inner = sorted(place for place in (folder / "qrels").glob("*") if place.is_file())
         found = [place for name in _PARTS[part] for place in inner if place.name.split(".")[0] == name] or inner
@@ -120,44 +133,45 @@ def _find(folder: Path, what: str, part: str) -> Path:
 
 
 def _texts(path: Path) -> pd.Series:
-    """Texts by id, in the order of the file; of documents with a title, title and text."""
-    if paths.extension(path) == ".jsonl":
-        table = tables.read_table(path)
-        ids, texts = _column(table, _IDS, path), _column(table, _TEXTS, path)
-        pairs = list(
-            zip(
-                cleaning.texts(table, ids, str(path), numbers=True),
-                cleaning.texts(table, texts, str(path)),
-                strict=True,
-            )
-        )
-        if "title" in table.columns and texts != "title":
-            titles = cleaning.texts(table, "title", str(path))
-            pairs = [(name, f"{title} {text}".strip()) for (name, text), title in zip(pairs, titles, strict=True)]
-    else:
-        pairs = []
-        for number, line in _lines(path):
-            fields = [cleaning.clean(field) for field in line.split("\t", 1)]
-            if len(fields) < 2:
-                raise InputError(f"{path}, line {number} has no tab; it needs an id, a tab and a text.")
-            if number > 1 or _reduced(fields[0]) not in _IDS:
-                pairs.append((fields[0], fields[1]))
+    """Texts by id, in the order of the file; for documents with a title, title and text joined."""
+    pairs = _texts_of_json(path) if paths.extension(path) == ".jsonl" else _texts_of_lines(path)
     names = pd.Index([name for name, _ in pairs])
     if names.has_duplicates:
-        raise InputError(f'{path} has the id "{shown(names[names.duplicated()][0])}" twice; ids must be different.')
+        raise InputError(f'{path} has the id "{shown(names[names.duplicated()][0])}" twice; ids must be unique.')
     if not pairs:
         raise InputError(f"{path} has no rows; it needs an id and a text in each.")
     return pd.Series([text for _, text in pairs], index=names, dtype=object)
 
 
+def _texts_of_json(path: Path) -> list[tuple[str, str]]:
+    table = read_table(path)
+    name, column = _column(table, _IDS, path), _column(table, _TEXTS, path)
+    ids = cleaning.texts(table, name, str(path), numbers=True)
+    texts = cleaning.texts(table, column, str(path))
+    if "title" in table.columns and column != "title":
+        titles = cleaning.texts(table, "title", str(path))
+        texts = [f"{title} {text}".strip() for title, text in zip(titles, texts, strict=True)]
+    return list(zip(ids, texts, strict=True))
+
+
+def _texts_of_lines(path: Path) -> list[tuple[str, str]]:
+    pairs = []
+    for number, line in _lines(path):
+        fields = [cleaning.clean(field) for field in line.split("\t", 1)]
+        if len(fields) < 2:
+            raise InputError(f"{path}, line {number} has no tab; it needs an id, a tab and a text.")
+        if number > 1 or reduced(fields[0]) not in _IDS:
+            pairs.append((fields[0], fields[1]))
+    return pairs
+
+
 def _judgements(sources: dict[str, Path], queries: pd.Series, corpus: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of each query and right document of the judgements, (P,) each."""
+    """Positions of the query and of the document of each relevant pair, (P,) each."""
     path, known = sources["qrels"], {"queries": queries.index, "corpus": corpus.index}
     positions = {what: dict(zip(index, range(len(index)), strict=True)) for what, index in known.items()}
     found: dict[tuple[int, int], None] = {}
     for number, line in _lines(path):
-        fields = line.split("\t") if "\t" in line else line.split()
-        fields = [field.strip() for field in fields]
+        fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
         try:
             if len(fields) not in (3, 4):
                 raise ValueError("it has neither three nor four fields")
@@ -166,8 +180,8 @@ def _judgements(sources: dict[str, Path], queries: pd.Series, corpus: pd.Series)
             if number == 1 and len(fields) in (3, 4):  # a header
                 continue
             raise InputError(
-                f"{path}, line {number} is no judgement ({one_line(error)}); write query, 0, document and grade, or "
-                "query, document and score."
+                f"{path}, line {number} is not a judgement ({one_line(error)}); write query, 0, document and grade, "
+                "or query, document and score."
             ) from error
         names = {"queries": fields[0], "corpus": fields[-2]}
         for what, name in names.items():
@@ -180,7 +194,7 @@ def _judgements(sources: dict[str, Path], queries: pd.Series, corpus: pd.Series)
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers from 1."""
+    """The lines of a text file that are not blank, numbered from 1."""
     try:
         text = content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -189,15 +203,8 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _column(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> str:
-    """The foremost of the known names among the columns."""
-    reduced = {_reduced(column): column for column in table.columns}
-    for name in names:
-        if name in reduced:
-            return reduced[name]
+def _column(table: pd.DataFrame, names: Sequence[str], path: Path) -> str:
+    """The first of the known names among the columns."""
+    if found := known_column(table.columns, names):
+        return found
     raise InputError(f"{path} has no column {' or '.join(names[:3])}; it needs an id and a text in each row.")
-
-
-def _reduced(name: str) -> str:
-    """A column name in small letters, without `_` and `-`."""
-    return name.lower().replace("_", "").replace("-", "")

@@ -1,9 +1,9 @@
-"""Contact details out of texts: e-mails, phones, links and handles become one fixed word each.
+"""Redaction: e-mails, phones, links and handles in texts are each replaced by a fixed word.
 
-Patterns find contact details in the forms people write them in, Russian ones above all. They know nothing of names
-and addresses, so a text is not anonymous afterwards. What is no contact stays: salaries, years, dates, INN and OGRN
-numbers, versions, "24/7", C++, Node.js and ASP.NET. Every pattern is bounded, so that a text takes time in proportion
-to its length, whatever it holds.
+Patterns find contact details in the forms in which people write them, Russian ones above all. They know nothing of
+names and addresses, so a redacted text is not anonymous. Everything else stays: salaries, years, dates, INN and OGRN
+numbers, versions, "24/7", C++, Node.js and ASP.NET. Every pattern is bounded, so the time per text grows in
+proportion to its length, whatever it holds.
 """
 
 from __future__ import annotations
@@ -15,20 +15,24 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from hr_search.data.counts import Counts
+
 WORDS = {"emails": "[email]", "phones": "[phone]", "links": "[link]", "handles": "[handle]"}
-"""What stands in a text in place of each kind."""
+"""The word that replaces each kind."""
 
 # -- links and e-mails ---------------------------------------------------------------------------
 
 _LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
-_PATH = r"""(?:[/?#](?:[^\s<>"«»]*[^\s<>"«».,;:!?)\]}'…])?)?"""  # the punctuation of the sentence is not part of it
+_PATH = r"""(?:[/?#](?:[^\s<>"«»]*[^\s<>"«».,;:!?)\]}'…])?)?"""  # without the punctuation of the sentence
 _TOP = r"(?:xn--[a-z0-9-]{2,59}|[^\W\d_]{2,24})"
-# Endings that make two words with a dot a domain. Not among them: what ends file names and libraries (js, py, md) and
-# what follows a full stop where the space is missing (is, in, us). Endings that are words or abbreviations count in
-# small letters only: "до 18:00.Online", "гр.РФ".
+# Endings that make two words joined by a dot a domain. Excluded: endings of file names and libraries (js, py, md) and
+# words that follow a full stop with its space missing (is, in, us). Endings that are also words or abbreviations count
+# in lower case only: "до 18:00.Online", "гр.РФ".
 _ENDINGS = "ru|su|com|org|biz|kz|ua|uz|lv|lt|ee|de|fr|es|eu|uk|cz|ch|cn|gov|edu"
-_WORDS = "рф|info|pro|online|site|website|store|shop|space|club|tech|dev|app|ai|co|by|ge|az|jobs|work|career|careers"
-# Endings that count with a path behind them, as in "boards.example.me/12".
+_WORD_ENDINGS = (
+    "рф|info|pro|online|site|website|store|shop|space|club|tech|dev|app|ai|co|by|ge|az|jobs|work|career|careers"
+)
+# Endings that count only where a path follows, as in "boards.example.me/12".
 _WITH_PATH = "me|in|it|us|to|is|be|no|at|nl|se|fi|pl|tv|fm|ly|gg|cc|am|kg|tj|link|page|media|team|live|bot|news|hr"
 _PLACES = r"t\.me|tg\.me|telegram\.me|vk\.me|vk\.cc|wa\.me|m\.me|ok\.me|fb\.me|lnkd\.in|bit\.ly|goo\.gl|clck\.ru"
 _LIBRARIES = "asp|vb|ado|ml|ms|dot|json|socket|draw|c|f|log4|quartz|akka|paint"
@@ -39,7 +43,7 @@ _DOTTED = re.compile(r"\.(?:[^\W\d_]{2}|xn--)")
 _DOMAIN = re.compile(
     rf"(?<![\w@.-])(?:www\d?\.{_LABEL}(?:\.{_LABEL}){{0,6}}"
     rf"|(?:{_PLACES})(?![\w-]|\.\w)"
-    rf"|(?:{_LABEL}\.){{1,6}}(?:{_ENDINGS}|(?-i:{_WORDS}))(?![\w-]|\.\w)"
+    rf"|(?:{_LABEL}\.){{1,6}}(?:{_ENDINGS}|(?-i:{_WORD_ENDINGS}))(?![\w-]|\.\w)"
     rf"|(?:{_LABEL}\.){{1,6}}(?:{_WITH_PATH})(?=/\w)"
     rf"|(?!(?:{_LIBRARIES})\.)(?:{_LABEL}\.){{1,6}}(?-i:net|io)(?![\w-]|\.\w))"
     rf"(?::\d{{2,5}})?{_PATH}",
@@ -58,7 +62,7 @@ _SERVICE = (
     r"вконтакте|insta(?:gram)?|инста(?:грамм?)?|facebook|linkedin|github|gitlab|discord|дискорд|icq|аська|wechat)"
 )
 _ACCOUNTS = (
-    # A colon says that an account follows; without one, only what no word looks like is taken for an account.
+    # A colon announces an account; without one, only what cannot be a word is taken for an account.
     re.compile(rf"(?<![^\W_])({_SERVICE}\s{{0,2}}[:=]\s{{0,2}})(?:live:)?[a-z][\w.-]{{1,62}}\w(?!\w)", re.IGNORECASE),
     re.compile(
         rf"(?<![^\W_])({_SERVICE}(?:\s{{1,2}}[-–—]?\s{{0,2}}|[-–—]\s{{0,2}}))"
@@ -81,12 +85,12 @@ _MONEY = r"(?!\s{0,2}(?:руб|р\.|₽|rub|rur|тыс|млн|тенге|тг\b|
 _NUMBER = re.compile(rf"[+(\d][{_SPACES}.{_HYPHENS}()\d]{{4,}}")
 _PHONE = re.compile(
     rf"{_START}(?:\+\s?[17]{_SPREAD}{{10}}|\+\s?{_COUNTRY}{_SPREAD}{{7,12}}"
-    # 8 or 7 without a plus: only in the groups of a phone, for "80 000 - 120 000" has eleven digits as well.
+    # 8 or 7 without a plus: only grouped as a phone, because "80 000 - 120 000" has eleven digits too.
     rf"|[78]{_GAP}\(\s?\d{{3,5}}\s?\)(?:{_GAP}\d){{5,7}}"
     rf"|[78]{_GAP}\d{{3}}{_GAP}\d{{3}}{_GAP}\d\d{_GAP}\d\d"
     r"|[78][ -]\d{3}[ -]\d\d[ -](?:\d\d[ -]\d{3}|\d{3}[ -]\d\d)"
     r"|8[ -]?800(?:[ -]?\d){7}"
-    # Without any prefix: a code in brackets, or the hyphens of a phone.
+    # Without a prefix: an area code in brackets, or hyphens placed as in a phone.
     rf"|\(\s?\d{{3}}\s?\){_GAP}\d{{3}}{_GAP}\d\d{_GAP}\d\d"
     rf"|\(\s?\d{{4}}\s?\){_GAP}\d\d{_GAP}\d\d{_GAP}\d\d"
     rf"|\(\s?\d{{5}}\s?\){_GAP}\d{_GAP}\d\d{_GAP}\d\d"
@@ -94,32 +98,32 @@ _PHONE = re.compile(
     rf"(?!\d){_MONEY}",
     re.IGNORECASE,
 )
-# After a word that announces one, any number of five digits or more is a phone.
+# After a word that announces a phone, any number of five digits or more is one.
 _CALL = re.compile(r"тел|моб|сот|факс|phone|tel|mob|cell|fax", re.IGNORECASE)
 _ANNOUNCED = re.compile(
     r"(?<![^\W_])((?:тел|телефон|моб|сот|факс|phone|tel|mob|mobile|cell|fax)(?:\.\s?:?|\s?[:№])\s?)"
     rf"(?!(?:19|20)\d\d\D)(\(?\d{_SPREAD}{{4,14}})(?!\d){_MONEY}",
     re.IGNORECASE,
 )
-# Thousands, as amounts and ranges of amounts are written: "+15 000 - 20 000".
+# Amounts in thousands, and ranges of them: "+15 000 - 20 000".
 _THOUSANDS = rf"\d{{1,3}}(?:[.{_SPACES}]\d{{3}})+"
 _AMOUNT = re.compile(rf"\+?\s?{_THOUSANDS}(?:\s?[{_HYPHENS}]\s?{_THOUSANDS})?")
-_BEYOND = 16  # characters behind a number that tell whether it is an amount of money
+_BEYOND = 16  # characters after a number that may show it to be an amount of money
 
 
 def redact(text: str) -> tuple[str, Counter[str]]:
-    """A text without contact details, and how many of each kind it held.
+    """A text without contact details, and how many of each kind were replaced.
 
     Args:
         text: any text.
 
     Returns:
-        The text with the words of `WORDS` in their places, and the counts by kind (`emails`, `phones`,
-        `links`, `handles`).
+        The text with contact details replaced by the words of `WORDS`, and the counts by kind (`emails`,
+        `phones`, `links`, `handles`).
     """
     found: Counter[str] = Counter()
-    # Addresses first: they may hold an @ or digits that would else be taken for something of their own. The tests in
-    # front are for speed: most texts have no contact at all, and these patterns are slow to find none.
+    # Addresses first: they may hold an @ or digits that would otherwise be taken for a handle or a phone. The cheap
+    # tests before each pattern are for speed: most texts hold no contact, and the patterns take long to find none.
     if "://" in text:
         text = _replaced(text, _URL.finditer(text), "links", found)
     if "@" in text or _AT.search(text):
@@ -139,7 +143,7 @@ def redact(text: str) -> tuple[str, Counter[str]]:
 
 
 def _phones(text: str) -> Iterator[re.Match[str]]:
-    """The phones among the numbers of a text."""
+    """The phones among the numbers of a text, amounts of money left out."""
     end = 0
     for number in _NUMBER.finditer(text):
         for phone in _PHONE.finditer(text, max(end, number.start()), number.end() + _BEYOND):
@@ -149,12 +153,12 @@ def _phones(text: str) -> Iterator[re.Match[str]]:
 
 
 def _is_amount(number: str) -> bool:
-    """Whether digits are thousands: groups of three, one of them 000."""
+    """Whether a number is an amount in thousands: groups of three digits, one of them 000."""
     return bool(_AMOUNT.fullmatch(number.strip())) and "000" in re.split(r"\D+", number)
 
 
 def _replaced(text: str, matches: Iterator[re.Match[str]], kind: str, found: Counter[str]) -> str:
-    """`text` with each match replaced, but for its first group, which announces it, and counted."""
+    """`text` with each match replaced and counted; the first group of a match, which announces it, stays."""
     parts, end = [], 0
     for match in matches:
         start = match.end(1) if match.re.groups else match.start()
@@ -165,7 +169,7 @@ def _replaced(text: str, matches: Iterator[re.Match[str]], kind: str, found: Cou
 
 
 def redacted(texts: pd.Series) -> tuple[pd.Series, Counter[str]]:
-    """`redact` of a column; repeated texts are worked on once, and count each time.
+    """`redact` of each text of a column; repeated texts are redacted once and counted each time.
 
     Returns:
         The column, and the counts by kind over all its rows.
@@ -179,16 +183,17 @@ def redacted(texts: pd.Series) -> tuple[pd.Series, Counter[str]]:
     return pd.Series(clean[codes], texts.index, dtype=object), counts
 
 
-def redact_pairs(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """A pairs table without contact details in any of its texts, and the counts of all kinds.
+def redact_pairs(pairs: pd.DataFrame) -> tuple[pd.DataFrame, Counts]:
+    """A pairs table without contact details in any of its texts, and how many were replaced.
 
-    Groups that were told apart by a contact, such as the link of a vacancy, get a number, so that they stay apart.
+    A group whose name holds a contact, such as the link of a vacancy, gets a number, so that different groups
+    stay different.
 
     Args:
-        pairs: columns `query`, `positive`, `negatives` (lists) and maybe `group`.
+        pairs: columns `query`, `positive`, `negatives` (lists) and optionally `group`.
 
     Returns:
-        The table, and how often each kind of `WORDS` was replaced (0 where none was found).
+        The table, and the counts of all kinds of `WORDS` (0 where none was found).
     """
     counts: Counter[str] = Counter()
     changed: dict[str, pd.Series | list[list[str]]] = {}
@@ -207,4 +212,9 @@ def redact_pairs(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         counts += found
         numbers = pd.Series(pd.factorize(groups)[0] + 1, groups.index).astype(str)
         changed["group"] = clean.where(clean == groups, clean + " " + numbers)
-    return pairs.assign(**changed), {kind: counts[kind] for kind in WORDS}
+    return pairs.assign(**changed), as_counts(counts)
+
+
+def as_counts(found: Counter[str]) -> Counts:
+    """Replacements by kind as the counts of a data set, 0 for a kind that was not found."""
+    return Counts(**{kind: found[kind] for kind in WORDS})

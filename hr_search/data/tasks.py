@@ -1,4 +1,4 @@
-"""Search tasks: which documents are right for which queries, and which are left out of a ranking."""
+"""Search tasks: which documents are relevant to which queries, and which are left out of a ranking."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from hr_search.data.duplicates import normalised
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One direction of search: which of the `documents` are right for which of the `queries`.
+    """One search direction: which of the `documents` are relevant to which of the `queries`.
 
     Attributes:
         name: "q2d" (job title -> vacancy) or "d2q" (vacancy -> job title).
         queries: texts to search with.
-        documents: texts to search in; those that are nobody's answer, if there are any, come last.
+        documents: texts to search in; those relevant to no query, if any, come last.
         relevant: for each query the sorted indices of its relevant documents.
         groups: for each query its group (the first one where it has several).
-        barred: for each query the sorted indices of documents that its ranking leaves out; None = none.
+        barred: for each query the sorted indices of documents left out of its ranking; None = none.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Task:
     barred: list[np.ndarray] | None = None
 
 
-def tasks(pairs: pd.DataFrame) -> dict[str, Task]:
+def tasks_of(pairs: pd.DataFrame) -> dict[str, Task]:
     """Both search directions over the distinct texts of a pairs table.
 
-    Texts are distinct where their normalised forms differ; the first spelling stands for them. A
-    query and a document are relevant to each other when they occur in the same group, and a text
-    that occurs in several groups belongs to each of them, so relevance is symmetric.
+    Texts are distinct where their normalised forms differ; the first spelling represents them. A query
+    and a document are relevant to each other when they occur in the same group, and a text that occurs
+    in several groups belongs to each of them, so relevance is symmetric.
 
     Args:
         pairs: columns `query`, `positive`, `group`.
@@ -53,25 +53,25 @@ def tasks(pairs: pd.DataFrame) -> dict[str, Task]:
     documents, document_groups, document_first = _texts(pairs["positive"], groups)
     relevance = (query_groups @ document_groups.T).tocsr()
     labels = [str(names[index]) for index in query_first], [str(names[index]) for index in document_first]
-    return both(queries, documents, relevance, *labels)
+    return both_directions(queries, documents, relevance, *labels)
 
 
-def both(
+def both_directions(
     queries: list[str],
     documents: list[str],
     relevance: sparse.csr_array,
     query_groups: Sequence[str],
     document_groups: Sequence[str],
 ) -> dict[str, Task]:
-    """Both search directions of one relevance matrix.
+    """The tasks "q2d" and "d2q" of one relevance matrix.
 
-    The direction d2q asks with the documents that are right for some query. They stand in front, so
-    that the embeddings of all documents, from their start on, are those of its queries.
+    The queries of d2q are the documents that are relevant to some query. They come first among the
+    documents, so the first rows of the document embeddings are the query embeddings of d2q.
 
     Args:
         queries: Q texts, each with a relevant document.
-        documents: N texts, those without a relevant query last.
-        relevance: (Q, N), not zero where relevant.
+        documents: N texts, those relevant to no query last.
+        relevance: (Q, N), nonzero where relevant.
         query_groups: a group for each query.
         document_groups: a group for each document that is relevant to some query.
     """
@@ -84,13 +84,13 @@ def both(
 
 
 def identical(task: Task) -> list[np.ndarray]:
-    """For each query the documents that say the same, but for case and punctuation, and are not marked relevant.
+    """For each query the documents equal to it after normalisation that are not marked as relevant.
 
-    Collections of job titles have many: the query's own title stands in the corpus, no judge was asked
-    about it, and a model that finds it first is counted wrong.
+    Collections of job titles have many: the query's own title is in the corpus, no judge was asked about
+    it, and a model that ranks it first is counted wrong.
 
     Returns:
-        Sorted indices into the documents, one array a query.
+        Sorted indices into the documents, one array per query.
     """
     places: dict[str, list[int]] = defaultdict(list)
     for index, key in enumerate(normalised(pd.Series(task.documents, dtype=object))):
@@ -98,24 +98,23 @@ def identical(task: Task) -> list[np.ndarray]:
             places[key].append(index)
     keys = normalised(pd.Series(task.queries, dtype=object))
     return [
-        np.setdiff1d(np.array(places.get(key, []), np.int64), right)
-        for key, right in zip(keys, task.relevant, strict=True)
+        np.setdiff1d(np.array(places.get(key, []), np.int64), relevant)
+        for key, relevant in zip(keys, task.relevant, strict=True)
     ]
 
 
 def without_identical(task: Task) -> Task:
-    """The task with the documents that `identical` finds left out of the ranking of their query."""
+    """The task with the documents of `identical` left out of the ranking of their query."""
     return dataclasses.replace(task, barred=identical(task))
 
 
 def identical_sentence(task: Task) -> str:
-    """How many rankings hold a document identical to the query and not marked relevant; "" for none."""
+    """How many rankings hold a document identical to the query but not marked as relevant; "" for none."""
     count = sum(len(found) > 0 for found in identical(task))
     if not count:
         return ""
-    choice = (
-        "left out of their rankings" if task.barred is not None else "in their rankings, as errors (--dropidentical)"
-    )
+    left_out = task.barred is not None
+    choice = "left out of their rankings" if left_out else "in their rankings, as errors (--dropidentical)"
     return (
         f"{task.name}: {count} of {len(task.queries)} queries occur word for word among the documents without being "
         f"marked as relevant; these documents are {choice}."
@@ -131,6 +130,7 @@ def _texts(texts: pd.Series, groups: np.ndarray) -> tuple[list[str], sparse.csr_
 
 
 def _rows(matrix: sparse.csr_array) -> list[np.ndarray]:
+    """The sorted column indices of each row."""
     matrix.sort_indices()
     indices = matrix.indices.astype(np.int64)
     return [indices[start:stop] for start, stop in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,8 @@ from hypothesis import strategies as st
 
 from hr_search.base.errors import InputError
 from hr_search.data import duplicates, exploration, loading, splits
+from hr_search.data.counts import Counts
+from hr_search.data.tasks import tasks_of
 from hr_search.settings import Settings
 
 PARTS = ("train", "validation", "test")
@@ -34,7 +35,7 @@ def write(path: Path, rows: list[tuple], names: str = "query positive group") ->
 
 def load(path: str, grouped: bool = True, **changes) -> loading.Data:
     columns = {"querycolumn": "query", "positivecolumn": "positive"} | ({"groupcolumn": "group"} if grouped else {})
-    return loading.load(Settings(datapath=path, **(columns | changes)))
+    return loading.load_data(Settings(datapath=path, **(columns | changes)))
 
 
 @pytest.fixture
@@ -84,11 +85,9 @@ def test_each_group_is_in_exactly_one_part(table: str) -> None:
     assert list(parts.train.columns) == ["query", "positive", "negatives", "group"]
     assert list(parts.validation.index) == list(range(12))
     assert parts.name == "rows.jsonl"
-    assert parts.counts == {
-        "rows": 120, "empty": 0, "duplicates": 0, "groups": 40, "train": 96, "validation": 12, "test": 12,
-        "exact_leaks": 0, "near_leaks": 0, "test_leaks": 0, "seen_queries": 0, "seen_groups": 0, "near_exact": 1,
-        "negative_leaks": 0,
-    }  # fmt: skip
+    some = {"rows": 120, "groups": 40, "train": 96, "validation": 12, "test": 12, "near_exact": 1}
+    none = ["empty", "duplicates", "exact_leaks", "near_leaks", "test_leaks", "seen_queries", "seen_groups"]
+    assert parts.counts.to_dict() == some | dict.fromkeys([*none, "negative_leaks"], 0)
 
 
 def test_the_seed_of_the_split_decides_it_and_no_other(table: str) -> None:
@@ -106,7 +105,7 @@ def test_no_group_and_no_document_is_ever_torn_apart(pairs: list[tuple[int, int]
         {"group": [f"g{group}" for group, _ in pairs], "document_key": [sentence(document, 9) for _, document in pairs]}
     )
     try:
-        parts, exact = splits.split(frame, {"validation": 0.2, "test": 0.2}, Settings(splitseed=seed))
+        parts, exact = splits.split(frame, {"validation": 0.2, "test": 0.2}, seed, "rows")
     except InputError:
         return
     assert exact
@@ -128,7 +127,7 @@ def test_groups_that_share_a_document_or_a_near_copy_stay_together(tmp_path: Pat
         parts = load(path, splitseed=seed, validationshare=0.3, testshare=0.3)
         for family in ({"same a", "same b", "near a"}, {"near b", "near c"}):
             assert [bool(groups & family) for groups in groups_of(parts)].count(True) == 1
-        assert parts.counts["near_leaks"] == 0
+        assert parts.counts.near_leaks == 0
 
 
 def test_without_a_group_column_equal_titles_are_a_group(tmp_path: Path) -> None:
@@ -138,7 +137,7 @@ def test_without_a_group_column_equal_titles_are_a_group(tmp_path: Path) -> None
         for row, title in enumerate(["Cook", "cook,"])
     ]
     parts = load(write(tmp_path / "rows.jsonl", rows, "query positive"), grouped=False)
-    assert parts.counts["groups"] == 12
+    assert parts.counts.groups == 12
     assert set(parts.train["group"]) <= {f"cook {number}" for number in range(12)}
     assert set(parts.train["query"].str[0]) == {"C", "c"}  # texts stay as they were written
 
@@ -154,8 +153,8 @@ def test_duplicates_and_texts_without_words_are_dropped_and_counted(tmp_path: Pa
     rows += [("TITLE  1", sentence(1) + ".", "g1"), ("...", sentence(50), "g50"), ("title", "— —", "g51")]
     rows += [("title 1", sentence(1), "another group")]
     parts = load(write(tmp_path / "rows.jsonl", rows))
-    kept = sum(parts.counts[name] for name in PARTS)
-    assert (parts.counts["rows"], parts.counts["empty"], parts.counts["duplicates"], kept) == (24, 2, 1, 21)
+    kept = sum(getattr(parts.counts, name) for name in PARTS)
+    assert (parts.counts.rows, parts.counts.empty, parts.counts.duplicates, kept) == (24, 2, 1, 21)
 
 
 def test_repeated_triplets_become_one_row_with_all_negatives(tmp_path: Path) -> None:
@@ -163,7 +162,7 @@ def test_repeated_triplets_become_one_row_with_all_negatives(tmp_path: Path) -> 
     rows += [("title 1", sentence(1), "g1", "wrong again"), ("title 1", sentence(1), "g1", "wrong 1")]
     path = write(tmp_path / "rows.jsonl", rows, "query positive group negative")
     parts = load(path, negativecolumn="negative", validationshare=0, testshare=0)
-    assert parts.counts["duplicates"] == 2
+    assert parts.counts.duplicates == 2
     assert parts.train.set_index("query").loc["title 1", "negatives"] == ["wrong 1", "wrong again"]
     assert parts.train.set_index("query").loc["title 2", "negatives"] == ["wrong 2"]
 
@@ -171,12 +170,12 @@ def test_repeated_triplets_become_one_row_with_all_negatives(tmp_path: Path) -> 
 def test_separate_files_take_the_place_of_their_share(tmp_path: Path, table: str) -> None:
     own = write(tmp_path / "own.jsonl", [(f"title {n} 0", sentence(1000 + n), f"v{n}") for n in range(5)])
     parts = load(table, validationpath=own)
-    assert parts.counts["validation"] == 5
-    assert (parts.counts["train"], parts.counts["test"], parts.counts["rows"]) == (108, 12, 125)
+    assert parts.counts.validation == 5
+    assert (parts.counts.train, parts.counts.test, parts.counts.rows) == (108, 12, 125)
     seen = set(parts.train["query"]) & {f"title {n} 0" for n in range(5)}
-    assert parts.counts["seen_queries"] == len(seen) > 0
+    assert parts.counts.seen_queries == len(seen) > 0
     both = load(table, validationpath=own, testpath=write(tmp_path / "t.jsonl", [("a", "b", "x"), ("c", "d", "y")]))
-    assert (both.counts["train"], both.counts["test"]) == (120, 2)
+    assert (both.counts.train, both.counts.test) == (120, 2)
 
 
 def test_planted_exact_leaks_stop_the_run_unless_allowed(tmp_path: Path, table: str) -> None:
@@ -187,7 +186,7 @@ def test_planted_exact_leaks_stop_the_run_unless_allowed(tmp_path: Path, table: 
     with pytest.raises(InputError, match=r"1 of 3 test rows"):
         load(table, testpath=own, validationshare=0)
     parts = load(table, validationpath=own, testshare=0, allowleaks=True)
-    assert (parts.counts["exact_leaks"], parts.counts["near_leaks"]) == (1, 0)
+    assert (parts.counts.exact_leaks, parts.counts.near_leaks) == (1, 0)
 
 
 def test_planted_near_leaks_are_counted_and_shown(tmp_path: Path, table: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -201,7 +200,7 @@ def test_planted_near_leaks_are_counted_and_shown(tmp_path: Path, table: str, ca
     own = write(tmp_path / "own.jsonl", rows)
     with caplog.at_level(logging.WARNING):
         parts = load(table, validationpath=own, testshare=0)
-    assert (parts.counts["exact_leaks"], parts.counts["near_leaks"]) == (0, 1)
+    assert (parts.counts.exact_leaks, parts.counts.near_leaks) == (0, 1)
     assert copied[:40] in caplog.text
 
 
@@ -259,7 +258,7 @@ def test_an_estimate_is_not_made_from_a_handful_of_shingles(monkeypatch: pytest.
 
 def test_maxrows_is_a_seeded_sample_of_train(table: str) -> None:
     everything, some = load(table), load(table, maxrows=30)
-    assert len(some.train) == some.counts["train"] == 30
+    assert len(some.train) == some.counts.train == 30
     assert some.fingerprint == load(table, maxrows=30).fingerprint != everything.fingerprint
     order = {query: place for place, query in enumerate(everything.train["query"])}
     places = [order[query] for query in some.train["query"]]
@@ -271,8 +270,8 @@ def test_maxrows_is_a_seeded_sample_of_train(table: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [
-        ([("a", "b", "g")], {}, "one single group"),
-        ([("a", "b", "g"), ("c", "d", "g")], {}, "one single group"),
+        ([("a", "b", "g")], {}, "only one group"),
+        ([("a", "b", "g"), ("c", "d", "g")], {}, "only one group"),
         (
             [(f"t{n}", f"d{n}", f"g{n}") for n in range(5)],
             {},
@@ -307,7 +306,7 @@ def test_the_smallest_table_that_can_be_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("a", "b", "g"), ("c", "d", "g")], "own.jsonl has one single group"),
+        ([("a", "b", "g"), ("c", "d", "g")], "own.jsonl has only one group"),
         ([("...", "b", "g")], "own.jsonl has no rows with words"),
         ([(sentence(1000), "cook", "a"), (sentence(1001), "baker", "b")], "columns were swapped"),
     ],
@@ -318,23 +317,27 @@ def test_separate_files_of_no_use(tmp_path: Path, table: str, rows: list, messag
 
 
 def test_esco_keeps_keyword_queries_out_of_validation_and_test() -> None:
-    parts = loading.load(Settings(datapath="esco"))
+    parts = loading.load_data(Settings(datapath="esco"))
     assert parts.name == "esco"
     for part in (parts.validation, parts.test):
         assert len(part) == part["group"].nunique() > 250
         assert (part["query"] == part["group"]).all()
     assert len(parts.train) > 1.9 * parts.train["group"].nunique()
-    assert (parts.counts["exact_leaks"], parts.counts["near_leaks"], parts.counts["near_exact"]) == (0, 0, 1)
+    assert (parts.counts.exact_leaks, parts.counts.near_leaks, parts.counts.near_exact) == (0, 0, 1)
     train, validation, test = groups_of(parts)
     assert not (train & validation or train & test or validation & test)
     assert list(parts.test.columns) == loading.COLUMNS
 
 
 def test_the_russian_sample_is_grouped_by_profession() -> None:
-    parts = loading.load(Settings(datapath="sample_ru"))
-    assert (parts.name, parts.counts["rows"]) == ("sample_ru", 240)
-    assert parts.counts["groups"] < 200
-    assert exploration.cyrillic_share(parts.train["positive"]).mean() > 0.9
+    parts = loading.load_data(Settings(datapath="sample_ru"))
+    assert (parts.name, parts.counts.rows) == ("sample_ru", 240)
+    assert parts.counts.groups < 200
+    found = exploration.language_table(parts)
+    assert list(found) == ["part", "side", "cyrillic", "latin", "other"]
+    assert found["side"].tolist() == ["query", "document"] * 3
+    assert found.iloc[:, 2:].sum(axis=1).tolist() == [len(getattr(parts, part)) for part in PARTS for _ in range(2)]
+    assert found["cyrillic"].sum() > 0.9 * found["latin"].sum()
 
 
 def toy() -> pd.DataFrame:
@@ -350,7 +353,7 @@ def toy() -> pd.DataFrame:
 
 
 def test_tasks_of_a_toy_table() -> None:
-    both = loading.tasks(toy())
+    both = tasks_of(toy())
     there, back = both["q2d"], both["d2q"]
     assert (there.name, back.name) == ("q2d", "d2q")
     assert there.queries == back.documents == ["Cook", "chef", "smith", "server"]
@@ -365,7 +368,7 @@ def test_tasks_of_a_toy_table() -> None:
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_relevance_is_symmetric_and_means_a_shared_group(rows: list[tuple[int, int, int]]) -> None:
     pairs = pd.DataFrame([(f"q{q}", f"d{d}", f"g{g}") for q, d, g in rows], columns=["query", "positive", "group"])
-    both = loading.tasks(pairs)
+    both = tasks_of(pairs)
     there, back = both["q2d"], both["d2q"]
     relevant = {(i, int(j)) for i, found in enumerate(there.relevant) for j in found}
     assert relevant == {(int(j), i) for i, found in enumerate(back.relevant) for j in found}
@@ -404,21 +407,18 @@ def test_describe() -> None:
     assert exploration.describe(toy()[:0])["characters_50"].tolist() == [0, 0]
 
 
-def test_cyrillic_share() -> None:
-    shares = exploration.cyrillic_share(["Водитель", "driver", "1С", "C водой", "123", ""])
-    np.testing.assert_allclose(shares, [1, 0, 1, 5 / 6, 0, 0])
+def test_counts_add_up_and_leave_out_what_does_not_apply() -> None:
+    counts = Counts(rows=3, empty=1) + Counts(empty=2, emails=0)
+    assert counts == Counts(rows=3, empty=3, emails=0)
+    assert list(counts.to_dict().items()) == [("rows", 3), ("empty", 3), ("emails", 0)]
+    assert str(counts) == "rows 3, empty 3, emails 0" and str(Counts()) == ""
 
 
-def test_fifty_thousand_rows_load_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = np.random.default_rng(0).integers(0, 3000, size=(50_000, 10)).astype(str)
-    texts = [" ".join(row) for row in numbers.tolist()]
-    frame = pd.DataFrame({"query": [text[:9] for text in texts], "positive": texts})
-    frame["negatives"] = [[] for _ in texts]
-    monkeypatch.setattr(loading.tables, "read_pairs", lambda *_, **__: (frame, {"rows": len(frame), "empty": 0}))
-    start = time.perf_counter()
-    parts = loading.load(Settings(datapath=str(tmp_path / "rows.csv")))
-    assert time.perf_counter() - start < 20
-    assert parts.counts["train"] > 35_000
+def test_texts_without_shared_wording_cost_one_look_up_per_shingle(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [sentence(number) for number in range(2000)]
+    monkeypatch.setattr(duplicates, "_WORK_LIMIT", 13 * len(texts))  # 20 words are 13 shingles
+    left, right, exact = duplicates.near_copies(texts)
+    assert exact and left.tolist() == right.tolist() == list(range(2000))
 
 
 def test_what_notebooks_show_of_texts_is_short() -> None:

@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 
 from hr_search.base.errors import InputError
 from hr_search.data import unpacking
-from hr_search.data.pickles import Unread, read_pickle_frame
+from hr_search.data.cleaning import Unread
+from hr_search.data.pickles import read_pickle_frame
 from hr_search.data.unpacking import content
 
 POSITIONS = ["Кассир", "Courier", "Врач 🩺"]

@@ -14,7 +14,8 @@ from ir_measures import AP, RR, R
 from hr_search.base.errors import InputError
 from hr_search.commands.parser import main
 from hr_search.data import loading, qrels, tasks
-from hr_search.evaluation.metrics import evaluate
+from hr_search.data.counts import Counts
+from hr_search.evaluation.metrics import rank_all
 from hr_search.settings import Settings
 
 QUERIES = {"q1": "cook", "q2": "smith", "q3": "nobody", "q4": "..."}
@@ -82,7 +83,7 @@ def test_every_layout_gives_the_same_tasks(tmp_path: Path, layout: str) -> None:
     assert back.queries == there.documents[:3] and back.documents == there.queries
     assert [found.tolist() for found in back.relevant] == [[0, 1], [0], [1]]
     assert back.groups == ["cook", "cook", "smith"]
-    assert counts == {"rows": 4, "empty": 1, "unanswered": 1, "distractors": 3}
+    assert counts == Counts(rows=4, empty=1, unanswered=1, distractors=3)
 
 
 def test_the_part_chooses_among_several_judgements(tmp_path: Path) -> None:
@@ -108,8 +109,8 @@ def test_full_depth_metrics_equal_trec_eval(tmp_path: Path) -> None:
     task = qrels.read_folder(str(folder))[0]["q2d"]
     assert len(task.documents) == 400
     scores = generator.permutation(len(task.queries) * 400).reshape(-1, 400) / 1e4
-    result = evaluate(task, lambda start, stop: scores[start:stop])
-    # Documents stand in another order than in the file: those that are right first, both in the file's order.
+    result = rank_all(task, lambda start, stop: scores[start:stop])
+    # The documents are ordered anew: the relevant ones first, each part in the order of the file.
     right = sorted({d for _, d in grades})
     order = right + [d for d in range(400) if d not in right]
     judged = [ir_measures.Qrel(f"q{q}", f"d{d}", 1 + d % 3) for q, d in grades]
@@ -138,7 +139,7 @@ def test_documents_identical_to_the_query(tmp_path: Path) -> None:
     assert "left out of their rankings" in tasks.identical_sentence(bare)
     assert tasks.identical_sentence(both["d2q"]) == ""
     row = np.array([[0.1, 0.5, 0.2, 0.3, 0.9, 0.4], [0.9, 0.1, 0.8, 0.3, 0.2, 0.4]])
-    ranked, dropped = (evaluate(each, lambda start, stop: row[start:stop]) for each in (task, bare))
+    ranked, dropped = (rank_all(each, lambda start, stop: row[start:stop]) for each in (task, bare))
     assert ranked["rank"].tolist() == [2, 1] and dropped["rank"].tolist() == [1, 1]
     assert ranked["map"][0] == pytest.approx((1 / 2 + 2 / 6) / 2) and dropped["map"][0] == pytest.approx(
         (1 + 2 / 5) / 2
@@ -163,15 +164,15 @@ def test_judged_queries_take_the_place_of_a_share(tmp_path: Path) -> None:
     table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     folder = trec(tmp_path / "a")
     own = Settings(datapath=str(table), testpath=folder, validationshare=0)
-    loaded = loading.load(own)
+    loaded = loading.load_data(own)
     test = loaded.tasks("test")
     assert len(test["q2d"].documents) == 6 and len(loaded.test) == 4
     assert list(loaded.test) == loading.COLUMNS and set(loaded.test["query"]) == {"cook", "smith"}
-    assert (loaded.counts["unanswered"], loaded.counts["distractors"], loaded.counts["exact_leaks"]) == (1, 3, 1)
+    assert (loaded.counts.unanswered, loaded.counts.distractors, loaded.counts.exact_leaks) == (1, 3, 1)
     assert loaded.tasks("validation") == {}
     (tmp_path / "a" / "corpus.tsv").write_text((tmp_path / "a" / "corpus.tsv").read_text() + "d7\tone more\n")
-    assert loading.load(own).fingerprint != loaded.fingerprint
-    split = loading.load(Settings(datapath=str(table), validationpath=folder))
+    assert loading.load_data(own).fingerprint != loaded.fingerprint
+    split = loading.load_data(Settings(datapath=str(table), validationpath=folder))
     assert (
         split.tasks("test")["q2d"].queries == split.test["query"].tolist()
         and len(split.tasks("validation")["q2d"].queries) == 2
@@ -185,8 +186,8 @@ def test_a_judged_pair_in_train_is_a_leak(tmp_path: Path, pair: tuple[str, str])
     table.write_text("\n".join(map(json.dumps, [*rows, dict(zip(("query", "positive"), pair, strict=True))])))
     own = Settings(datapath=str(table), testpath=trec(tmp_path / "a"), validationshare=0)
     with pytest.raises(InputError, match=r"1 of 4 test rows also occur in train \(such as \"cook\": \"bakes fish\""):
-        loading.load(own)
-    assert len(loading.load(own.replace(allowleaks=True)).test) == 4
+        loading.load_data(own)
+    assert len(loading.load_data(own.replace(allowleaks=True)).test) == 4
 
 
 def test_judged_queries_are_redacted(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_judged_queries_are_redacted(tmp_path: Path) -> None:
         file.write("d7\twrite to a@b.ru or 8 916 123-45-67\n")
     both, counts = qrels.read_folder(str(folder), redact=True)
     assert both["q2d"].documents[-1] == "write to [email] or [phone]"
-    assert (counts["emails"], counts["phones"], counts["links"], counts["handles"]) == (1, 1, 0, 0)
+    assert (counts.emails, counts.phones, counts.links, counts.handles) == (1, 1, 0, 0)
 
 
 def test_a_folder_is_evaluated_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -210,10 +211,10 @@ def test_a_folder_is_evaluated_whole(tmp_path: Path, caplog: pytest.LogCaptureFi
         1,
         0,
     ]
-    with pytest.raises(InputError, match="judged queries, which has no parts; take --split all"):
+    with pytest.raises(InputError, match="judged queries, which has no parts; use --split all"):
         loading.search_tasks(Settings(datapath=folder), "test")
     with pytest.raises(InputError, match="is a folder; training needs a table of pairs"):
-        loading.load(Settings(datapath=folder))
+        loading.load_data(Settings(datapath=folder))
 
 
 def test_a_table_is_evaluated_whole_or_in_part(tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_a_table_is_evaluated_whole_or_in_part(tmp_path: Path) -> None:
     table.write_text("\n".join(json.dumps({"query": f"title {n}", "positive": f"text {n}"}) for n in range(40)))
     settings = Settings(datapath=str(table))
     assert len(loading.search_tasks(settings)["q2d"].queries) == 40
-    assert loading.search_tasks(settings, "test")["q2d"].queries == loading.load(settings).test["query"].tolist()
+    assert loading.search_tasks(settings, "test")["q2d"].queries == loading.load_data(settings).test["query"].tolist()
     with pytest.raises(InputError, match="has no test rows under these shares"):
         loading.search_tasks(settings.replace(testshare=0), "test")
 
@@ -238,10 +239,10 @@ def test_a_table_is_evaluated_whole_or_in_part(tmp_path: Path) -> None:
         ("corpus.tsv", "d1\tx\nd1\ty\n", 'has the id "d1" twice'),
         ("qrels.tsv", "q1\t0\td9\t1\n", r'qrels.tsv, line 1: the id "d9" is not in .*corpus.tsv'),
         ("qrels.tsv", "q9\t0\td1\t1\n", r'the id "q9" is not in .*queries.tsv'),
-        ("qrels.tsv", "q1\t0\td1\t1\nq1\t0\td2\tgood\n", "qrels.tsv, line 2 is no judgement"),
-        ("qrels.tsv", "q1\td1\n", "line 1 is no judgement"),
-        ("qrels.tsv", "q1\t0\td1\t0\n", "marks no document of .* as right"),
-        ("qrels.tsv", "q4\t0\td1\t1\n", "marks no document of .* as right"),
+        ("qrels.tsv", "q1\t0\td1\t1\nq1\t0\td2\tgood\n", "qrels.tsv, line 2 is not a judgement"),
+        ("qrels.tsv", "q1\td1\n", "line 1 is not a judgement"),
+        ("qrels.tsv", "q1\t0\td1\t0\n", "marks no document of .* as relevant"),
+        ("qrels.tsv", "q4\t0\td1\t1\n", "marks no document of .* as relevant"),
     ],
 )
 def test_folders_of_no_use(tmp_path: Path, name: str, content: str | None, message: str) -> None:
@@ -261,10 +262,10 @@ def test_what_is_a_folder(tmp_path: Path) -> None:
 def test_barred_documents_that_do_not_fit() -> None:
     task = tasks.Task("q2d", ["a"], ["b", "c"], [np.array([0])], ["g"])
     with pytest.raises(InputError, match="1 queries and 2 lists of barred documents"):
-        evaluate(tasks.Task(**{**vars(task), "barred": [np.array([1])] * 2}), lambda start, stop: np.zeros((1, 2)))
+        rank_all(tasks.Task(**{**vars(task), "barred": [np.array([1])] * 2}), lambda start, stop: np.zeros((1, 2)))
     with pytest.raises(InputError, match="cannot be relevant and barred"):
-        evaluate(tasks.Task(**{**vars(task), "barred": [np.array([0])]}), lambda start, stop: np.zeros((1, 2)))
-    alone = evaluate(tasks.Task(**{**vars(task), "barred": [np.array([1])]}), lambda start, stop: np.zeros((1, 2)))
+        rank_all(tasks.Task(**{**vars(task), "barred": [np.array([0])]}), lambda start, stop: np.zeros((1, 2)))
+    alone = rank_all(tasks.Task(**{**vars(task), "barred": [np.array([1])]}), lambda start, stop: np.zeros((1, 2)))
     assert (alone["rank"][0], alone["found"][0]) == (1, "[0]")  # the only document left, though both tie
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pandas as pd
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hr_search.data import exploration, loading
+from hr_search.data.counts import Counts
 from hr_search.data.redaction import WORDS, redact, redact_pairs, redacted
 from hr_search.settings import Settings
 
@@ -169,11 +169,10 @@ def test_any_text_is_worked_on_and_only_loses(text: str) -> None:
     "unit",
     ["8", "8 ", "8 (", "+7 ", "+4 ", "a", "a.", "a-", "a@", "@a", "http://", "t.me/", "vk ", "тел. 1", "(at) ", ". "],
 )
-def test_hostile_texts_take_time_in_proportion(unit: str) -> None:
-    text = unit * (100_000 // len(unit))
-    start = time.perf_counter()
-    redact(text)
-    assert time.perf_counter() - start < 5
+def test_long_hostile_texts_come_to_an_end(unit: str) -> None:
+    """A pattern whose time grows with the square of the length would take minutes here."""
+    result, counts = redact(unit * (100_000 // len(unit)))
+    assert sum(result.count(word) for word in WORDS.values()) == sum(counts.values())
 
 
 def test_columns_are_counted_by_row() -> None:
@@ -196,18 +195,18 @@ def test_pairs_lose_contacts_in_all_texts_and_keep_their_groups_apart() -> None:
     assert clean["positive"].tolist() == ["call [phone]", "see [link]", "plain"]
     assert clean["negatives"].tolist() == [["[email]", "plain"], [], ["[link]"]]
     assert clean["group"].tolist() == ["[link] 1", "[link] 2", "clerks"]
-    assert counts == {"emails": 1, "phones": 1, "links": 4, "handles": 1}
+    assert counts == Counts(emails=1, phones=1, links=4, handles=1)
     bare, none = redact_pairs(pairs.drop(columns="group").assign(query="x", positive="y", negatives=[[], [], []]))
-    assert list(bare) == ["query", "positive", "negatives"] and none == dict.fromkeys(WORDS, 0)
+    assert list(bare) == ["query", "positive", "negatives"] and none.to_dict() == dict.fromkeys(WORDS, 0)
 
 
 def test_redaction_on_reading(tmp_path) -> None:
     rows = [f'cook {n},"bakes bread number {n} at 8 (916) 123-45-{n:02}, a{n}@mail.ru"' for n in range(20)]
     path = tmp_path / "rows.csv"
     path.write_text("query,positive\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    plain, clean = (loading.load(Settings(datapath=str(path), redact=redact)) for redact in (False, True))
-    assert (clean.counts["phones"], clean.counts["emails"], clean.counts["links"]) == (20, 20, 0)
-    assert "phones" not in plain.counts
+    plain, clean = (loading.load_data(Settings(datapath=str(path), redact=redact)) for redact in (False, True))
+    assert (clean.counts.phones, clean.counts.emails, clean.counts.links) == (20, 20, 0)
+    assert "phones" not in plain.counts.to_dict()
     assert clean.train["positive"].str.contains(r"at \[phone\], \[email\]$").all()
     assert not plain.train["positive"].str.contains("[phone]", regex=False).any()
     assert clean.fingerprint != plain.fingerprint

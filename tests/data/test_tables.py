@@ -16,13 +16,16 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hr_search.base import hub
 from hr_search.base.errors import InputError
 from hr_search.data import tables
-from hr_search.data.tables import read_pairs, read_table, read_texts
+from hr_search.data.counts import Counts
+from hr_search.data.formats import read_table
+from hr_search.data.tables import read_pairs, read_texts
 
 QUERIES = ["Кассир", 'Повар "су-шеф"', "Врач, терапевт; дежурный"]
 POSITIVES = ["Работа на кассе, смены 2/2", "Готовить | подавать\tна стол", "Приём\nпациентов; выписка"]
@@ -88,7 +91,7 @@ def test_round_trip_of_every_format(tmp_path, kind, packed):
     table, counts = read_pairs(path)
     assert table["query"].tolist() == QUERIES and table["positive"].tolist() == POSITIVES
     assert table["negatives"].tolist() == [[], [], []] and list(table.columns) == ["query", "positive", "negatives"]
-    assert counts == {"rows": 3, "empty": 0}
+    assert counts == Counts(rows=3, empty=0)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -129,7 +132,7 @@ def test_both_orders_of_utf16(tmp_path, mark):
 def test_encodings_of_json_lines(tmp_path, encoding):
     text = '{"query": "Кассир", "positive": "Касса\u00a0и смены"}\r\n\n{"query": "Повар", "positive": "Кухня"}\n'
     table, counts = read_pairs(stored(tmp_path, text.encode(encoding), "table.jsonl"))
-    assert table["positive"].tolist() == ["Касса\u00a0и смены", "Кухня"] and counts["rows"] == 2
+    assert table["positive"].tolist() == ["Касса\u00a0и смены", "Кухня"] and counts.rows == 2
 
 
 def test_the_separator_is_found_by_the_header_and_the_rows(tmp_path):
@@ -149,7 +152,7 @@ def test_the_separator_is_found_by_the_header_and_the_rows(tmp_path):
 def test_a_sample_cut_within_quotes_still_finds_the_separator(tmp_path):
     rows = "".join(f'{number};"текст, с запятыми {"длинный " * 100}\nи строками"\n' for number in range(200))
     table, counts = read_pairs(stored(tmp_path, "position;description\n" + rows.replace("\n1;", "\nодин;")))
-    assert counts["rows"] == 200 and table["positive"][0].startswith("текст, с запятыми")
+    assert counts.rows == 200 and table["positive"][0].startswith("текст, с запятыми")
 
 
 def test_texts_in_csv_stay_texts(tmp_path):
@@ -162,7 +165,7 @@ def test_texts_in_csv_stay_texts(tmp_path):
         "1e5",
         "None",
     ]
-    assert counts == {"rows": 5, "empty": 1}
+    assert counts == Counts(rows=5, empty=1)
 
 
 NAMES = [
@@ -273,11 +276,11 @@ def test_rows_with_an_empty_side_are_dropped_and_counted(tmp_path):
     ]
     path = lines(tmp_path, *({"query": query, "positive": positive} for query, positive in rows), {"query": "a"})
     table, counts = read_pairs(path)
-    assert table["query"].tolist() == ["a", "c"] and counts == {"rows": 9, "empty": 7}
+    assert table["query"].tolist() == ["a", "c"] and counts == Counts(rows=9, empty=7)
     assert table.index.tolist() == [0, 1]
     for kind in (".pkl", ".parquet", ".csv"):
         frame = pd.DataFrame({"query": ["a", None, "c"], "positive": ["b", "b", None]})
-        assert read_pairs(save(frame, tmp_path / f"x{kind}"))[1] == {"rows": 3, "empty": 2}
+        assert read_pairs(save(frame, tmp_path / f"x{kind}"))[1] == Counts(rows=3, empty=2)
 
 
 def test_texts_are_cleaned(tmp_path):
@@ -387,8 +390,8 @@ def test_broken_csv(tmp_path):
     assert "line 3 has 3 fields instead of 2" in refused(stored(tmp_path, "query,positive\na,b\na,b,c\nd,e\n"))
     assert "more fields than the header" in refused(stored(tmp_path, "query,positive\na,b,c\nd,e,f\n"))
     assert "EOF inside string" in refused(stored(tmp_path, 'query,positive\na,"b\nc,d\n'))
-    assert read_pairs(stored(tmp_path, "query,positive\na,b\nc\nd,e\n"))[1] == {"rows": 3, "empty": 1}
-    assert read_pairs(stored(tmp_path, "query,positive,\na,b,\n"))[1]["rows"] == 1
+    assert read_pairs(stored(tmp_path, "query,positive\na,b\nc\nd,e\n"))[1] == Counts(rows=3, empty=1)
+    assert read_pairs(stored(tmp_path, "query,positive,\na,b,\n"))[1].rows == 1
 
 
 def test_broken_json(tmp_path):
@@ -432,7 +435,7 @@ def test_undecodable_files(tmp_path):
 def test_what_mixed_rows_are_left(tmp_path):
     rows = ['"Кассир";"касса; смены"', ";", "Повар;", '"Врач ""скорой""";приём', "слово"]
     table, counts = read_pairs(stored(tmp_path, "Название;Описание\r\n" + "\r\n".join(rows)))
-    assert table["query"].tolist() == ["Кассир", 'Врач "скорой"'] and counts == {"rows": 5, "empty": 3}
+    assert table["query"].tolist() == ["Кассир", 'Врач "скорой"'] and counts == Counts(rows=5, empty=3)
 
 
 def test_read_table_keeps_every_column(tmp_path):
@@ -493,47 +496,45 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.wfile.write(data)
 
 
-def on_the_hub(tmp_path, endpoint: str, *names: str) -> list[str]:
-    """What `read_pairs` gives or says for data sets of a Hub at `endpoint`, in a process of its own."""
-    script = (
-        "import sys; from hr_search.data import tables; from hr_search.base import hub; from hr_search.base import errors\nhub.TIMEOUT = 2.0\n"
-        "for name in sys.argv[1:]:\n    try:\n        table, counts = tables.read_pairs(name)\n"
-        "        print(table['query'].tolist(), counts)\n    except errors.InputError as error:\n        print(error)\n"
-    )
-    root = str(pathlib.Path(tables.__file__).parents[2])
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PYTHONPATH": root, "NO_PROXY": "*"}
-    environment.pop("HF_HUB_OFFLINE", None)
-    run = subprocess.run(
-        [sys.executable, "-c", script, *names], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.splitlines()
-
-
 def test_data_sets_on_a_hub(tmp_path):
+    """In a process of its own: the client takes the Hub's address from the environment when it is imported."""
+    script = (
+        "import sys\nfrom hr_search.base.errors import InputError\nfrom hr_search.data import tables\n"
+        "for name in sys.argv[1:]:\n    try:\n        table, counts = tables.read_pairs(name)\n"
+        "        print(table['query'].tolist(), counts)\n    except InputError as error:\n        print(error)\n"
+    )
+    names = ("hf:owner/name", "hf:owner/nothing", "hf:owner/missing", "hf:owner", "hf:a/b/c")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
+    environment = {**os.environ, **place, "PYTHONPATH": str(pathlib.Path(tables.__file__).parents[2])}
+    environment.pop("HF_HUB_OFFLINE", None)
     try:
-        names = ("hf:owner/name", "hf:owner/nothing", "hf:owner/missing", "hf:owner", "hf:a/b/c")
-        said = on_the_hub(tmp_path, f"http://127.0.0.1:{server.server_port}", *names)
+        command = [sys.executable, "-c", script, *names]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     finally:
         server.shutdown()
         server.server_close()
-    assert said[0] == "['a', 'c'] {'rows': 3, 'empty': 1}"
+    assert run.returncode == 0, run.stderr
+    said = run.stdout.splitlines()
+    assert said[0] == "['a', 'c'] rows 3, empty 1"
     assert "has no .parquet, .jsonl" in said[1]
     assert "hf:owner/missing cannot be fetched" in said[2] and "404" in said[2]
     assert "write hf:OWNER/NAME" in said[3] and "write hf:OWNER/NAME" in said[4]
 
 
-def test_a_hub_out_of_reach(tmp_path):
-    with socket.socket() as silent, socket.socket() as closed:
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_hub_out_of_reach(monkeypatch, listens):
+    monkeypatch.setattr(hub, "TIMEOUT", 0.3)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        closed.bind(("127.0.0.1", 0))
-        for place in (silent, closed):
-            (said,) = on_the_hub(tmp_path, f"http://127.0.0.1:{place.getsockname()[1]}", "hf:owner/name")
-            assert "hf:owner/name cannot be fetched" in said and "give the path of one" in said
-    assert hub.TIMEOUT < 10
+        if listens:
+            silent.listen()
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        said = refused("hf:owner/name")
+    assert "hf:owner/name cannot be fetched" in said and "give the path of one" in said
 
 
 def test_waiting_ends():
@@ -586,7 +587,7 @@ def test_any_bytes_give_a_table_or_an_input_error(tmp_path, data):
     path.write_bytes(raw)
     try:
         table, counts = read_pairs(path)
-        assert counts["rows"] - counts["empty"] == len(table) > 0
+        assert counts.rows - counts.empty == len(table) > 0
         assert all(type(text) is str and text == text.strip() != "" for text in table["query"].tolist())
     except InputError as error:
         assert "\n" not in str(error)
@@ -628,7 +629,7 @@ def test_templates_join_fields_into_queries_and_documents(tmp_path):
     table, counts = read_pairs(path, template="{title} ({grade}): {skills}", documenttemplate="{text} {extra}")
     assert table["query"].tolist() == ["Welder (3): arc, {title}"]
     assert table["positive"].tolist() == ["Joins metal."]
-    assert counts == {"rows": 2, "empty": 1}
+    assert counts == Counts(rows=2, empty=1)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_any_file_is_a_table_or_refused(tmp_path_factory, data, kind):
         found = checked(tables.read_pairs, path, **columns)
         if found is not None:
             table, counts = found
-            assert counts["rows"] - counts["empty"] == len(table) > 0
+            assert counts.rows - counts.empty == len(table) > 0
             texts = [*table["query"], *table["positive"], *(text for row in table["negatives"] for text in row)]
             assert all(type(text) is str and text == text.strip() != "" and "\0" not in text for text in texts)
             "".join(texts).encode("utf-8")  # no half characters
@@ -195,4 +195,4 @@ def test_the_valid_files_are_valid(tmp_path, kind):
     if kind == ".txt":
         assert tables.read_texts(path) == ["сварщик", "повар"]
     else:
-        assert tables.read_pairs(path)[1] == {"rows": 3, "empty": 1}
+        assert tables.read_pairs(path)[1].to_dict() == {"rows": 3, "empty": 1}
