@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -29,6 +30,9 @@ from transformers import (
 )
 
 from hr_search.base import paths
+
+if TYPE_CHECKING:
+    from hostile import HostileReport
 
 matplotlib.use("Agg")
 
@@ -108,6 +112,14 @@ def closed() -> Iterator[None]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random BERT."""
     return make_model(tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.fixture(scope="session")
+def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> HostileReport:
+    """A report on hostile texts, made once for all tests that look at one."""
+    from hostile import HostileReport
+
+    return HostileReport.make(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture(autouse=True)

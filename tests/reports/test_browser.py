@@ -13,12 +13,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import display, exported, write_run
+from hostile import FLAG as MARKED
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from PIL import Image
-from test_hostile import FLAG as MARKED
-from test_hostile import hostile_report
-from test_index import write_run
-from test_pages import display, exported
 
 from hr_search.base import paths, plots
 from hr_search.drift import interactive_map
@@ -341,10 +339,9 @@ def test_hostile_texts_of_a_run_stay_texts(visit, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["index", "01_explore_data", "02_train", "03_embedding_drift", "04_analyse_metrics"])
-def test_a_report_on_hostile_data_runs_no_script(visit, tmp_path_factory, name):
+def test_a_report_on_hostile_data_runs_no_script(visit, hostile_report, name):
     """A real report on a table of scripts, markup and escapes, each page touched wherever a script might wait."""
-    home, _, _ = hostile_report(tmp_path_factory)
-    (path,) = (home / "home" / "reports").rglob(f"{name}.html")
+    (path,) = (hostile_report.home / "reports").rglob(f"{name}.html")
     page = visit(path)
     said = []
     page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))

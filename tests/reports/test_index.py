@@ -3,38 +3,17 @@ import time
 
 import pytest
 from bs4 import BeautifulSoup
-from test_pages import HOSTILE, loads_nothing
+from helpers import MARKUP, loads_nothing, write_run
 
 from hr_search.base import paths
 from hr_search.reports import index as runs_index
 from hr_search.reports import pages
-from hr_search.settings import Settings
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "home"))
     return tmp_path / "home"
-
-
-def write_run(
-    name, mrr=0.7, base=0.5, started="2026-11-21T18:05:03", history=(0.5, 0.6, 0.7), fingerprint="f", **changes
-):
-    folder = paths.runs() / name
-    folder.mkdir(parents=True)
-    settings = {key: value for key, value in changes.items() if key in Settings().to_dict()}
-    (folder / "config.json").write_text(json.dumps(Settings(**settings).to_dict()))
-    summary = {
-        "run_id": name, "projectname": "p", "started": started, "seconds": 200.0, "steps": 120, "best_step": 80,
-        "data": {"name": "esco", "train": 900, "validation": 100, "test": 101, "fingerprint": fingerprint},
-        "model": "embedded", "command": "python train.py --seed 1", "verdict": "Training helps.",
-        "metrics": {"trained": {"q2d": {"mrr": [mrr, 0.65, 0.75], "pass@1": [0.6, None, None]}}, "base": {"q2d": {"mrr": [base, 0.4, 0.6]}}},
-    }  # fmt: skip
-    summary |= {key: value for key, value in changes.items() if key not in settings}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    rows = [f"{20 * step},{value}" for step, value in enumerate(history)]
-    (folder / "history.csv").write_text("\n".join(["step,mrr", *rows]) + "\n")
-    return folder
 
 
 def index():
@@ -97,21 +76,21 @@ def test_the_page_gets_only_what_differs_and_every_metric(home):
 def test_hostile_texts_of_a_run_stay_text(home):
     write_run(
         "a",
-        modelname=HOSTILE,
-        datapath=HOSTILE,
-        model=HOSTILE,
-        verdict=HOSTILE,
-        command=HOSTILE,
-        projectname=HOSTILE,
-        querycolumn=HOSTILE,
+        modelname=MARKUP,
+        datapath=MARKUP,
+        model=MARKUP,
+        verdict=MARKUP,
+        command=MARKUP,
+        projectname=MARKUP,
+        querycolumn=MARKUP,
     )
-    write_run("b", data={"name": HOSTILE, "fingerprint": HOSTILE})
+    write_run("b", data={"name": MARKUP, "fingerprint": MARKUP})
     text, soup = index()
     assert loads_nothing(text) == 1
     assert not soup.find_all("img") and text.count("<script") == 2 and "<img" not in text
-    assert cells(soup, "a")[0][2].endswith(HOSTILE)
+    assert cells(soup, "a")[0][2].endswith(MARKUP)
     data = json.loads(soup.find("script", id="data").string)
-    assert {run["settings"]["modelname"] for run in data["runs"]} == {HOSTILE, "embedded"}
+    assert {run["settings"]["modelname"] for run in data["runs"]} == {MARKUP, "embedded"}
 
 
 def test_damaged_and_unfinished_runs_are_named_at_the_foot(home):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from helpers import printed, write_notebook
+from nbformat.v4 import new_code_cell
 
 import hr_search
 from hr_search.base import paths
@@ -22,22 +23,6 @@ from hr_search.settings import Settings
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "home"))
     return tmp_path / "home"
-
-
-def write_notebook(path: Path, parameters: str | None, *codes: str) -> Path:
-    cells = [new_markdown_cell(f"# {path.stem}")]
-    if parameters is not None:
-        cells.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}))
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = new_notebook(cells=cells + [new_code_cell(code) for code in codes], metadata={"kernelspec": kernel})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
-    return path
-
-
-def printed(path: Path) -> str:
-    cells = nbformat.read(path, as_version=4).cells
-    return "".join(each.text for cell in cells for each in cell.get("outputs", []) if each.output_type == "stream")
 
 
 # Parameters

@@ -1,5 +1,4 @@
 import base64
-import hashlib
 import json
 import re
 import sys
@@ -7,14 +6,13 @@ import types
 
 import matplotlib
 import pytest
-from bs4 import BeautifulSoup
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from helpers import MARKUP, display, exported, loads_nothing
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from hr_search.base.errors import InputError
 from hr_search.reports import pages
 
 matplotlib.use("agg")
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 PIXEL = base64.b64encode(
     base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
 ).decode()
@@ -28,43 +26,6 @@ def maps(monkeypatch):
     monkeypatch.setitem(sys.modules, "hr_search.drift.interactive_map", module)
     monkeypatch.setattr(sys.modules["hr_search.drift"], "interactive_map", module, raising=False)
     return module
-
-
-def display(data, **metadata):
-    return new_output("display_data", data=data, metadata=metadata)
-
-
-def exported(tmp_path, *cells, title="", links=None):
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    path = tmp_path / "02_train.ipynb"
-    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    path.write_text(json.dumps(new_notebook(cells=list(cells), metadata=metadata)))  # as nbformat, but of any text
-    page = pages.export_html(path, tmp_path / "02_train.html", title, links)
-    text = page.read_text(encoding="utf-8")
-    return text, BeautifulSoup(text, "html.parser")
-
-
-def loads_nothing(text):
-    """Whether a page, links in its text apart, names no address that a browser would fetch, and has a policy."""
-    soup = BeautifulSoup(text, "html.parser")
-    for tag in soup.find_all(True):
-        for name in ("src", "srcset", "poster", "data", "action", "background", "xlink:href", "formaction"):
-            assert str(tag.get(name, "data:")).startswith("data:"), tag
-        if tag.name != "a":
-            assert str(tag.get("href", "data:")).startswith(("data:", "#")), tag
-        assert not [name for name in tag.attrs if name.startswith("on")], tag
-        assert tag.name not in ("iframe", "object", "embed", "form") or tag.get("role") == "search", tag
-    code = " ".join(
-        each.get_text() for each in soup.find_all(["style", "script"]) if each.get("type") != "application/json"
-    )
-    assert not re.search(r"https?:|@import|url\(|fetch\(|XMLHttpRequest|WebSocket|import\(|innerHTML|eval\(", code)
-    policy = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
-    assert "default-src 'none'" in policy and "img-src data:" in policy
-    scripts = [each.string for each in soup.find_all("script") if each.get("type") != "application/json"]
-    for script in scripts:
-        assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
-    assert "'unsafe-inline'" not in policy.split("script-src")[1]
-    return len(scripts)
 
 
 # Executed notebooks
@@ -149,13 +110,13 @@ def test_nothing_from_data_becomes_markup(tmp_path):
     text, soup = exported(
         tmp_path,
         new_markdown_cell("# A\n<script>alert(0)</script><a href='java\tscript:alert(0)'>x</a>"),
-        new_code_cell(f"print({HOSTILE!r})", outputs=[
-            new_output("stream", name="stdout", text=HOSTILE),
-            display({"text/plain": HOSTILE}),
-            display({"text/markdown": f"**bold** {HOSTILE} [x](javascript:alert(1)) `a<b`"}),
+        new_code_cell(f"print({MARKUP!r})", outputs=[
+            new_output("stream", name="stdout", text=MARKUP),
+            display({"text/plain": MARKUP}),
+            display({"text/markdown": f"**bold** {MARKUP} [x](javascript:alert(1)) `a<b`"}),
             display({"application/javascript": "alert(3)", "text/plain": "js"}),
             display({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "widget"}),
-            new_output("error", ename="E", evalue=HOSTILE, traceback=[HOSTILE]),
+            new_output("error", ename="E", evalue=MARKUP, traceback=[MARKUP]),
         ]),
         new_code_cell("1", outputs=[display({"text/html":
             "<style>@import 'https://e.org/a.css'; .x { background: url(https://e.org/b) }</style><script src=https://e.org></script>"
@@ -167,7 +128,7 @@ def test_nothing_from_data_becomes_markup(tmp_path):
     assert not soup.main.find_all(["script", "iframe", "form"])
     assert not [a for a in soup.find_all("a") if "script" in a.get("href", "").lower()]
     assert text.count("&lt;img src=x onerror=alert(2)&gt;") >= 4
-    assert HOSTILE in soup.find("strong", string="bold").parent.get_text() and soup.find("code", string="a<b")
+    assert MARKUP in soup.find("strong", string="bold").parent.get_text() and soup.find("code", string="a<b")
     assert soup.find("b", string="t") and soup.select_one(".scroll > table td").string == "1"
     assert "js" in text and "widget" in text
 

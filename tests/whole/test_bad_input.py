@@ -21,8 +21,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import JOBS, make_model
+from helpers import write_run
 from safetensors.torch import load_file, save_file
-from test_index import write_run
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hr_search.base import paths
@@ -120,8 +120,8 @@ TABLES: dict[str, tuple[bytes | Callable[[], bytes], str, str]] = {
     "zip.csv": (archive, "zip.csv is an archive", "save the table as .csv"),
     "zip.pkl": (archive, "zip.pkl is an archive", "save the table as .csv"),
     "packed.csv": (WHOLE, "packed.csv is an archive", "end in .gz"),
-    "torn.csv.gz": (WHOLE[:-9], "torn.csv.gz is not a whole gzip file", "write or copy it again"),
-    "plain.jsonl.gz": (GOOD, "plain.jsonl.gz is not a whole gzip file", "write or copy it again"),
+    "torn.csv.gz": (WHOLE[:-9], "torn.csv.gz is not a complete gzip file", "write or copy it again"),
+    "plain.jsonl.gz": (GOOD, "plain.jsonl.gz is not a complete gzip file", "write or copy it again"),
     "bomb.csv.gz": (lambda: gzip.compress(bytes(2**27), 1), "bomb.csv.gz unpacks to more", "unpack it yourself"),
     "torn.parquet": (lambda: parquet(query=["a"], positive=["b"])[:-30], "torn.parquet is not a readable", "write it"),
     "text.parquet": (GOOD, "text.parquet is not a readable Parquet file", "write it again"),
@@ -155,9 +155,9 @@ TABLES: dict[str, tuple[bytes | Callable[[], bytes], str, str]] = {
     "array.csv": (
         b"query,positive,negative\na,b,\"['x' 'y']\"\n", "a list that is neither JSON nor Python", "fix the row",
     ),
-    "one.csv": (b"query,positive\na,b\n", "one.csv has one single group", "at least two groups"),
+    "one.csv": (b"query,positive\na,b\n", "one.csv has only one group", "at least two groups"),
     "two.csv": (b"query,positive\na,b\nc,d\n", "two.csv has 2 groups", "give more rows"),
-    "same.csv": (b"query,positive\n" + b"a,b\n" * 9, "same.csv has one single group", "at least two groups"),
+    "same.csv": (b"query,positive\n" + b"a,b\n" * 9, "same.csv has only one group", "at least two groups"),
     "signs.csv": (b"query,positive\n!!!,???\n***,---\n", "signs.csv has no rows with words", "at least two groups"),
     "table.xlsx": (archive, "table.xlsx is of a kind that is not read", "use one of .pkl, .csv"),
     "table": (GOOD, "is of a kind that is not read", "use one of .pkl, .csv"),
@@ -438,7 +438,7 @@ VERBS: dict[str, tuple[list[str], str, str]] = {
     "evaluate nothing": (["evaluate", "--datapath", "none.csv"], "none.csv does not exist", "check the path"),
     "evaluate no rows": (
         ["evaluate", "--datapath", "jobs.csv", "--split", "validation", "--validationshare", "0"],
-        "jobs.csv has no validation rows", "take --split all",
+        "jobs.csv has no validation rows", "use --split all",
     ),
     "evaluate an unknown split": (["evaluate", "--split", "tset"], "invalid choice: 'tset'", "--help"),
     "evaluate an unknown flag": (["evaluate", "--epochs", "3"], "there is no flag --epochs", "valid names"),

@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import JOBS, make_model
-from test_notebooks import printed, write_notebook
-from test_pages import loads_nothing
+from helpers import loads_nothing, printed, write_notebook
+from hostile import HOSTILE, hostile_table
 
 from hr_search.base import errors, files, paths
 from hr_search.base.errors import InputError
@@ -26,7 +26,8 @@ from hr_search.checkpoint import load_checkpoint
 from hr_search.commands import parser
 from hr_search.data import loading, unpacking
 from hr_search.data.cleaning import clean
-from hr_search.data.tables import read_pairs, read_table
+from hr_search.data.formats import read_table
+from hr_search.data.tables import read_pairs
 from hr_search.data.unpacking import content
 from hr_search.encoder import load_encoder
 from hr_search.models import embedded
@@ -34,77 +35,13 @@ from hr_search.reports.notebooks import run_notebook
 from hr_search.runs import folders
 from hr_search.settings import Settings
 
-FLAG = "window.hacked=1;document.title='hacked'"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-HOSTILE = [
-    f"<script>{FLAG}</script>",
-    f"</script></title></style></textarea><script>{FLAG}</script>",
-    f"<img src=x onerror={FLAG}>",
-    f"\"'><svg onload={FLAG}><b autofocus tabindex=0 onfocus={FLAG}>",
-    f"[link](javascript:{FLAG}) ![picture](javascript:{FLAG})",
-    "{{ 7*7 }} {% import os %} {{ ''.__class__.__mro__ }} {# x #}",
-    "{} {0} {text} {query.__class__} %s %(x)s $HOME `id` ${x}",
-    "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J \x08\x08\r",
-    "nul\x00end",
-    "half \ud83d and \udc00 characters",
-    "pay \u202eevil\u202d left \u2066here\u2069",
-    "nurse 👩\u200d⚕️ 🩺 ﷽ Z͑ͫ̓a̴l̷g̸o",
-    "=cmd|' /C calc'!A0",
-    '+1+1";"@SUM(A1)\t-2+3',
-    r"$\oops_ \frac{1}{$ \input{/etc/passwd} $100k",
-    "'; DROP TABLE jobs; -- \\\" \n new line \u2028 \u2029",
-    "../../../etc/passwd C:\\CON\\NUL file:///etc/passwd",
-    "NA",
-    "__proto__ constructor null None nan 1e999 True",
-    "word " * 2_000_000,
-]
-
-
-def hostile_table(path: Path) -> pd.DataFrame:
-    """A table whose queries, documents and groups are hostile, each in its own words so that rows stay apart."""
-    rows = [
-        {"query": f"{title} {text}", "positive": f"{text} {words}", "group": f"{number}{text}"}
-        for number, (text, (title, words)) in enumerate(zip(HOSTILE * 2, list(JOBS.items()) * 4, strict=False))
-        if len(text) < 1000 or number < len(HOSTILE)
-    ]
-    rows[len(HOSTILE) - 1]["query"] = "a title"  # ten megabytes are enough once
-    rows[len(HOSTILE) - 1]["group"] = "a group"
-    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="ascii")
-    return pd.DataFrame(rows, dtype=object)
-
-
-_REPORTS: dict[str, tuple[Path, pd.DataFrame, int]] = {}
-
-
-def hostile_report(factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame, int]:
-    """Root, table and exit code of a report on hostile texts, made once for this file and the browser's."""
-    if not _REPORTS:
-        home = factory.mktemp("hostile")
-        table = hostile_table(home / "{hostile} <b>'$x'.jsonl")
-        model = make_model(home / "model")
-        words = {"datapath": next(home.glob("*.jsonl")), "modelname": model, "groupcolumn": "group", "maxsteps": 2,
-                 "batchsize": 8, "maxlength": 16, "testshare": 0.3, "validationshare": 0.3, "points": 40,
-                 "checkpoints": 2, "neighbours": 4, "projectname": f"../../<script>{FLAG}</script>"}  # fmt: skip
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(paths.HOME_VARIABLE, str(home / "home"))
-            code = parser.main(
-                ["report", *(word for name, value in words.items() for word in ("-p", f"{name}={value}"))]
-            )
-        _REPORTS["made"] = home, table, code
-    return _REPORTS["made"]
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    return hostile_report(tmp_path_factory)
-
 
 # -- from the table to the pages -----------------------------------------------------------------
 
 
-def test_a_report_on_hostile_texts_is_whole_and_runs_nothing(report):
-    home, _, code = report
-    assert code == 0
+def test_a_report_on_hostile_texts_is_whole_and_runs_nothing(hostile_report):
+    home = hostile_report.folder
     (place,) = [folder for folder in (home / "home" / "reports").iterdir() if folder.is_dir()]
     assert re.fullmatch(r"script-window-hacked-1-document-title-hacked-scri-\d{8}-\d{6}", place.name)
     pages = {page.stem: page.read_text(encoding="utf-8") for page in (home / "home" / "reports").rglob("*.html")}
@@ -115,16 +52,14 @@ def test_a_report_on_hostile_texts_is_whole_and_runs_nothing(report):
     assert {path.name for path in home.iterdir()} == {"home", "model", "{hostile} <b>'$x'.jsonl"}
 
 
-def test_texts_reach_the_tables_unharmed(report):
-    home, table, _ = report
+def test_texts_reach_the_tables_unharmed(hostile_report):
+    table, run = hostile_report.table, hostile_report.run
     originals = {clean(text)[:STORED] for text in [*table["query"], *table["positive"]]}
-    (folder,) = (home / "home" / "metrics" / "runs").iterdir()
-    run = folders.Run(folder)
     queries, documents = run.table("queries"), run.table("documents")
     seen = {*queries["query"], *documents["text"]}
     assert len(seen) > 10 and seen <= originals
     assert set(queries["group"]) <= {clean(text)[:STORED] for text in table["group"]}
-    probes = pd.read_csv(folder / "probes" / "texts.csv", dtype=str, keep_default_na=False)
+    probes = pd.read_csv(run.folder / "probes" / "texts.csv", dtype=str, keep_default_na=False)
     assert set(probes["text"]) <= originals
     assert run.config["projectname"].startswith("../../<script>")
 
@@ -132,7 +67,7 @@ def test_texts_reach_the_tables_unharmed(report):
 def test_every_hostile_text_is_read_whole(tmp_path):
     table = hostile_table(tmp_path / "t.jsonl")
     read, counts = read_pairs(tmp_path / "t.jsonl", groupcolumn="group")
-    assert read["query"].tolist() == [clean(text) for text in table["query"]] and counts["empty"] == 0
+    assert read["query"].tolist() == [clean(text) for text in table["query"]] and counts.empty == 0
     assert max(map(len, read["positive"])) > 10_000_000
     for text in HOSTILE[:-1]:
         kept = clean(text)
@@ -348,4 +283,4 @@ def test_telemetry_is_off_before_any_library_is_loaded():
 def test_data_on_hostile_texts_are_the_same_every_time(tmp_path):
     hostile_table(tmp_path / "t.jsonl")
     settings = Settings(datapath=str(tmp_path / "t.jsonl"), groupcolumn="group", testshare=0.3)
-    assert loading.load(settings).fingerprint == loading.load(settings).fingerprint
+    assert loading.load_data(settings).fingerprint == loading.load_data(settings).fingerprint
