@@ -1,4 +1,4 @@
-"""Owns what happens around a base model: the bundled one, the checks on a model folder, and the document condenser.
+"""Owns what surrounds a base model: the bundled one, checks of model folders, condensed documents, mixed weights.
 
 It knows nothing of training data, losses, training or metrics.
 """

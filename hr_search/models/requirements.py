@@ -1,4 +1,4 @@
-"""Vetting: what the place of a model must be, before anything in it is loaded or run."""
+"""What a model folder must be, checked before anything in it is loaded or run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def place_of(name: str) -> str:
     """The folder of the model called `name`, or its name on the Hub.
 
     Raises:
-        InputError: neither is there, or the folder holds no model, or one that wants to run code of its own.
+        InputError: neither exists, or the folder holds no model, or one that would run code of its own.
     """
     source = embedded.ensure_embedded() if name == embedded.NAME else name
     try:
         local = Path(source).expanduser()
-        there = bool(source.strip()) and local.exists()
+        exists = bool(source.strip()) and local.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f'"{shown(name)}" cannot be the folder of a model ({one_line(error, 120)}); give one that can, or embedded.'
         ) from error
-    if there:
-        if not local.is_dir() or not ((local / "modules.json").is_file() or (local / "config.json").is_file()):
+    if exists:
+        if not any((local / file).is_file() for file in ("modules.json", "config.json")):
             raise InputError(
                 f"{name} is not a model folder: it has neither modules.json nor config.json; give the folder of a "
                 "model, or embedded."
@@ -42,7 +42,11 @@ def place_of(name: str) -> str:
 
 
 def _require_plain_modules(place: Path) -> None:
-    """Refuses a model whose parts are classes from elsewhere: sentence-transformers before 6 imports and runs them."""
+    """Checks that a model's modules are classes of sentence-transformers, which before version 6 runs any other.
+
+    Raises:
+        InputError: naming the first other class.
+    """
     try:
         kinds = [str(module["type"]) for module in read_json(place)] if place.is_file() else []
     except (TypeError, KeyError) as error:
@@ -50,38 +54,38 @@ def _require_plain_modules(place: Path) -> None:
     for kind in kinds:
         if not kind.startswith("sentence_transformers."):
             raise InputError(
-                f"{place} asks for the class {shown(kind)}, which is no part of sentence-transformers, and nothing was "
-                "run; take a model without code of its own."
+                f"{place} asks for the class {shown(kind)}, which is not part of sentence-transformers, and nothing "
+                "was run; use a model without code of its own."
             )
 
 
 def require_encoder(config: Any, source: str) -> None:
-    """Returns if a model can be an encoder.
+    """Checks that a model can serve as an encoder.
 
     Args:
-        config: the model's, from transformers.
+        config: the model's configuration, from transformers.
         source: its folder or name.
 
     Raises:
-        InputError: it is a bare language model, whose embeddings were never trained to be compared.
+        InputError: it is a decoder without a pooling module, whose embeddings were never trained to be compared.
     """
     kind = next(iter(getattr(config, "architectures", None) or []), "")
     if kind.endswith(("ForCausalLM", "LMHeadModel")) and not (Path(source) / "modules.json").is_file():
         raise InputError(
-            f"the model {source} is a decoder ({kind}), trained to continue texts and not to compare them; take an "
+            f"the model {source} is a decoder ({kind}), trained to continue texts, not to compare them; take an "
             "encoder, or a folder with modules.json."
         )
 
 
 def require_weights(transformer: nn.Module, source: str) -> None:
-    """Returns if the files in a model's folder are the weights of its architecture.
+    """Checks that the files in a model's folder are the weights of its architecture.
 
     Args:
         transformer: the model as it was loaded.
         source: its folder or name.
 
     Raises:
-        InputError: less than half of its parameters are in the files; transformers put random ones in their place.
+        InputError: less than half of its parameters are in the files; transformers would fill the rest at random.
     """
     from safetensors import safe_open
 
@@ -89,19 +93,19 @@ def require_weights(transformer: nn.Module, source: str) -> None:
     for path in Path(source).glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             names = [name.split(".") for name in file.keys()]  # noqa: SIM118
-        # Checkpoints put words such as "bert." before the names.
+        # Checkpoints put prefixes such as "bert." before the names.
         stored |= {".".join(name[at:]) for name in names for at in range(len(name))}
     wanted = [name for name, _ in transformer.named_parameters()]
     there = sum(name in stored for name in wanted)
     if stored and 2 * there < len(wanted):
         raise InputError(
             f"the weights in {source} belong to another architecture than its config.json ({there} of {len(wanted)} "
-            "parameters are there); copy the model again."
+            "parameters found); copy the model again."
         )
 
 
 def require_words(tokenizer: Any, source: str) -> None:
-    """Returns if a tokenizer knows words; where its files are missing, transformers make an empty one.
+    """Checks that a tokenizer knows words; where its files are missing, transformers makes an empty one.
 
     Raises:
         InputError: it knows no words.

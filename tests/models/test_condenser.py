@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -32,6 +35,27 @@ def test_short_texts_stay_as_they_are():
 def test_sentences_keep_their_order_and_words():
     text = "Опыт сварщика. Кофе и печенье каждый день для всех. Бухгалтер в помощь."
     assert learn(TITLES, DOCUMENTS, 35)(text) == "Опыт сварщика. Бухгалтер в помощь."
+
+
+def test_the_same_sentences_stay_in_every_process():
+    """Python shuffles sets from process to process, and .1 + .2 + .3 + .7 has another last bit in another order."""
+    words = [f"{letter * 3}{number:03}" for number in range(40) for letter in "abcd"]
+    weights = dict(zip(words, [0.1, 0.2, 0.3, 0.7] * 40, strict=True))
+    text = " ".join(" ".join(words[at : at + 4]) + "." for at in range(0, len(words), 4))
+    script = "import json, sys; from hr_search.models.condenser import Condenser; c, t = json.load(sys.stdin)"
+    script += "; print(Condenser.from_dict(c)(t))"
+    kept = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            input=json.dumps([{"characters": 300, "weights": weights}, text]),
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert kept[0] == kept[1] and 300 < len(kept[0]) < len(text)
 
 
 def test_bullets_and_glued_sentences_are_parts():
