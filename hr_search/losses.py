@@ -1,10 +1,10 @@
 """Contrastive losses as pure functions on L2-normalised embeddings.
 
-Those of pairs take queries (B, D), distinct documents (M, D), the index of each query's own positive
+Each takes queries (B, D), distinct documents (M, D), the index of each query's own positive
 (B,) and a mask (B, M) of the documents that may serve as its negatives. Rows of one group never
 stand in that mask for one another, so two vacancies with one title do not repel each other. Each
 also takes synthetic negatives (B, S, D) that belong to one row alone; zeros stand for none, as an
-embedding of length 1 is never zero. The `batch_*` losses take one set of labelled embeddings.
+embedding of length 1 is never zero.
 """
 
 from __future__ import annotations
@@ -157,108 +157,6 @@ def _mean_cost(anchors: Tensor, positives: Tensor, negatives: Tensor, counted: T
     """
     cost = functional.relu((anchors * (negatives - positives)).sum(dim=1) + margin)
     return cost.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
-
-
-# -- of labelled embeddings ----------------------------------------------------------------------
-
-
-def batch_hard(embeddings: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
-    """Triplet loss of each text's furthest positive and nearest negative (Hermans et al. 2017, arXiv:1703.07737).
-
-    Args:
-        embeddings: (B, D), L2-normalised.
-        labels: (B,), equal for texts that are relevant to each other.
-        margin: cosine by which the positive must be nearer.
-
-    Returns:
-        The scalar mean over the rows. A text alone with its label is its own positive; all rows cost
-        nothing where there is one label only.
-    """
-    with torch.no_grad():
-        scores = embeddings @ embeddings.T
-        other = labels[:, None] != labels[None, :]
-        positive = hardest_positive(scores, labels)
-        negative = scores.masked_fill(~other, -torch.inf).argmax(dim=1)
-    return _mean_cost(embeddings, embeddings[positive], embeddings[negative], other.any(dim=1), margin)
-
-
-def batch_semi_hard(embeddings: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
-    """Triplet loss of all positive pairs, each with its semi-hard negative (FaceNet, arXiv:1503.03832).
-
-    Equal to `triplet` with hardness "semi-hard" on `pairs_of(labels)`, without its (P, B) matrix.
-
-    Args:
-        embeddings: (B, D), L2-normalised.
-        labels: (B,), equal for texts that are relevant to each other.
-        margin: cosine by which the positive must be nearer.
-
-    Returns:
-        The scalar mean over the pairs of a text and a positive of it, 0 where there are none.
-    """
-    scores = embeddings @ embeddings.T
-    with torch.no_grad():
-        other = labels[:, None] != labels[None, :]
-        right, positive = _positives(scores, ~other)
-        ascending = scores.masked_fill(~other, -torch.inf).sort(dim=1)
-        below = torch.searchsorted(ascending.values, right) - 1  # the highest score below the positive's
-        lowest = (~other).sum(dim=1, keepdim=True)  # the -inf of the row's own label come first
-        negative = ascending.indices.gather(1, below.maximum(lowest).clamp(max=len(scores) - 1))
-        counted = right.isfinite() & other.any(dim=1, keepdim=True)
-    cost = functional.relu(scores.gather(1, negative) - scores.gather(1, positive) + margin)
-    return cost.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
-
-
-def batch_all(embeddings: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
-    """Triplet loss of all triplets that violate the margin (batch-all, arXiv:1703.07737).
-
-    The sum over triplets is written as a weighted sum of the (B, B) cosines: a negative weighs as
-    many triplets as it violates, a positive minus as many as violate it. No (B, B, B) cube is made.
-
-    Args:
-        embeddings: (B, D), L2-normalised.
-        labels: (B,), equal for texts that are relevant to each other.
-        margin: cosine by which the positive must be nearer.
-
-    Returns:
-        The scalar mean over the triplets that cost something, 0 where none does.
-    """
-    scores = embeddings @ embeddings.T
-    with torch.no_grad():
-        same = labels[:, None] == labels[None, :]
-        right, positive = _positives(scores, same)
-        bounds = right.masked_fill(right.isinf(), torch.inf) - margin  # (B, K)
-        negatives = scores.masked_fill(same, -torch.inf)
-        # Counts of triplets need 24 bits, which half precision does not have.
-        weights = torch.zeros_like(scores, dtype=torch.promote_types(scores.dtype, torch.float32))
-        counts = torch.zeros_like(bounds, dtype=weights.dtype)
-        for column in range(bounds.shape[1]):
-            violating = negatives > bounds[:, column, None]  # (B, B)
-            weights += violating
-            counts[:, column] = violating.sum(dim=1)
-        weights.scatter_add_(1, positive, -counts)
-        total = counts.sum()
-    return (weights * scores).sum() / total.clamp(min=1) + margin * (total > 0)
-
-
-def pairs_of(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """All ordered pairs of two texts with one label, as indices: anchors (P,) and positives (P,)."""
-    same = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
-    anchor, positive = same.nonzero(as_tuple=True)
-    return anchor, positive
-
-
-def hardest_positive(scores: Tensor, labels: Tensor) -> Tensor:
-    """The index (B,) of each text's furthest fellow by cosines (B, B); its own where it is alone with its label."""
-    same = labels[:, None] == labels[None, :]
-    return scores.masked_fill(~same, torch.inf).argmin(dim=1)
-
-
-def _positives(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and index of each text's other texts of its label, (B, K) twice; -inf fills shorter rows."""
-    fellows = same.clone().fill_diagonal_(False)
-    most = int(fellows.sum(dim=1).max())
-    best = scores.masked_fill(~fellows, -torch.inf).topk(most, dim=1)
-    return best.values, best.indices
 
 
 # -- figures -------------------------------------------------------------------------------------

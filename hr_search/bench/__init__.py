@@ -1,1 +1,4 @@
-"""The speed benchmark: both sides of each case, in processes of their own, and the tables they fill."""
+"""The speed benchmark: what both contenders are asked to do, the processes that measure them, and their tables.
+
+It knows nothing of grids, notebooks or the command line, and changes nothing in the code that it measures.
+"""

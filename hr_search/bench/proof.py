@@ -1,4 +1,4 @@
-"""What the speeds rest on: proof that both sides do the same training, and how ours grows with its data."""
+"""What the speeds rest on: the proof that both contenders train alike, and how our cost grows with the rows."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base import files, paths
-from hr_search.bench import cases, peer
-from hr_search.bench.cases import SIDES, Order
-from hr_search.bench.processes import at_least, measure, model_folder
+from hr_search.bench import peer
+from hr_search.bench.cases import CONTENDERS, Order, check_numbers
+from hr_search.bench.model_folders import model_folder
+from hr_search.bench.processes import measure
+from hr_search.bench.texts import generated_pairs, texts_for
 from hr_search.evaluation.significance import bootstrap_interval
 from hr_search.models import embedded
 
 log = logging.getLogger(__name__)
 
-SAME_LOSS = 0.01  # between the losses of both sides at each step, relative
+SAME_LOSS = 0.01  # allowed relative difference between the losses of both contenders at each step
 SCALES = (10_000, 100_000, 1_000_000)
+
+
+# -- equal training ------------------------------------------------------------------------------
 
 
 def proof(
     steps: int = 16, learnsteps: int = 30, threads: int = 0, out: str = "", model: str = embedded.NAME
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Shows that both sides do the same training: the loss of every step, and what the models are worth.
+    """Shows that both contenders do the same training, by the loss of every step and the quality of the models.
 
     Without dropout and in fp32 the losses of the same batches must agree at every step (SAME_LOSS).
     With dropout 0.1 the draws differ, so the models after `learnsteps` are compared on held-out pairs.
@@ -35,45 +40,45 @@ def proof(
     Args:
         steps: compared one by one.
         learnsteps: of the training with dropout.
-        threads: of the processor; 0 = as torch chooses.
-        out: the table of losses; empty = `metrics/speed_proof.csv`. The metrics go beside it, with
-            `_metrics` at the end of the name.
+        threads: of the processor; 0 = torch decides.
+        out: the table of losses; empty = `metrics/speed_proof.csv`. The metrics go beside it, with `_metrics` at the
+            end of the name.
         model: "embedded", or a model's folder.
 
     Returns:
-        Losses (`loss`, `step`, `ours`, `peer`, `difference`: relative) and metrics (`loss`, `system`: base,
-        ours, peer or the difference ours - peer; `metric`, `value`, `low`, `high`: 95 %, `queries`).
+        Losses (`loss`, `step`, `ours`, `peer`, `difference`: relative) and metrics (`loss`, `system`: base, ours, peer
+        or the difference ours - peer; `metric`, `value`, `low`, `high`: 95 %, `queries`).
 
     Raises:
-        InputError: as `run_benchmark`.
+        InputError: a missing package, too little data, or a run that failed.
     """
-    at_least({"steps": (steps, 3), "learnsteps": (learnsteps, 3), "threads": (threads, 0)})
+    check_numbers({"steps": (steps, 3), "learnsteps": (learnsteps, 3), "threads": (threads, 0)})
     peer.require()
     path = paths.resolve(out) if out else paths.metrics() / "speed_proof.csv"
     losses, metrics = [], []
     for name in ("triplet", "infonce"):
-        order = Order("learn", loss=name, model=model_folder("", model), threads=threads, dropout=0.0, warm=1)
-        # The row counts of an order hold one step before and one after those that are measured.
-        ours, theirs = both(dataclasses.replace(order, steps=steps - 2))
+        order = Order("learn", loss=name, model=model_folder(model), threads=threads, dropout=0.0, warm=1)
+        # An order trains for one step before and one after those that are measured.
+        ours, theirs = answers(dataclasses.replace(order, steps=steps - 2))
         losses.append(loss_table(name, ours["losses"], theirs["losses"]))
-        ours, theirs = both(dataclasses.replace(order, steps=learnsteps - 2, dropout=0.1))
+        ours, theirs = answers(dataclasses.replace(order, steps=learnsteps - 2, dropout=0.1))
         metrics.append(metric_table(name, {"base": ours["base"], "ours": ours["mrr"], "peer": theirs["mrr"]}))
     tables = pd.concat(losses, ignore_index=True), pd.concat(metrics, ignore_index=True)
     files.write_csv(path, tables[0])
     files.write_csv(path.with_name(f"{path.stem}_metrics{path.suffix}"), tables[1])
-    worst = tables[0]["difference"].max()
-    log.info("the losses of both sides differ by %.4f %% at most (allowed: %.0f %%)", 100 * worst, 100 * SAME_LOSS)
+    worst = 100 * tables[0]["difference"].max()
+    log.info("the losses of both contenders differ by %.4f %% at most (allowed: %.0f %%)", worst, 100 * SAME_LOSS)
     return tables
 
 
-def both(order: Order) -> list[dict]:
-    """The answers of both sides to one order."""
-    texts = cases.texts(order)
-    return [measure(side, order, texts) for side in SIDES]
+def answers(order: Order) -> list[dict]:
+    """The answers of both contenders to one order."""
+    texts = texts_for(order)
+    return [measure(contender, order, texts) for contender in CONTENDERS]
 
 
 def loss_table(name: str, ours: Sequence[float], peer: Sequence[float]) -> pd.DataFrame:
-    """The losses of both sides step by step, with their relative difference."""
+    """The losses of both contenders step by step, with their relative difference."""
     table = pd.DataFrame({"loss": name, "step": range(1, len(ours) + 1), "ours": ours, "peer": peer})
     return table.assign(difference=(table["ours"] - table["peer"]).abs() / table["peer"].abs().clip(lower=1e-9))
 
@@ -85,9 +90,12 @@ def metric_table(name: str, ranks: dict[str, list[float]]) -> pd.DataFrame:
     rows = []
     for system, each in values.items():
         low, high = bootstrap_interval(each, 0)
-        rows.append({"loss": name, "system": system, "metric": "mrr", "value": each.mean(), "low": low, "high": high,
-                     "queries": len(each)})  # fmt: skip
+        row = {"loss": name, "system": system, "metric": "mrr", "value": each.mean()}
+        rows.append(row | {"low": low, "high": high, "queries": len(each)})
     return pd.DataFrame(rows)
+
+
+# -- growth --------------------------------------------------------------------------------------
 
 
 def scale_table(
@@ -98,30 +106,40 @@ def scale_table(
     Args:
         sizes: numbers of rows.
         steps: measured.
-        threads: of the processor; 0 = as torch chooses.
+        threads: of the processor; 0 = torch decides.
         out: the table; empty = `metrics/scale.csv`.
         model: "embedded", or a model's folder.
 
     Returns:
-        `rows`, `start_first_s` and `start_again_s` (from the table's file to the first step, without and with
-        the token cache; imports and the loading of the model not counted), `step_ms` (median), and
+        `rows`, `start_first_s` and `start_again_s` (seconds from the table's file to the first step, without and with
+        the token cache; imports and loading of the model not counted), `step_ms` (median), and
         `memory_above_model_gb` (peak of the first run above the loaded model).
 
     Raises:
         InputError: a run failed.
     """
-    at_least({"steps": (steps, 1), "threads": (threads, 0), "rows": (min(sizes), 100)})
+    check_numbers({"steps": (steps, 1), "threads": (threads, 0), "rows": (min(sizes), 100)})
     path = paths.resolve(out) if out else paths.metrics() / "scale.csv"
-    order = Order("start", model=model_folder("", model), batchsize=32, steps=steps, threads=threads)
+    order = Order("start", model=model_folder(model), batchsize=32, steps=steps, threads=threads)
     rows = []
     for size in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "pairs.csv"
-            files.write_csv(table, cases.generated_pairs(size))
-            home = {paths.HOME_VARIABLE: folder}  # with a token cache that is empty the first time
-            first, again = (measure("ours", order, {"path": [str(table)]}, home) for _ in range(2))
-        rows.append({"rows": size, "start_first_s": first["start_s"], "start_again_s": again["start_s"],
-                     "step_ms": again["step_ms"], "memory_above_model_gb": first["memory_gb"]})  # fmt: skip
-        log.info("%d rows: %s", size, {name: round(value, 3) for name, value in first.items() if "_" in name})
+        rows.append(scale_row(order, size))
         files.write_csv(path, pd.DataFrame(rows))
     return pd.DataFrame(rows)
+
+
+def scale_row(order: Order, size: int) -> dict[str, float]:
+    """One row of `scale_table`."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "pairs.csv"
+        files.write_csv(table, generated_pairs(size))
+        home = {paths.HOME_VARIABLE: folder}  # with a token cache that is empty the first time
+        first, again = (measure("ours", order, {"path": [str(table)]}, home) for _ in range(2))
+    log.info("%d rows: %s", size, {name: round(value, 3) for name, value in first.items() if "_" in name})
+    return {
+        "rows": size,
+        "start_first_s": first["start_s"],
+        "start_again_s": again["start_s"],
+        "step_ms": again["step_ms"],
+        "memory_above_model_gb": first["memory_gb"],
+    }

@@ -1,15 +1,14 @@
-"""The race: our recipe and sentence-transformers train for the same time, and are tested on the same queries.
+"""The race: our recipe and sentence-transformers train for the same time and are tested on the same queries.
 
-Speed and quality in one figure. The peer gets its trainer, its documented losses and batches without
-repeated texts, the learning rate that suits its in-batch loss best, and the same model, length, precision
-and pilot run; the clock counts training only. Which steps fit into the time is found by a pilot of some
-steps and fixed before the training begins, so a run depends on the clock by its number of steps alone. A pilot
-is never quite right: our side runs after the peer's in-batch loss and aims at no more time than that really took
-with the same seed, all that we do before the first step included, which the peer's clock leaves out.
+Speed and quality in one figure. The peer gets its own trainer, its documented losses, batches without repeated texts,
+the learning rate that suits its in-batch loss best, and the same model, length and precision. How the time is
+measured and filled is described in `racers`. A pilot is never quite right, so our side runs after the peer's in-batch
+loss and gets no more time than that loss really took with the same seed.
 
-Where the recipe mixes the base model's weights into the trained ones, both in-batch models are tested with and
-without that, which the peer's trainer does not do, and the peer has its best rate for either. The pairs that are
-compared: ours with each arm, and ours without the base model with the peer's in-batch loss as it comes.
+If the recipe blends weights of the base model into the trained ones, both in-batch models are tested with and without
+them, which the peer's trainer does not do by itself, and the peer has its best rate for either. Ours is compared with
+every arm, and ours without the base model with the peer's in-batch loss alone. The arms' names in the tables say
+"mixed in" for blended.
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,54 +25,137 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base import files, paths
-from hr_search.base.choices import METRICS
+from hr_search.base.cores import share_of_cores
 from hr_search.base.devices import hardware
 from hr_search.base.errors import InputError
 from hr_search.bench import peer
-from hr_search.bench.cases import Order
-from hr_search.bench.meters import best_device, step_clock
-from hr_search.bench.processes import at_least, measure, model_folder
+from hr_search.bench.cases import Order, check_numbers
+from hr_search.bench.meters import best_device
+from hr_search.bench.model_folders import model_folder
+from hr_search.bench.processes import measure
+from hr_search.bench.racers import TESTED, Values
 from hr_search.data import loading
-from hr_search.evaluation.metrics import embedding_scores, evaluate
+from hr_search.evaluation.crossed import crossed_interval
 from hr_search.evaluation.significance import holm, paired_comparison
-from hr_search.grids.effects import crossed_interval
-from hr_search.grids.workers import cores
-from hr_search.interpolation import Interpolation
-from hr_search.models import condenser, embedded
+from hr_search.models import embedded
 from hr_search.runs import provenance
 from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
 
 RATES = (2e-5, 5e-5, 1e-4, 2e-4)
-PEER = "MultipleNegativesRankingLoss"
-TESTED = ("mrr", "pass@1", "recall@10")
-_PILOT, _WARM = 20, 5  # steps of the pilot, the first of which are not timed
-_EPOCHS = 10_000  # more than any race has time for
+OURS, OURS_PLAIN, PEER = "ours", "ours, nothing mixed in", "MultipleNegativesRankingLoss"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One competitor: a side with a loss and a learning rate of its own."""
+    """One arm of the comparison: a contender with a loss and a learning rate of its own."""
 
     name: str
-    side: str
+    contender: str
     loss: str
     learningrate: float
 
     @property
     def variant(self) -> Arm:
-        """The same with the base model's weights mixed in after training; of ours, without."""
-        how = "nothing mixed in" if self.side == "ours" else "base mixed in"
-        return dataclasses.replace(self, name=f"{self.name}, {how}")
+        """The same with the base model's weights blended in after training; for ours, without them."""
+        name = OURS_PLAIN if self.contender == "ours" else f"{self.name}, base mixed in"
+        return dataclasses.replace(self, name=name)
 
-    def tests(self, found: dict[str, Any]) -> dict[Arm, dict[str, list[float]]]:
-        """What the tests of a run tell, of the arm itself and of its variant if there is one."""
-        values, mixed = found["values"], found.get("mixed")
-        if not mixed:
-            return {self: values}
-        own, other = (mixed, values) if self.side == "ours" else (values, mixed)
+    def values(self, answer: dict[str, Any]) -> dict[Arm, Values]:
+        """The values that a run measured, of this arm and of its variant if there is one."""
+        plain, blended = answer["values"], answer.get("blended")
+        if not blended:
+            return {self: plain}
+        own, other = (blended, plain) if self.contender == "ours" else (plain, blended)
         return {self: own, self.variant: other}
+
+
+Entry = tuple[Arm, int]  # one run: an arm and a seed
+
+
+class Runs:
+    """The runs of a race: measured in processes of their own, kept on disk, and listed in a table.
+
+    Attributes:
+        values: (arm, seed) -> metric -> one value per query.
+        seconds: (arm, seed) -> training time.
+    """
+
+    def __init__(self, order: Order, path: Path, workers: int) -> None:
+        """Nothing has run yet.
+
+        Args:
+            order: what all runs share.
+            path: the table of runs; answers are kept beside it, in a folder with `_runs` at the end of its name.
+            workers: runs side by side.
+        """
+        self.values: dict[Entry, Values] = {}
+        self.seconds: dict[Entry, float] = {}
+        self._order, self._path, self._workers = order, path, workers
+        self._kept = path.with_name(f"{path.stem}_runs")
+        self._circumstances = circumstances(Settings(**order.recipe))
+        self._rows: list[dict[str, Any]] = []
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per run, and one for its variant."""
+        return pd.DataFrame(self._rows)
+
+    def add(self, entries: Iterable[Entry], limits: Mapping[int, float] | None = None) -> None:
+        """Measures runs, or reads what is kept of them, and writes the table after each.
+
+        Args:
+            entries: the runs.
+            limits: seed -> seconds that our side gets; absent = those of the order.
+
+        Raises:
+            InputError: a run failed.
+        """
+        entries = list(entries)
+        orders = [self._order_of(entry, limits or {}) for entry in entries]
+        with ThreadPoolExecutor(self._workers) as pool:
+            answers = pool.map(self._answer, [arm.contender for arm, _ in entries], orders)
+            for entry, answer in zip(entries, answers, strict=True):
+                self._enter(entry, answer)
+                files.write_csv(self._path, self.table)
+
+    def best(self, arms: Sequence[Arm], seed: int, blended: bool = False) -> Arm:
+        """The arm with the highest MRR with a seed; for `blended`, after the base model was blended in, if it was."""
+
+        def mrr(arm: Arm) -> float:
+            variant = self.values.get((arm.variant, seed)) if blended else None
+            return float(np.mean((variant or self.values[arm, seed])["mrr"]))
+
+        return max(arms, key=mrr)
+
+    def _order_of(self, entry: Entry, limits: Mapping[int, float]) -> Order:
+        arm, seed = entry
+        seconds = limits.get(seed, self._order.seconds) if arm.contender == "ours" else self._order.seconds
+        return dataclasses.replace(
+            self._order, loss=arm.loss, learningrate=arm.learningrate, seed=seed, seconds=seconds
+        )
+
+    def _answer(self, contender: str, order: Order) -> dict[str, Any]:
+        name = files.digest(contender, json.dumps(dataclasses.asdict(order)), self._circumstances)
+        place = self._kept / f"{name}.json"
+        if place.is_file():
+            return files.read_json(place)
+        answer = measure(contender, order, {})
+        if self._circumstances:
+            files.write_json(place, answer)
+        return answer
+
+    def _enter(self, entry: Entry, answer: dict[str, Any]) -> None:
+        arm, seed = entry
+        self.seconds[entry] = answer["seconds"]
+        for each, values in arm.values(answer).items():
+            self.values[each, seed] = values
+            row = {"arm": each.name, "learningrate": each.learningrate, "seed": seed}
+            row |= {"steps": answer["steps"], "seconds": answer["seconds"]}
+            row |= {metric: float(np.mean(values[metric])) for metric in TESTED}
+            self._rows.append(row)
+            log.info("%s", ", ".join(f"{name} {value}" for name, value in row.items()))
 
 
 def race(
@@ -88,255 +167,139 @@ def race(
     model: str = embedded.NAME,
     workers: int = 1,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains our recipe and the peer's in-batch and triplet loss for so long, and tests all on the same queries.
+    """Trains our recipe and the peer's in-batch and triplet loss for equal time, and tests all on the same queries.
 
-    The in-batch loss runs with every rate on the first seed and goes on with the best, which the triplet loss
-    gets, too, and with the best for the base model mixed in if that is another. What each run found is kept
-    beside the table, in a folder with `_runs` at the end, so that a race that was stopped goes on where it was.
+    The in-batch loss runs with every rate on the first seed. It continues with the best rate, which the triplet loss
+    gets, too, and with the best rate for the blended model if that is another. The answer of each run is kept
+    beside the table, in a folder with `_runs` at the end of its name, so a race that was stopped continues there.
 
     Args:
         recipe: our settings, with datapath and testpath; the test is in its direction.
-        minutes: of training, for each run.
+        minutes: of training, per run.
         seeds: of order and sampling.
-        rates: learning rates the peer may choose from, by the test itself.
-        out: the table of runs; empty = `metrics/race.csv`. The comparison goes beside it, `_effects` at the end.
+        rates: learning rates that the peer may choose from, by the test itself.
+        out: the table of runs; empty = `metrics/race.csv`. The comparison goes beside it, with `_effects` at the end.
         model: "embedded", or a model's folder.
-        workers: runs side by side; each gets its part of the processor's cores.
+        workers: runs side by side; each gets its share of the processor's cores.
 
     Returns:
-        Runs (`arm`, `learningrate`, `seed`, `steps`, `seconds`, `mrr`, `pass@1`, `recall@10`) and effects (as
-        `effects` gives them, then the arm's `learningrate` and mean `steps` and `seconds`).
+        Runs (`arm`, `learningrate`, `seed`, `steps`, `seconds`, `mrr`, `pass@1`, `recall@10`) and effects (those of
+        `effects`, with the arm's `learningrate` and its mean `steps` and `seconds`).
 
     Raises:
         InputError: no test table, numbers that are too small, or a run that failed.
     """
+    check_race(recipe, minutes, seeds, rates, workers)
+    path = paths.resolve(out) if out else paths.metrics() / "race.csv"
+    recipe = recipe.replace(modelname=model_folder(model))
+    order = race_order(recipe, minutes, workers)
+    runs, first = Runs(order, path, workers), seeds[0]
+
+    rivals = [Arm(PEER, "peer", "infonce", rate) for rate in rates]
+    runs.add((arm, first) for arm in rivals)
+    best, best_blended = runs.best(rivals, first), runs.best(rivals, first, blended=True)
+    runs.add((arm, seed) for seed in seeds[1:] for arm in dict.fromkeys((best, best_blended)))
+
+    ours = Arm(OURS, "ours", recipe.loss, recipe.learningrate)
+    triplet = Arm("TripletLoss", "peer", "triplet", best.learningrate)
+    limits = {seed: min(order.seconds, runs.seconds[best, seed], runs.seconds[best_blended, seed]) for seed in seeds}
+    runs.add(((arm, seed) for arm in (ours, triplet) for seed in seeds), limits)
+
+    compared = [ours, ours.variant, best, best_blended.variant, triplet]
+    table = effects_table(runs, [arm for arm in compared if (arm, first) in runs.values], seeds)
+    files.write_csv(path.with_name(f"{path.stem}_effects{path.suffix}"), table)
+    return runs.table, table
+
+
+def check_race(recipe: Settings, minutes: float, seeds: Sequence[int], rates: Sequence[float], workers: int) -> None:
+    """Checks that a race can start.
+
+    Raises:
+        InputError: what it lacks.
+    """
     if not recipe.testpath:
-        raise InputError("a race needs --testpath, the table on which both sides are tested.")
+        raise InputError("a race needs --testpath, the table on which both contenders are tested.")
     if not minutes > 0:
         raise InputError(f"--minutes is {minutes:g}; it must be above 0.")
-    at_least({"seeds": (len(seeds), 1), "rates": (len(rates), 1), "workers": (workers, 1)})
+    check_numbers({"seeds": (len(seeds), 1), "rates": (len(rates), 1), "workers": (workers, 1)})
     peer.require()
-    path = paths.resolve(out) if out else paths.metrics() / "race.csv"
-    recipe = recipe.replace(modelname=model_folder("", model))
-    # The peer keeps the dropout that the model comes with.
-    order = Order(
-        "race", recipe.modelname, precision=recipe.precision, dropout=-1.0, batchsize=recipe.batchsize,
-        maxlength=recipe.trainlength or recipe.maxlength, recipe=recipe.to_dict(), seconds=60 * minutes,
-        threads=max(1, cores() // workers) if workers > 1 else 0,
-    )  # fmt: skip
-    rows: list[dict[str, Any]] = []
-    values: dict[tuple[Arm, int], dict[str, list[float]]] = {}
-    taken: dict[tuple[Arm, int], float] = {}
-    limits: dict[int, float] = {}  # seconds that our side gets with a seed
-    same, kept = circumstances(recipe), path.with_name(f"{path.stem}_runs")
 
-    def answer(task: tuple[Arm, int]) -> dict[str, Any]:
-        arm, seed = task
-        seconds = limits[seed] if arm.side == "ours" else order.seconds
-        given = dataclasses.replace(order, loss=arm.loss, learningrate=arm.learningrate, seed=seed, seconds=seconds)
-        place = kept / f"{files.digest(arm.side, json.dumps(dataclasses.asdict(given)), same)}.json"
-        if place.is_file():
-            return files.read_json(place)
-        found = measure(arm.side, given, {})
-        if same:
-            files.write_json(place, found)
-        return found
 
-    def run(tasks: Sequence[tuple[Arm, int]]) -> None:
-        with ThreadPoolExecutor(workers) as pool:
-            for (arm, seed), found in zip(tasks, pool.map(answer, tasks), strict=True):
-                taken[arm, seed] = found["seconds"]
-                for each, tests in arm.tests(found).items():
-                    values[each, seed] = tests
-                    known = {"arm": each.name, "learningrate": each.learningrate, "seed": seed}
-                    means = {metric: float(np.mean(tests[metric])) for metric in TESTED}
-                    rows.append({**known, "steps": found["steps"], "seconds": found["seconds"], **means})
-                    log.info("%s", ", ".join(f"{name} {value}" for name, value in rows[-1].items()))
-                files.write_csv(path, pd.DataFrame(rows))
-
-    ours = Arm("ours", "ours", recipe.loss, recipe.learningrate)
-    tried = [Arm(PEER, "peer", "infonce", rate) for rate in rates]
-    run([(arm, seeds[0]) for arm in tried])
-    best = max(tried, key=lambda arm: np.mean(values[arm, seeds[0]]["mrr"]))
-    best_mixed = max(tried, key=lambda arm: np.mean(values.get((arm.variant, seeds[0]), values[arm, seeds[0]])["mrr"]))
-    run([(arm, seed) for seed in seeds[1:] for arm in dict.fromkeys((best, best_mixed))])
-    limits |= {seed: min(order.seconds, taken[best, seed], taken[best_mixed, seed]) for seed in seeds}
-    triplet = Arm("TripletLoss", "peer", "triplet", best.learningrate)
-    run([(arm, seed) for arm in (ours, triplet) for seed in seeds])
-    compared = [ours, ours.variant, best, best_mixed.variant, triplet]
-    arms = {arm.name: arm for arm in compared if (arm, seeds[0]) in values}
-    runs_table = pd.DataFrame(rows)
-    costs = runs_table.groupby(["arm", "learningrate"])[["steps", "seconds"]].mean()
-    table = effects({name: [values[arm, seed] for seed in seeds] for name, arm in arms.items()})
-    known = pd.DataFrame({name: {"learningrate": arm.learningrate, **costs.loc[(name, arm.learningrate)]}
-                          for name, arm in arms.items()}).T  # fmt: skip
-    table = table.join(known, on="arm")
-    files.write_csv(path.with_name(f"{path.stem}_effects{path.suffix}"), table)
-    return runs_table, table
+def race_order(recipe: Settings, minutes: float, workers: int) -> Order:
+    """What all runs of a race share; the peer keeps the model's own dropout."""
+    return Order(
+        "race",
+        recipe.modelname,
+        precision=recipe.precision,
+        dropout=-1.0,
+        batchsize=recipe.batchsize,
+        maxlength=recipe.trainlength or recipe.maxlength,
+        recipe=recipe.to_dict(),
+        seconds=60 * minutes,
+        threads=share_of_cores(workers) if workers > 1 else 0,
+    )
 
 
 def circumstances(recipe: Settings) -> str:
-    """What two runs must share, beside their order, to be the same: data, model, code, versions, machine.
+    """A digest of what two runs must share, besides their order, to be the same: data, model, code, versions, machine.
 
-    Empty where the code was changed since its commit: then nobody can tell.
+    Empty if the code has changes without a commit, since then no digest can name it.
     """
     commit = provenance.commit()
     if commit.endswith("+"):
         return ""
-    model = [
-        (item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in sorted(Path(recipe.modelname).iterdir())
-    ]
+    items = sorted(Path(recipe.modelname).iterdir())
+    model = [(item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in items]
     machine = hardware(best_device())
-    return files.digest(loading.load(recipe).fingerprint, model, commit, machine, sorted(provenance.versions().items()))
+    data = loading.load_data(recipe).fingerprint
+    return files.digest(data, model, commit, machine, sorted(provenance.versions().items()))
 
 
-def effects(values: dict[str, list[dict[str, list[float]]]]) -> pd.DataFrame:
-    """Each arm's metrics, and those of one of ours minus the arm's; intervals draw seeds and queries anew.
+# -- effects -------------------------------------------------------------------------------------
+
+
+def effects_table(runs: Runs, arms: Sequence[Arm], seeds: Sequence[int]) -> pd.DataFrame:
+    """The `effects` of the arms, each with its learning rate, mean steps and mean seconds."""
+    costs = runs.table.groupby(["arm", "learningrate"])[["steps", "seconds"]].mean()
+    known = pd.DataFrame({"arm": [arm.name for arm in arms], "learningrate": [arm.learningrate for arm in arms]})
+    known = known.join(costs, on=["arm", "learningrate"]).set_index("arm")
+    return effects({arm.name: [runs.values[arm, seed] for seed in seeds] for arm in arms}).join(known, on="arm")
+
+
+def effects(values: dict[str, list[Values]]) -> pd.DataFrame:
+    """Each arm's metrics, and by how much ours is better; intervals resample seeds and queries.
 
     Args:
-        values: arm -> for each seed, metric -> one value a query.
+        values: arm -> for each seed, metric -> one value per query.
 
     Returns:
-        One row a metric and pair: `arm`, `metric`, `value`, `low`, `high`; `minuend`, the arm of ours that it is
-        compared with, empty in the row of ours; of that minus the arm `difference`, `difference_low`,
-        `difference_high`, `p` (paired test of the queries' means over the seeds) and `p_holm`. Intervals as in
-        `ablation`.
+        One row per metric and pair: `arm`, `metric`, `value`, `low`, `high`; `minuend`, the arm of ours that it is
+        compared with, empty in the row of ours; of the minuend minus the arm `difference`, `difference_low`,
+        `difference_high`, `p` (paired test of the queries' means over the seeds) and `p_holm`. Intervals are those of
+        `crossed_interval`.
     """
-    mine, plain = "ours", "ours, nothing mixed in"
-    pairs = [(mine, arm) for arm in values if arm != mine]
-    pairs += [(plain, arm) for arm in values if plain in values and arm == PEER]
+    pairs = [(OURS, arm) for arm in values if arm != OURS]
+    if OURS_PLAIN in values and PEER in values:
+        pairs.append((OURS_PLAIN, PEER))
     rows = []
     for metric in TESTED:
         scores = {arm: np.array([seed[metric] for seed in seeds]) for arm, seeds in values.items()}  # (S, Q) each
         tests = [paired_comparison(scores[arm].mean(0), scores[own].mean(0), 0) for own, arm in pairs]
         corrected = holm(test["p"] for test in tests)
-        rows.append({"arm": mine, "metric": metric, **_located(scores[mine], ""), "minuend": ""})
+        rows.append({"arm": OURS, "metric": metric, **_value(scores[OURS]), "minuend": ""})
         for (own, arm), test, p_holm in zip(pairs, tests, corrected, strict=True):
-            rows.append({
-                "arm": arm, "metric": metric, **_located(scores[arm], ""), "minuend": own,
-                **_located(scores[own] - scores[arm], "difference"), "p": test["p"], "p_holm": p_holm,
-            })  # fmt: skip
+            difference = _difference(scores[own] - scores[arm]) | {"p": test["p"], "p_holm": p_holm}
+            rows.append({"arm": arm, "metric": metric, **_value(scores[arm]), "minuend": own, **difference})
     return pd.DataFrame(rows)
 
 
-def _located(values: np.ndarray, name: str) -> dict[str, float]:
-    """The mean of values (S, Q) and its 95 % interval over seeds and queries, under their column names."""
+def _value(values: np.ndarray) -> dict[str, float]:
+    """The mean of values (S, Q) and its 95 % interval over seeds and queries."""
     low, high = crossed_interval(values, np.ones_like(values), 0)
-    start = f"{name}_" * bool(name)
-    return {name or "value": float(values.mean()), f"{start}low": low, f"{start}high": high}
+    return {"value": float(values.mean()), "low": low, "high": high}
 
 
-# -- one run, in a process of its own ------------------------------------------------------------
-
-
-def run_ours(order: Order) -> dict[str, Any]:
-    """Our side of a race: pilot, training through `train.fit`, test as in `run_peer`."""
-    from hr_search import train
-    from hr_search.batches import index_rows
-    from hr_search.bench.ours import token_tables
-    from hr_search.encoder import load_encoder
-
-    settings = Settings(**order.recipe).replace(
-        seed=order.seed, epochs=_EPOCHS, evalsteps=0, patience=0, checkpointpath="", resume=False
-    )
-    pairs, task = train_and_test(settings)
-    rows, nothing = index_rows(pairs), dict.fromkeys(METRICS, math.nan)
-    searched = dict(zip(sides(settings), (task.queries, task.documents), strict=True))
-
-    def fitted(steps: int) -> tuple[Any, Interpolation, list[float], float]:
-        prompts = {"query": settings.queryprompt, "document": settings.documentprompt}
-        encoder = load_encoder(
-            settings.modelname, settings.maxlength, settings.precision, settings.dropout, prompts=prompts
-        )
-        started = time.perf_counter()
-        if settings.condense:
-            encoder.condenser = condenser.learn(pairs["query"], pairs["positive"], settings.condense)
-        tables = token_tables(encoder, rows, length=settings.trainlength)
-        encoder.compact([*tables.values(), *(encoder.tokens(texts, side) for side, texts in searched.items())])
-        interpolation = Interpolation(encoder, settings.baseshare)
-        with step_clock(1, steps) as ticks:
-            # Tested with and without it, so it is mixed in afterwards: training is the same.
-            train.fit(encoder, rows, tables, settings.replace(maxsteps=steps, baseshare=0.0), lambda step: nothing)
-        return encoder, interpolation, ticks, time.perf_counter() - started
-
-    def values() -> dict[str, list[float]]:
-        return tested(task, *(encoder.encode(texts, side) for side, texts in searched.items()))
-
-    _, _, ticks, whole = fitted(_PILOT)
-    setup = whole - _PILOT * pace(ticks)
-    steps = fitting_steps(order.seconds - setup, ticks)
-    encoder, interpolation, _, seconds = fitted(steps)
-    return {**with_and_without(values, encoder, interpolation), "steps": steps, "seconds": seconds}
-
-
-def run_peer(order: Order) -> dict[str, Any]:
-    """The peer's side of a race: pilot, training through its trainer, test with its own encoding.
-
-    `mixed` holds the values of the in-batch model with the recipe's share of the base model in it.
-    """
-    settings = Settings(**order.recipe)
-    pairs, task = train_and_test(settings)
-    anchor, positive = sides(settings)
-    columns = {"query": pairs["query"], "document": pairs["positive"]}
-    pairs = pd.DataFrame({"anchor": columns[anchor], "positive": columns[positive]})
-
-    def fitted(steps: int) -> tuple[Any, Interpolation, list[float], float]:
-        model = peer.load(order)
-        interpolation = Interpolation(model, settings.baseshare if order.loss == "infonce" else 0.0)
-        with tempfile.TemporaryDirectory() as folder, step_clock(1, steps) as ticks:
-            trainer = peer.make_racer(order, model, pairs, (anchor, positive), steps, folder)
-            started = time.perf_counter()
-            trainer.train()
-            return model, interpolation, ticks, time.perf_counter() - started
-
-    def values() -> dict[str, list[float]]:
-        encode = {"query": model.encode_query, "document": model.encode_document}
-        return tested(task, encode[anchor](task.queries), encode[positive](task.documents))
-
-    steps = fitting_steps(order.seconds, fitted(_PILOT)[2])
-    model, interpolation, _, seconds = fitted(steps)
-    model.max_seq_length = settings.maxlength  # trained and tested at our lengths
-    return {**with_and_without(values, model, interpolation), "steps": steps, "seconds": seconds}
-
-
-def with_and_without(
-    values: Callable[[], dict[str, list[float]]], model: Any, interpolation: Interpolation
-) -> dict[str, dict[str, list[float]]]:
-    """The `values` of a trained model, and as `mixed` those after the base model was mixed in, if it is to be."""
-    answer = {"values": values()}
-    if interpolation.share:
-        interpolation.mix(model)
-        answer["mixed"] = values()
-    return answer
-
-
-def fitting_steps(seconds: float, ticks: Sequence[float]) -> int:
-    """How many steps fit into `seconds` at the pace of a pilot; at least two.
-
-    Args:
-        seconds: to be filled.
-        ticks: the times at which the pilot's steps ended.
-    """
-    return max(2, round(seconds / pace(ticks)))
-
-
-def pace(ticks: Sequence[float]) -> float:
-    """Seconds a step takes in a pilot, whose first steps do not count."""
-    return float(np.mean(np.diff(ticks[_WARM - 1 :])))
-
-
-def sides(settings: Settings) -> tuple[str, str]:
-    """The sides that are searched with and searched in, by the settings' direction."""
-    return ("query", "document") if settings.direction == "q2d" else ("document", "query")
-
-
-def train_and_test(settings: Settings) -> tuple[pd.DataFrame, loading.Task]:
-    """The train rows of the settings' tables, and the search task of their test rows."""
-    loaded = loading.load(settings)
-    return loaded.train, loading.tasks(loaded.test)[settings.direction]
-
-
-def tested(task: loading.Task, queries: np.ndarray, documents: np.ndarray) -> dict[str, list[float]]:
-    """One value a query for each metric."""
-    table = evaluate(task, embedding_scores(queries, documents))
-    return {metric: table[metric].tolist() for metric in TESTED}
+def _difference(values: np.ndarray) -> dict[str, float]:
+    """The same under the names of a difference."""
+    mean, low, high = _value(values).values()
+    return {"difference": mean, "difference_low": low, "difference_high": high}

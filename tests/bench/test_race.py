@@ -1,11 +1,10 @@
-"""The race: both sides get the same time and texts, the peer its best learning rate, queries are compared in pairs."""
+"""The race: both contenders get equal time and texts, the peer its best learning rate, queries are compared in pairs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
-import time
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,9 @@ from conftest import JOBS
 from hr_search import train
 from hr_search.base.errors import InputError
 from hr_search.base.files import write_csv
-from hr_search.bench import peer, processes, race
+from hr_search.bench import peer, processes, race, racers
 from hr_search.bench.cases import Order
+from hr_search.models import condenser
 from hr_search.settings import Settings
 
 
@@ -37,29 +37,29 @@ def recipe(tiny_model, tmp_path):
 
 def order(recipe, **changes):
     given = {"batchsize": 4, "maxlength": 16, "dropout": -1.0, "loss": "infonce", "recipe": recipe.to_dict()}
-    return Order("race", recipe.modelname, seconds=0.2, **(given | changes))
+    return Order("race", recipe.modelname, seconds=0.05, **(given | changes))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path, workers):
     asked = []
 
-    def answer(side, given, texts):
-        asked.append((side, given.loss, given.learningrate, given.seed))
+    def answer(contender, given, texts):
+        asked.append((contender, given.loss, given.learningrate, given.seed))
         assert (given.threads > 0) == (workers > 1)
-        assert given.seconds == (50.0 if side == "ours" else 60.0)  # ours gets no more than theirs really took
-        good = 0.9 if side == "ours" else 0.2 + (given.learningrate == 5e-5) / 4 + (given.loss == "infonce") / 4
+        assert given.seconds == (50.0 if contender == "ours" else 60.0)  # ours gets no more than theirs really took
+        good = 0.9 if contender == "ours" else 0.2 + (given.learningrate == 5e-5) / 4 + (given.loss == "infonce") / 4
         values = np.clip(good + np.linspace(-0.1, 0.1, 30), 0, 1).tolist()
         return {"values": dict.fromkeys(race.TESTED, values), "steps": 7, "seconds": 50.0}
 
     monkeypatch.setattr(race, "measure", answer)
-    monkeypatch.setattr(race.folders, "commit", lambda: "")
+    monkeypatch.setattr(race.provenance, "commit", lambda: "")
     runs, effects = race.race(
         recipe, minutes=1, seeds=(1, 2), model=recipe.modelname, out=str(tmp_path / "race.csv"), workers=workers
     )
     assert ("ours", "infonce", recipe.learningrate, 1) in asked and len(asked) == 4 + 1 + 2 + 2
     # Only the rate that suited the peer best runs with the other seeds, and with its triplet loss.
-    assert {rate for side, _, rate, seed in asked if side == "peer" and seed == 2} == {5e-5}
+    assert {rate for contender, _, rate, seed in asked if contender == "peer" and seed == 2} == {5e-5}
     assert [(loss, rate) for _, loss, rate, seed in asked if loss == "triplet"] == [("triplet", 5e-5)] * 2
     assert len(runs) == 9 and len(pd.read_csv(tmp_path / "race.csv")) == 9
     mine = effects[(effects.metric == "mrr") & (effects.arm == race.PEER)].iloc[0]
@@ -70,27 +70,30 @@ def test_every_arm_is_tested_on_the_same_queries(recipe, monkeypatch, tmp_path, 
     assert written["minuend"].dropna().unique().tolist() == ["ours"]  # nothing was mixed in anywhere
 
 
-def test_either_side_is_tested_with_and_without_the_base_model_mixed_in(recipe, monkeypatch, tmp_path):
+def test_either_contender_is_tested_with_and_without_the_base_model(recipe, monkeypatch, tmp_path):
     asked = []
 
-    def answer(side, given, texts):
-        asked.append((side, given.loss, given.learningrate, given.seed))
-        high = given.learningrate == 1e-4  # where mixing pays most and training alone least
+    def answer(contender, given, texts):
+        asked.append((contender, given.loss, given.learningrate, given.seed))
+        high = given.learningrate == 1e-4  # where blending pays most and training alone least
         seconds = 40.0 + 10 * (given.learningrate == 1e-5)
-        assert side == "peer" or given.seconds == 40.0  # the shorter of the two that ours is compared with
+        assert contender == "peer" or given.seconds == 40.0  # the shorter of the two that ours is compared with
         found = {"values": {key: [0.5 - high / 5, 0.4, 0.6] for key in race.TESTED}, "steps": 7, "seconds": seconds}
-        mixed = {"mixed": {key: [0.6 + high / 5, 0.5, 0.6] for key in race.TESTED}}
-        return found | (mixed if given.loss == "infonce" else {})
+        blended = {"blended": {key: [0.6 + high / 5, 0.5, 0.6] for key in race.TESTED}}
+        return found | (blended if given.loss == "infonce" else {})
 
     monkeypatch.setattr(race, "measure", answer)
-    monkeypatch.setattr(race.folders, "commit", lambda: "")
+    monkeypatch.setattr(race.provenance, "commit", lambda: "")
     runs, effects = race.race(recipe, 1, (1, 2), (1e-5, 1e-4), str(tmp_path / "race.csv"), recipe.modelname)
-    assert [rate for side, loss, rate, seed in asked if (side, loss, seed) == ("peer", "infonce", 2)] == [1e-5, 1e-4]
+    assert [rate for contender, loss, rate, seed in asked if (contender, loss, seed) == ("peer", "infonce", 2)] == [
+        1e-5,
+        1e-4,
+    ]
     assert len(runs) == 2 * (2 + 2 + 2) + 2 and effects["arm"].nunique() == 5
     found = effects[effects.minuend == "ours"].set_index(["arm", "metric"])
-    mixed = found.loc[("MultipleNegativesRankingLoss, base mixed in", "mrr")]
+    blended = found.loc[("MultipleNegativesRankingLoss, base mixed in", "mrr")]
     # Our recipe's rate is neither of the two, so ours has .6, .5, .6 with the base model and .5, .4, .6 without.
-    assert mixed.learningrate == 1e-4 and mixed.difference == pytest.approx(-0.2 / 3)
+    assert blended.learningrate == 1e-4 and blended.difference == pytest.approx(-0.2 / 3)
     plain = found.loc[("MultipleNegativesRankingLoss", "mrr")]
     assert plain.learningrate == 1e-5 and plain.difference == pytest.approx(0.2 / 3)
     assert found.loc[("ours, nothing mixed in", "mrr"), "difference"] == pytest.approx(0.2 / 3)
@@ -98,30 +101,30 @@ def test_either_side_is_tested_with_and_without_the_base_model_mixed_in(recipe, 
     assert like.arm == race.PEER and like.difference == pytest.approx(0) and like.p == 1
 
 
-def test_both_sides_mix_the_base_model_in_as_the_recipe_says(recipe):
+def test_both_contenders_blend_the_base_model_in_as_the_recipe_says(recipe):
     recipe = recipe.replace(baseshare=0.5, learningrate=1e-2)
-    for answer in (race.run_ours(order(recipe)), race.run_peer(order(recipe, learningrate=1e-2))):
-        assert len(answer["mixed"]["mrr"]) == len(answer["values"]["mrr"]) and answer["mixed"] != answer["values"]
-    assert "mixed" not in race.run_peer(order(recipe, loss="triplet"))
-    assert "mixed" not in race.run_ours(order(recipe.replace(baseshare=0.0)))
+    for answer in (racers.run_ours(order(recipe)), racers.run_peer(order(recipe, learningrate=1e-2))):
+        assert len(answer["blended"]["mrr"]) == len(answer["values"]["mrr"]) and answer["blended"] != answer["values"]
+    assert "blended" not in racers.run_peer(order(recipe, loss="triplet"))
+    assert "blended" not in racers.run_ours(order(recipe.replace(baseshare=0.0)))
 
 
-def test_mixing_afterwards_is_what_the_recipe_does_in_training(recipe, monkeypatch):
-    """The race leaves the mixing to the end, to test both; `train` does it in the loop."""
-    monkeypatch.setattr(race, "fitting_steps", lambda *given: 8)
-    monkeypatch.setattr(race, "_PILOT", 2)
+def test_blending_afterwards_is_what_the_recipe_does_in_training(recipe, monkeypatch):
+    """The race leaves the blending to the end, to test both; `train` does it in the loop."""
+    monkeypatch.setattr(racers, "steps_after_preparation", lambda *given: 8)
+    monkeypatch.setattr(racers, "_PILOT", 2)
     recipe, fit = recipe.replace(baseshare=0.4, learningrate=1e-2), train.fit
-    afterwards = race.run_ours(order(recipe))["mixed"]
+    afterwards = racers.run_ours(order(recipe))["blended"]
     monkeypatch.setattr(train, "fit", lambda *given: fit(*given[:3], given[3].replace(baseshare=0.4), given[4]))
-    assert race.run_ours(order(recipe))["values"] == afterwards
+    assert racers.run_ours(order(recipe))["values"] == afterwards
 
 
 def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_path):
     """Runs are kept; changed data, model, code or minutes begin anew."""
     asked = []
 
-    def answer(side, given, texts):
-        asked.append((side, given.loss, given.learningrate, given.seed))
+    def answer(contender, given, texts):
+        asked.append((contender, given.loss, given.learningrate, given.seed))
         if off and given.loss == "triplet":
             raise InputError("the machine is switched off.")
         values = [0.1 * given.seed, 0.5, given.learningrate * 1000, 1.0]
@@ -132,7 +135,7 @@ def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_p
         return race.race(recipe, **(given | changes))[1]
 
     monkeypatch.setattr(race, "measure", answer)
-    monkeypatch.setattr(race.folders, "commit", lambda: "abc")
+    monkeypatch.setattr(race.provenance, "commit", lambda: "abc")
     off = True
     with pytest.raises(InputError, match="switched off"):
         raced()
@@ -144,11 +147,11 @@ def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_p
     assert raced().equals(first) and len(asked) == 2
     raced(minutes=2)
     assert len(asked) == 2 + 9
-    monkeypatch.setattr(race.folders, "commit", lambda: "abc+")
+    monkeypatch.setattr(race.provenance, "commit", lambda: "abc+")
     raced()
     raced()
     assert len(asked) == 11 + 9 + 9  # of changed code nobody can tell
-    monkeypatch.setattr(race.folders, "commit", lambda: "abc")
+    monkeypatch.setattr(race.provenance, "commit", lambda: "abc")
     table = pd.read_csv(recipe.datapath)
     write_csv(recipe.datapath, table[:-1])
     raced()
@@ -172,34 +175,38 @@ def test_a_querys_value_is_its_mean_over_the_seeds():
     assert table.loc[("b", "mrr"), "difference"] == pytest.approx((0.5 + 0.0 + 0.5) / 3)
 
 
-def test_our_setup_is_paid_from_our_time(recipe, monkeypatch):
+def test_our_preparation_is_paid_from_our_time(recipe, monkeypatch):
     """Half of the time is gone before the first step, so half as many steps fit."""
-    asked, learn = [], race.condenser.learn
-    monkeypatch.setattr(race, "pace", lambda ticks: 0.01)
-    monkeypatch.setattr(race, "_PILOT", 2)
-    monkeypatch.setattr(race, "fitting_steps", lambda seconds, ticks: asked.append(seconds) or 2)
-    monkeypatch.setattr(race.condenser, "learn", lambda *given: time.sleep(1) or learn(*given))
-    race.run_ours(dataclasses.replace(order(recipe.replace(condense=12)), seconds=2.0))
-    assert 0 < asked[0] < 1.0
+    asked, train_ours = [], racers.train_ours
+
+    def trained(settings, pairs, rows, searched, steps):
+        asked.append(steps)
+        found = train_ours(settings, pairs, rows, searched, 2)
+        # Ten steps of 0.1 s each, after a preparation of 1 s.
+        return dataclasses.replace(found, ticks=(1.1 + 0.1 * np.arange(10)).tolist(), seconds=2.0)
+
+    monkeypatch.setattr(racers, "train_ours", trained)
+    racers.run_ours(dataclasses.replace(order(recipe), seconds=2.0))
+    assert asked == [racers._PILOT, 10]
 
 
 def test_the_pilots_first_steps_do_not_count():
-    assert race.fitting_steps(10.0, [0.0, 9.0, 9.5, 9.9, 10.0, 10.5, 11.0, 11.5]) == 20
-    assert race.fitting_steps(0.001, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]) == 2
+    assert racers.fitting_steps(10.0, [0.0, 9.0, 9.5, 9.9, 10.0, 10.5, 11.0, 11.5]) == 20
+    assert racers.fitting_steps(0.001, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]) == 2
 
 
 def test_our_side_condenses_where_the_recipe_does(recipe, monkeypatch):
     learnt = []
-    monkeypatch.setattr(race.condenser, "learn", lambda *given: learnt.append(given[2]) or None)
-    race.run_ours(order(recipe.replace(condense=12)))
+    monkeypatch.setattr(condenser, "learn", lambda *given: learnt.append(given[2]) or None)
+    racers.run_ours(order(recipe.replace(condense=12)))
     assert set(learnt) == {12}
 
 
 @pytest.mark.parametrize("direction", ["q2d", "d2q"])
-def test_both_sides_train_and_are_tested_in_the_direction_of_the_recipe(recipe, direction):
+def test_both_contenders_train_and_are_tested_in_the_direction_of_the_recipe(recipe, direction):
     recipe = recipe.replace(direction=direction)
     recipe = recipe.replace(maxlength=24, trainlength=16)
-    answers = [race.run_ours(order(recipe)), race.run_peer(order(recipe))]
+    answers = [racers.run_ours(order(recipe)), racers.run_peer(order(recipe))]
     for answer in answers:
         assert answer["steps"] >= 2 and answer["seconds"] > 0
         assert {len(values) for values in answer["values"].values()} == {len(pd.read_csv(recipe.testpath))}
@@ -209,7 +216,7 @@ def test_both_sides_train_and_are_tested_in_the_direction_of_the_recipe(recipe, 
 def test_the_peers_triplets_have_another_rows_document(recipe, tmp_path):
     pairs = pd.DataFrame({"anchor": [f"a{i}" for i in range(20)], "positive": [f"p{i}" for i in range(20)]})
     given = order(recipe, loss="triplet", learningrate=3e-4, seed=5)
-    trainer = peer.make_racer(given, peer.load(given), pairs, ("document", "query"), 6, str(tmp_path))
+    trainer = peer.make_race_trainer(given, peer.load(given), pairs, ("document", "query"), 6, str(tmp_path))
     rows = trainer.train_dataset.to_pandas()
     assert (rows["negative"] != rows["positive"]).all() and rows["negative"].nunique() > 5
     arguments = trainer.args
@@ -217,9 +224,12 @@ def test_the_peers_triplets_have_another_rows_document(recipe, tmp_path):
     assert arguments.warmup_steps == 1 and type(trainer.loss).__name__ == "TripletLoss"
 
 
-def test_a_process_of_its_own_answers(recipe):
+def test_a_process_of_its_own_answers(recipe, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     answer = processes.measure("ours", order(recipe), {})
-    assert set(answer["values"]) == set(race.TESTED)
+    assert set(answer["values"]) == set(race.TESTED) and answer["steps"] >= 2
+    assert not list((tmp_path / "here").iterdir())
 
 
 @pytest.mark.parametrize(("changes", "minutes", "said"), [

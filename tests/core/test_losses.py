@@ -7,23 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sentence_transformers import losses as peers
 from sentence_transformers.sentence_transformer.losses.batch_hard_triplet import BatchHardTripletLossDistanceFunction
 from torch.nn.functional import normalize
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hr_search.base.errors import InputError
 from hr_search.losses import (
     HARDNESS,
-    batch_all,
-    batch_hard,
-    batch_semi_hard,
     gap,
-    hardest_positive,
     infonce,
-    pairs_of,
     spread,
     triplet,
 )
@@ -178,10 +170,6 @@ def test_semi_hard_passes_over_a_candidate_as_near_as_the_positive():
     documents = at_angles(40, 40, 60)
     loss = triplet(QUERY, documents, OWN, torch.tensor([[False, True, True]]), 0.4, hardness="semi-hard").item()
     assert loss == pytest.approx(0.4 + cosine(60) - cosine(40))
-    # From 0°, of label 0: 60° is as near as the positive, 90° is further. From 60°: 60° and 90° are both nearer.
-    embeddings, labels = at_angles(0, 60, 60, 90), torch.tensor([0, 0, 1, 2])
-    first, second = 0.8 + cosine(90) - cosine(60), 0.8 + cosine(30) - cosine(60)
-    assert batch_semi_hard(embeddings, labels, 0.8).item() == pytest.approx((first + second) / 2)
 
 
 def test_an_unknown_hardness():
@@ -361,108 +349,6 @@ def test_duplicates_of_a_document_count_once():
     assert loss.item() == pytest.approx((forward + backward) / 2)
 
 
-# -- labelled embeddings -------------------------------------------------------------------------
-
-BATCH_LOSSES = {
-    batch_hard: (peers.BatchHardTripletLoss, "batch_hard_triplet_loss"),
-    batch_semi_hard: (peers.BatchSemiHardTripletLoss, "batch_semi_hard_triplet_loss"),
-    batch_all: (peers.BatchAllTripletLoss, "batch_all_triplet_loss"),
-}
-each_batch_loss = pytest.mark.parametrize("loss", list(BATCH_LOSSES), ids=lambda loss: loss.__name__)
-LABELS = {
-    "pairs": torch.arange(24) // 2,
-    "threes": torch.arange(24) % 8,
-    "two": torch.arange(24) % 2,
-    "uneven": torch.tensor([0] * 13 + [1] * 6 + [2, 3, 4, 5, 6]),  # five texts are alone with their label
-}
-
-
-@each_batch_loss
-@pytest.mark.parametrize("margin", [0.0, 0.3, 1.5])
-@pytest.mark.parametrize("labels", LABELS)
-def test_batch_losses_equal_those_of_sentence_transformers(loss, margin, labels):
-    embeddings, labels = unit(24, 8).requires_grad_(), LABELS[labels]
-    kind, kernel = BATCH_LOSSES[loss]
-    peer = kind(None, BatchHardTripletLossDistanceFunction.cosine_distance, margin)
-    assert_same(loss(embeddings, labels, margin), getattr(peer, kernel)(labels, embeddings), [embeddings])
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    labels=st.lists(st.integers(0, 4), min_size=2, max_size=14).filter(lambda labels: len(set(labels)) > 1),
-    margin=st.floats(0.01, 1.9),
-    seed=st.integers(0, 999),
-)
-def test_batch_losses_equal_those_of_sentence_transformers_for_any_labels(labels, margin, seed):
-    embeddings, labels = unit(len(labels), 4, seed=seed), torch.tensor(labels)
-    for loss, (kind, kernel) in BATCH_LOSSES.items():
-        peer = kind(None, BatchHardTripletLossDistanceFunction.cosine_distance, margin)
-        expected = getattr(peer, kernel)(labels, embeddings).double()
-        torch.testing.assert_close(loss(embeddings, labels, margin), expected, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("loss, hardness", [(batch_semi_hard, "semi-hard"), (batch_all, "all")])
-@pytest.mark.parametrize("labels", LABELS)
-def test_batch_losses_are_triplet_losses_of_all_pairs(loss, hardness, labels):
-    embeddings, labels = unit(24, 8), LABELS[labels]
-    anchor, positive = pairs_of(labels)
-    wrong = labels[:, None] != labels[None, :]
-    expected = triplet(embeddings[anchor], embeddings, positive, wrong[anchor], 0.6, hardness=hardness)
-    torch.testing.assert_close(loss(embeddings, labels, 0.6), expected)
-
-
-def test_batch_losses_by_hand():
-    # Two fellows at 0° and 60°, one stranger at 30°, at cos 30° from both; the stranger is alone.
-    points, labels, margin = at_angles(0, 60, 30), torch.tensor([7, 7, 3]), 0.3
-    near = margin + cosine(30) - cosine(60)
-    alone = margin + cosine(30) - 1  # its own positive
-    assert batch_hard(points, labels, margin).item() == pytest.approx((2 * near + alone) / 3)
-    assert batch_semi_hard(points, labels, margin).item() == pytest.approx(near)
-    assert batch_all(points, labels, margin).item() == pytest.approx(near)
-
-
-def test_pairs_and_hardest_positives_by_hand():
-    labels, points = torch.tensor([5, 1, 5, 5, 2]), at_angles(0, 10, 30, 90, 100)
-    assert torch.stack(pairs_of(labels)).T.tolist() == [[0, 2], [0, 3], [2, 0], [2, 3], [3, 0], [3, 2]]
-    assert hardest_positive(points @ points.T, labels).tolist() == [3, 1, 3, 0, 4]
-
-
-@each_batch_loss
-@pytest.mark.parametrize("labels", [[4, 4, 4], [0, 1, 2], [3]], ids=["one label", "no pairs", "one text"])
-def test_batch_losses_without_triplets(loss, labels):
-    embeddings = at_angles(*range(0, 180, 60))[: len(labels)].requires_grad_()
-    cost = loss(embeddings, torch.tensor(labels), 0.3)
-    cost.backward()
-    assert cost.item() == 0 and (embeddings.grad == 0).all()
-
-
-@each_batch_loss
-def test_the_order_of_a_labelled_batch_does_not_matter(loss):
-    embeddings, labels = unit(24, 8), LABELS["uneven"]
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(loss(embeddings[order], labels[order], 0.5), loss(embeddings, labels, 0.5))
-
-
-class Largest(TorchDispatchMode):
-    """Notes the numbers in the largest tensor that is made."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        made = result if isinstance(result, tuple | list) else [result]
-        self.numbers = max([self.numbers, *(each.numel() for each in made if isinstance(each, torch.Tensor))])
-        return result
-
-
-@each_batch_loss
-def test_memory_grows_with_the_square_of_the_batch(loss):
-    embeddings = unit(256, 16, dtype=torch.float32).requires_grad_()
-    with Largest() as largest:  # two labels: the most pairs there can be
-        loss(embeddings, torch.arange(256) % 2, 0.3).backward()
-    assert 256 * 16 <= largest.numbers <= 256**2
-
-
 # -- gradients -----------------------------------------------------------------------------------
 
 MASK = others(5)
@@ -482,9 +368,6 @@ MASK[0, 1] = MASK[1, 0] = MASK[4] = False
         lambda q, d: infonce(q, d, ROWS(5), MASK, ~MASK, 0.3, further=(q.flip(1), MASK)),
         lambda q, d: gap(q, d, ROWS(5), MASK)[:4],
         lambda q, d: spread(torch.cat([q, d])),
-        lambda q, d: batch_hard(torch.cat([q, d]), ROWS(10) % 4, 0.7),
-        lambda q, d: batch_semi_hard(torch.cat([q, d]), ROWS(10) % 4, 0.7),
-        lambda q, d: batch_all(torch.cat([q, d]), ROWS(10) % 4, 0.7),
     ],
     ids=[
         "triplet",
@@ -497,9 +380,6 @@ MASK[0, 1] = MASK[1, 0] = MASK[4] = False
         "infonce-further",
         "gap",
         "spread",
-        "batch-hard",
-        "batch-semi-hard",
-        "batch-all",
     ],
 )
 def test_gradients(loss):
@@ -519,8 +399,6 @@ def test_losses_are_finite_in_every_precision(dtype):
         loss = infonce(queries, documents, ROWS(4), mask, ~nothing, 0.01, 0.3)
         for hardness in HARDNESS:
             loss = loss + triplet(queries, documents, ROWS(4), mask, hardness=hardness)
-        for batch_loss in BATCH_LOSSES:
-            loss = loss + batch_loss(queries, ROWS(4) // 2)
         (gradient,) = torch.autograd.grad(loss, queries)
         assert loss.isfinite() and gradient.isfinite().all()
 

@@ -1,4 +1,4 @@
-"""Figures of the speed benchmark, from its table; each function takes the table and an optional axis."""
+"""Figures of the speed benchmark; each function takes its table and, optionally, an axis to draw on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from matplotlib.ticker import PercentFormatter
 from hr_search.base.errors import InputError
 from hr_search.base.plots import BLUE, GREY, ORANGE, RED
 
-_OTHER_UNITS = ("GB", "MRR@10")  # of rows that are no speeds
+_OTHER_UNITS = ("GB", "MRR@10")  # of rows that are not speeds
 
 
 def speeds(table: pd.DataFrame, hardware: str = "") -> pd.DataFrame:
-    """The rows that are speeds on one machine, the first case on top.
+    """The rows that are speeds on one machine, in the order of the table.
 
     Args:
         table: the table of speeds.
@@ -25,21 +25,22 @@ def speeds(table: pd.DataFrame, hardware: str = "") -> pd.DataFrame:
         InputError: there is no such row.
     """
     rows = table[~table["unit"].isin(_OTHER_UNITS)]
-    rows = rows[rows["hardware"] == (hardware or (rows["hardware"].iloc[-1] if len(rows) else ""))]
+    if len(rows):
+        rows = rows[rows["hardware"] == (hardware or rows["hardware"].iloc[-1])]
     if rows.empty:
         raise InputError(f"the table holds no speeds{f' of {hardware}' if hardware else ''} to draw; measure some.")
     return rows.reset_index(drop=True)
 
 
 def ratios(table: pd.DataFrame, demanded: float = 1.0, hardware: str = "", ax: Axes | None = None) -> Axes:
-    """How many times as fast we are as the peer, case by case.
+    """How many times as fast as the peer we are, case by case.
 
-    The bar is the ratio of the medians; the whisker goes from our slowest run over its fastest to our
-    fastest over its slowest.
+    A bar is the ratio of the medians. Its whisker goes from our slowest run over the peer's fastest to our fastest
+    over its slowest.
 
     Args:
         table: the table of speeds.
-        demanded: the ratio that is asked for, drawn as a line.
+        demanded: the ratio to reach, drawn as a line.
         hardware: the machine; empty = that of the last row.
         ax: where to draw; None = a new figure.
     """
@@ -49,7 +50,7 @@ def ratios(table: pd.DataFrame, demanded: float = 1.0, hardware: str = "", ax: A
     spread = np.array([rows["ratio"] - low, high - rows["ratio"]]).clip(min=0)
     colours = [BLUE if ratio >= demanded else ORANGE for ratio in rows["ratio"]]
     ax.barh(rows["case"], rows["ratio"], xerr=spread, color=colours, error_kw={"elinewidth": 1.2, "capsize": 3})
-    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # the lines stay behind the figures
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # keeps the lines behind the numbers
     for place, (value, end) in enumerate(zip(rows["ratio"], high, strict=True)):
         end = max(value, end)
         ax.annotate(f"{value:.2f}", (end, place), (5, 0), textcoords="offset points", va="center", bbox=paper)
@@ -63,20 +64,23 @@ def ratios(table: pd.DataFrame, demanded: float = 1.0, hardware: str = "", ax: A
 
 
 def limit_shares(table: pd.DataFrame, hardware: str = "", ax: Axes | None = None) -> Axes:
-    """How much of what this machine's matrix products allow each side reaches.
+    """Which share of the compute limit of this machine each contender reaches.
 
     Args:
         table: the table of speeds.
         hardware: the machine; empty = that of the last row.
         ax: where to draw; None = a new figure.
+
+    Raises:
+        InputError: no row on that machine has a limit.
     """
     rows = speeds(table, hardware).dropna(subset=["limit"]).reset_index(drop=True)
     if rows.empty:
         raise InputError("the table holds no row with a compute limit to draw.")
     ax = ax if ax is not None else _axis(len(rows))
     places = np.arange(len(rows))
-    for side, colour, offset in (("ours", BLUE, -0.2), ("peer", ORANGE, 0.2)):
-        ax.barh(places + offset, rows[side] / rows["limit"], 0.38, color=colour, label=side)
+    for contender, colour, offset in (("ours", BLUE, -0.2), ("peer", ORANGE, 0.2)):
+        ax.barh(places + offset, rows[contender] / rows["limit"], 0.38, color=colour, label=contender)
     ax.set_yticks(places, rows["case"])
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     best = (rows["ours"] / rows["limit"]).max()
