@@ -53,7 +53,7 @@ def policy(*scripts: str) -> str:
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
 
 
-def readable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` with a replacement sign for each control character and half character that HTML cannot hold."""
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "\ufffd", text)
 
@@ -110,12 +110,12 @@ def export_html(
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # lines of one log in one box
     exporter.register_filter("as_text", MarkdownWithMath(renderer=IPythonRenderer(escape=True)).render)
     html, _ = exporter.from_notebook_node(notebook, resources={"page": page})
-    soup = BeautifulSoup(readable(html), "html.parser")
+    soup = BeautifulSoup(printable(html), "html.parser")
     main = soup.find("main")
     _embed(main, notebook_path.parent.resolve())
     _disarm(soup.body)
     heading = _name(main, soup)
-    soup.title.string = readable(title) or heading or notebook_path.stem
+    soup.title.string = printable(title) or heading or notebook_path.stem
     _fit(main, PAGE_LIMIT - sum(len(each.encode()) for each in [page["style"], *_scripts(main)]), notebook_path.name)
     scripts = _scripts(main)
     soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"] = policy(*scripts)
