@@ -21,6 +21,7 @@ from bs4.element import PreformattedString
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
+from nbformat import NotebookNode
 from traitlets.config import Config
 
 from hr_search.base import files
@@ -29,13 +30,13 @@ from hr_search.base.errors import InputError, one_line
 log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
-PAGE_LIMIT = 6_000_000  # bytes of a page: what mail servers still take
+PAGE_LIMIT = 6_000_000  # bytes of a page: what most mail servers accept
 TEXT_LIMIT = 30_000  # characters of one console output
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
 LABELS = {"parameters": "Default parameters", "injected-parameters": "Parameters of this run"}
 LOADING = {"src", "data", "poster", "background", "xlink:href"}
 SENDING = {"srcset", "action", "formaction", "ping"}
-# Besides what runs, loads or sends: elements whose content browsers read by rules of their own.
+# Elements that run, load or send something, and those whose content browsers parse by special rules.
 REMOVED = ["script", "iframe", "frame", "object", "embed", "link", "meta", "base", "form", "animate", "set", "template"]
 REMOVED += ["noscript", "noembed", "noframes", "xmp"]
 
@@ -54,22 +55,22 @@ def policy(*scripts: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with a replacement sign for each control character and half character that HTML cannot hold."""
+    """`text` with a replacement sign for each control character and lone surrogate, which HTML cannot hold."""
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "\ufffd", text)
 
 
 def inert_json(value: Any) -> str:
-    """`value` as JSON that can stand inside a script element of a page and never end it.
+    """`value` as JSON that nothing can make end the script element it stands in.
 
     Raises:
-        ValueError: it holds NaN or infinity, which a browser does not read.
+        ValueError: it holds NaN or infinity, which browsers do not read.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return re.sub("[<>&\x7f\u2028\u2029\ud800-\udfff]", lambda each: f"\\u{ord(each[0]):04x}", text)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `8.4 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Seconds in words: `8.4 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -81,16 +82,16 @@ def export_html(
 ) -> Path:
     """An executed notebook as one self-contained page with folded code, contents and described images.
 
-    The page makes no network request, follows the light or dark scheme of the reader and prints well.
+    The page makes no network request, follows the reader's light or dark scheme and prints well.
     Outputs that would make it larger than 6 MB are replaced, largest first, by a line that names the notebook.
-    Scripts in outputs are removed. An output may instead hold an element with the attribute `data-hr-map` and its
-    data as `<script type="application/json" data-hr-map-data>`: such a page gets the scripts of the map.
+    Scripts in outputs are removed. For a map, an output holds an element with the attribute `data-hr-map` and its
+    data as `<script type="application/json" data-hr-map-data>`; such a page gets the scripts of the map.
 
     Args:
         notebook_path: the executed `.ipynb`.
         html_path: where the page goes.
         title: the page's title; empty = the notebook's first heading.
-        links: labels to relative addresses for the bar on top, such as the other pages of the report.
+        links: labels and relative addresses for the bar on top: the other pages of the report.
 
     Returns:
         The path of the page.
@@ -103,66 +104,80 @@ def export_html(
         notebook = nbformat.read(notebook_path, as_version=4)
     except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
         raise InputError(f"{notebook_path} is not a readable notebook ({one_line(error)}).") from error
-    _prepare(notebook, notebook_path.name)
-    page = {"style": asset("page.css") + asset("report.css"), "links": dict(links or {}), "self": quote(html_path.name)}
-    shown = Config({"NbConvertBase": {"display_data_priority": SHOWN_TYPES}})
-    exporter = HTMLExporter(config=shown, template_file="report.html.j2", extra_template_paths=[str(ASSETS)])
-    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # lines of one log in one box
-    exporter.register_filter("as_text", MarkdownWithMath(renderer=IPythonRenderer(escape=True)).render)
-    html, _ = exporter.from_notebook_node(notebook, resources={"page": page})
-    soup = BeautifulSoup(printable(html), "html.parser")
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            _prepare(cell, notebook_path.name)
+    style = asset("page.css") + asset("report.css")
+    soup = BeautifulSoup(printable(_rendered(notebook, html_path.name, style, links or {})), "html.parser")
     main = soup.find("main")
-    _embed(main, notebook_path.parent.resolve())
+    _embed_images(main, notebook_path.parent.resolve())
     _disarm(soup.body)
-    heading = _name(main, soup)
-    soup.title.string = printable(title) or heading or notebook_path.stem
-    _fit(main, PAGE_LIMIT - sum(len(each.encode()) for each in [page["style"], *_scripts(main)]), notebook_path.name)
-    scripts = _scripts(main)
+    _make_tables_scroll(main, soup)
+    headings = _name_headings(main, soup)
+    soup.title.string = printable(title) or next(filter(None, headings), "") or notebook_path.stem
+    used = sum(len(each.encode()) for each in [style, *_scripts(main)])
+    _fit(main, PAGE_LIMIT - used, notebook_path.name)
+    scripts = _scripts(main)  # again: the map may have been left out
     soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"] = policy(*scripts)
     soup.body.extend([soup.new_tag("script", string=script) for script in scripts])
     files.write_text(html_path, str(soup))
     return html_path
 
 
-def _prepare(notebook: nbformat.NotebookNode, name: str) -> None:
-    """Labels cells, makes outputs whole and harmless, and cuts what is too long, in place."""
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        cell.metadata.label = _label(cell)
-        cell.metadata.failed = any(output.output_type == "error" for output in cell.outputs)
-        for output in cell.outputs:
-            if output.output_type == "stream":
-                output.text = _shortened(output.text)
-            if "data" not in output:
-                continue
-            output.data = {kind: output.data[kind] for kind in SHOWN_TYPES if kind in output.data}
-            size = max((len(str(value)) for value in output.data.values()), default=0)
-            if size > PAGE_LIMIT:
-                output.data = {"text/plain": _left_out(size, name)}
-            if "text/plain" in output.data:
-                output.data["text/plain"] = _shortened(output.data["text/plain"])
-            if "text/html" in output.data:  # on its own first: an unclosed tag ends with its output
-                part = BeautifulSoup(output.data["text/html"], "html.parser")
-                _disarm(part)
-                for image in part.find_all("img", alt=False):
-                    image["alt"] = ""  # described with the others, see _name
-                output.data["text/html"] = str(part)
+def _rendered(notebook: NotebookNode, page: str, style: str, links: Mapping[str, str]) -> str:
+    """The HTML that nbconvert makes of a prepared notebook with our template."""
+    shown = Config({"NbConvertBase": {"display_data_priority": SHOWN_TYPES}})
+    exporter = HTMLExporter(config=shown, template_file="report.html.j2", extra_template_paths=[str(ASSETS)])
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # lines of one log in one box
+    exporter.register_filter("as_text", MarkdownWithMath(renderer=IPythonRenderer(escape=True)).render)
+    resources = {"page": {"style": style, "links": dict(links), "self": quote(page)}}
+    return exporter.from_notebook_node(notebook, resources=resources)[0]
+
+
+# -- cells, before they are rendered -------------------------------------------------------------
+
+
+def _prepare(cell: NotebookNode, notebook: str) -> None:
+    """Labels a code cell and makes its outputs complete, harmless and not too long, in place."""
+    cell.metadata.label = _label(cell)
+    cell.metadata.failed = any(output.output_type == "error" for output in cell.outputs)
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            output.text = _console_text(output.text)
+        if "data" in output:
+            output.data = _prepared(output.data, notebook)
             kind = next((kind for kind in output.data if kind.startswith("image/")), "")
             given = [output.metadata.get("alt"), output.metadata.get(kind, {}).get("alt"), cell.metadata.get("alt")]
             output.metadata.alt = next((str(each) for each in given if each), "")
 
 
-def _label(cell: nbformat.NotebookNode) -> str:
-    """What the fold of a code cell says: its kind, its number and how long it ran."""
+def _prepared(data: Mapping[str, Any], notebook: str) -> dict[str, Any]:
+    """The contents of an output by type, as far as a page shows them."""
+    data = {kind: data[kind] for kind in SHOWN_TYPES if kind in data}
+    size = max((len(str(value)) for value in data.values()), default=0)
+    if size > PAGE_LIMIT:
+        data = {"text/plain": _left_out(size, notebook)}
+    if "text/plain" in data:
+        data["text/plain"] = _console_text(data["text/plain"])
+    if "text/html" in data:  # parsed on its own, so that an unclosed tag ends with its output
+        part = BeautifulSoup(data["text/html"], "html.parser")
+        _disarm(part)
+        for image in part.find_all("img", alt=False):
+            image["alt"] = ""  # _name_headings describes it
+        data["text/html"] = str(part)
+    return data
+
+
+def _label(cell: NotebookNode) -> str:
+    """The words on a folded code cell: its kind, its number and how long it ran."""
     parts = [next((LABELS[tag] for tag in cell.metadata.get("tags", []) if tag in LABELS), "Code")]
     seconds = cell.metadata.get("papermill", {}).get("duration") or 0
     parts += [f"In [{cell.execution_count}]"] * bool(cell.execution_count) + [duration(seconds)] * (seconds >= 0.5)
     return " · ".join(parts)
 
 
-def _shortened(text: str) -> str:
-    """Console text as a terminal would leave it (a carriage return overwrites), cut where it is endless."""
+def _console_text(text: str) -> str:
+    """Console text as a terminal would show it (a carriage return overwrites the line), cut to `TEXT_LIMIT`."""
     text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
     rest = len(text) - TEXT_LIMIT
     return text if rest <= 0 else f"{text[:TEXT_LIMIT]}\n… {rest} more characters are in the notebook"
@@ -173,20 +188,23 @@ def _left_out(size: int, name: str) -> str:
     return f"An output of {size / 1e6:.1f} MB is left out here; it is in {name}."
 
 
-def _embed(main: Tag, folder: Path) -> None:
-    """Puts images that lie beside the notebook into the page."""
-    # Not nbconvert's own embedding: it closes inline tags of a text before their content.
+# -- the page ------------------------------------------------------------------------------------
+
+
+def _embed_images(main: Tag, folder: Path) -> None:
+    """Embeds the images that lie beside the notebook."""
+    # Not nbconvert's own embedding: it closes inline tags before their content.
     for image in main.select('img[src]:not([src^="data:"])'):
-        with contextlib.suppress(OSError, ValueError):  # names that no file can have
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
             file, (kind, _) = (folder / unquote(image["src"])).resolve(), mimetypes.guess_type(image["src"])
             if file.is_relative_to(folder) and file.is_file() and str(kind).startswith("image/"):
                 image["src"] = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def _disarm(part: Tag) -> None:
-    """Removes whatever in a part of a page could run, load or send something: defence beside the policy."""
+    """Removes all that could run, load or send something; the content security policy is the second defence."""
     for text in [each for each in part.descendants if isinstance(each, PreformattedString)]:
-        text.extract()  # comments and the like, whose end browsers see elsewhere than parsers
+        text.extract()  # comments and the like: browsers and parsers disagree on where they end
     for tag in part.find_all(REMOVED):
         if not _is_data(tag):
             tag.decompose()
@@ -198,37 +216,45 @@ def _disarm(part: Tag) -> None:
             harmful = name.startswith("on") or name in SENDING or (name == "style" and "url(" in text)
             if name in LOADING or (name == "href" and tag.name != "a"):
                 harmful = not text.startswith(("data:image/", "#"))
-            elif name == "href":  # a link may lead anywhere a reader chooses to go, but runs nothing
+            elif name == "href":  # a link may lead anywhere, but must not run anything
                 harmful = bool(re.match(r"[^/?#]*:", text)) and not text.startswith(("http:", "https:", "mailto:"))
             if harmful:
                 del tag[name]
 
 
 def _is_data(tag: Tag) -> bool:
-    """Whether a tag is a block of map data; if so, it is written anew as JSON and nothing else."""
+    """Whether a tag holds the data of a map; if so, it is rewritten to hold JSON and nothing else."""
     if tag.name != "script" or tag.get("type") != "application/json" or not tag.has_attr("data-hr-map-data"):
         return False
     try:
         text = inert_json(json.loads(tag.string or ""))
     except (ValueError, RecursionError) as error:
-        log.warning("the data of a map are left out: they are not JSON (%s)", one_line(error))
+        log.warning("the data of a map is left out: it is not JSON (%s)", one_line(error))
         return False
     tag.attrs = {name: value for name, value in tag.attrs.items() if name in ("id", "type") or name.startswith("data-")}
     tag.string = text
     return True
 
 
-def _name(main: Tag, soup: BeautifulSoup) -> str:
-    """Gives tables a place to scroll, headings their own names, images an alt text; gives the first heading."""
+def _make_tables_scroll(main: Tag, soup: BeautifulSoup) -> None:
+    """Puts each outermost table into an element that scrolls sideways."""
     for table in main.find_all("table"):
         if table.find_parent("table") is None:
             table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
-    headings, used, described = [""], set(), Counter()
+
+
+def _name_headings(main: Tag, soup: BeautifulSoup) -> list[str]:
+    """Names headings, lists them in the contents, and describes images without an alt text by the heading above.
+
+    Returns:
+        The texts of the headings.
+    """
+    headings, used, described = [], set(), Counter()
     contents = soup.new_tag("ol")
     for tag in main.select(".jp-MarkdownCell :is(h1, h2, h3, h4), img"):
         if tag.name == "img":
             if not tag.get("alt"):
-                text = headings[-1] or "Figure"
+                text = (headings and headings[-1]) or "Figure"
                 described[text] += 1
                 tag["alt"] = text if described[text] == 1 else f"{text} ({described[text]})"
             continue
@@ -239,7 +265,7 @@ def _name(main: Tag, soup: BeautifulSoup) -> str:
         headings.append(text)
         tag["id"] = name
         if anchor:
-            anchor.attrs |= {"href": f"#{name}", "aria-label": "Link to this part"}
+            anchor.attrs |= {"href": f"#{name}", "aria-label": "Link to this section"}
         if tag.name in ("h2", "h3"):
             row = soup.new_tag("li", attrs={"class": f"level-{tag.name[1]}"})
             row.append(soup.new_tag("a", href=f"#{name}", string=text))
@@ -248,11 +274,11 @@ def _name(main: Tag, soup: BeautifulSoup) -> str:
         fold = soup.new_tag("details")
         fold.extend([soup.new_tag("summary", string="Contents"), contents])
         soup.find("nav", class_="toc").append(fold)
-    return next(filter(None, headings), "")
+    return headings
 
 
 def _fit(main: Tag, room: int, name: str) -> None:
-    """Replaces the largest outputs and pictures by a note until all of the text fits into `room` bytes."""
+    """Replaces outputs and images, largest first, by a note until the page fits into `room` bytes."""
     parts = main.select(".jp-OutputArea-child, .jp-MarkdownCell img")
     total = len(str(main).encode())
     for size, part in sorted(((len(str(part).encode()), part) for part in parts), key=lambda pair: -pair[0]):
@@ -264,12 +290,12 @@ def _fit(main: Tag, room: int, name: str) -> None:
 
 
 def _scripts(main: Tag) -> list[str]:
-    """The scripts a page needs: its own, and those of the map where there is one."""
+    """The scripts a page needs: its own, and those of the map if it has one."""
     found = []
     if main.select_one("[data-hr-map]"):
-        from hr_search.drift import interactive_map  # pages without a map do without its library
+        from hr_search.drift import interactive_map  # slow to import, and most pages have no map
 
         found = interactive_map.scripts()
-    # As a browser reads them, else the policy's hashes differ; and nothing in a text may end the element.
-    return [re.sub(r"<(?=/script|!--)", r"\\x3c", re.sub(r"\r\n?", "\n", each), flags=re.I)
-            for each in [*found, asset("report.js")]]  # fmt: skip
+    # The policy's hashes are of the text as a browser reads it, and nothing in it may end the script element.
+    texts = [re.sub(r"\r\n?", "\n", each) for each in [*found, asset("report.js")]]
+    return [re.sub(r"<(?=/script|!--)", r"\\x3c", each, flags=re.I) for each in texts]

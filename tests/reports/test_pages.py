@@ -9,6 +9,7 @@ import pytest
 from helpers import MARKUP, display, exported, loads_nothing
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
+from hr_search import drift
 from hr_search.base.errors import InputError
 from hr_search.reports import pages
 
@@ -24,7 +25,7 @@ def maps(monkeypatch):
     module = types.ModuleType("hr_search.drift.interactive_map")
     module.scripts = lambda: ["library = '</SCRIPT><!--';\r\nlibrary += 1", "draw(library)"]
     monkeypatch.setitem(sys.modules, "hr_search.drift.interactive_map", module)
-    monkeypatch.setattr(sys.modules["hr_search.drift"], "interactive_map", module, raising=False)
+    monkeypatch.setattr(drift, "interactive_map", module, raising=False)
     return module
 
 
@@ -252,7 +253,7 @@ def test_only_a_page_with_a_map_gets_its_scripts(tmp_path, monkeypatch, maps):
     )
     assert "unsafe" not in soup.find("meta", attrs={"http-equiv": True})["content"].split("script-src")[1]
     monkeypatch.setitem(sys.modules, "hr_search.drift.interactive_map", None)  # importing it would now fail
-    monkeypatch.delattr(sys.modules["hr_search.drift"], "interactive_map")
+    monkeypatch.delattr(drift, "interactive_map")
     text, _ = exported(tmp_path, new_code_cell("1", outputs=[display({"text/html": "<div data-hr-mapping></div>"})]))
     assert loads_nothing(text) == 1
 
