@@ -11,6 +11,7 @@ import yaml
 
 from hr_search.base import files, paths
 from hr_search.base.errors import InputError
+from hr_search.evaluation.comparison import per_query
 from hr_search.evaluation.significance import paired_comparison
 from hr_search.grids import grid_file, runner
 from hr_search.grids.arms import arm_name, arm_table, direction_of, usual_values, without_folders
@@ -24,13 +25,16 @@ def finish(cell: grid_file.Cell, scores: np.ndarray, names: list[str], **more) -
     files.write_json(run.folder / "config.json", settings.to_dict())
     files.write_json(run.folder / "environment.json", {"processes": more.pop("processes", 1)})
     data = {"name": settings.datapath, "fingerprint": f"seed{settings.seed}"} | more.pop("data", {})
-    summary = {"seconds": 9.0, "training_seconds": 5.0 + settings.margin, "steps": 10, "best_step": 5, "data": data,
-               "command": f"python3 train.py --datapath=/home/me/my.csv --seed={settings.seed}"} | more  # fmt: skip
+    command = f"python3 train.py --datapath=/home/me/my.csv --seed={settings.seed}"
+    times = {"seconds": 9.0, "training_seconds": 5.0 + settings.margin, "steps": 10, "best_step": 5}
     table = pd.DataFrame({"query": names, "group": names, "relevant": 1, "rank": 1, "found": "[]", "expected": "[]"})
-    parts = [table.assign(**{"mrr": scores + shift + much, "ndcg@10": scores, "system": system, "direction": direction})
-             for system, shift in (("trained", 0.0), ("base", -9.0)) for direction, much in (("q2d", 0), ("d2q", 0.01))]  # fmt: skip
+    parts = [
+        table.assign(**{"mrr": scores + shift + more_back, "ndcg@10": scores, "system": system, "direction": direction})
+        for system, shift in (("trained", 0.0), ("base", -9.0))
+        for direction, more_back in (("q2d", 0), ("d2q", 0.01))
+    ]
     run.write("queries", pd.concat(parts))
-    files.write_json(run.folder / "summary.json", summary)
+    files.write_json(run.folder / "summary.json", {**times, "data": data, "command": command, **more})
     return run
 
 
@@ -89,8 +93,10 @@ def test_a_real_gain_is_found_and_a_chance_one_is_not(table):
 
 def test_differences_are_those_of_the_mean_over_seeds_and_queries(table):
     effects = effect_table(table).set_index("arm")
-    scores = {name: np.array([Run(paths.runs() / run).table("queries").query("system == 'trained' and direction == 'q2d'")
-              ["mrr"] for run in part["run"]]) for name, part in table.groupby("arm")}  # fmt: skip
+    scores = {
+        name: np.array([per_query(Run(paths.runs() / run), "trained", "q2d")["mrr"] for run in part["run"]])
+        for name, part in table.groupby("arm")
+    }
     shift = (scores["margin=0.5"] - scores["margin=0.1"]).mean(axis=0)
     assert effects["difference"]["margin=0.5"] == pytest.approx(shift.mean())
     assert effects["value"]["margin=0.2"] == pytest.approx(scores["margin=0.2"].mean())

@@ -27,11 +27,15 @@ def effects() -> pd.DataFrame:
     rows = []
     for place, (loss, margin) in enumerate(itertools.product(["info$nce", "triplet"], [0.1, 0.2, 0.5])):
         shift = [np.nan, 0.1, -0.1, 0.01, 0.02, 0.03][place]
-        rows.append({
-            "arm": f"loss={loss}, margin={margin}", "loss": loss, "margin": margin, "seeds": 3, "value": 0.5 + place / 10,
-            "difference": shift, "low": shift - 0.05, "high": shift + 0.05, "p_holm": 0.001 if place < 4 else 0.2,
-            "verdict": "the baseline" if place == 0 else "",
-        })  # fmt: skip
+        arm = {"arm": f"loss={loss}, margin={margin}", "loss": loss, "margin": margin}
+        reached = {"seeds": 3, "value": 0.5 + place / 10}
+        compared = {
+            "difference": shift,
+            "low": shift - 0.05,
+            "high": shift + 0.05,
+            "p_holm": 0.001 if place < 4 else 0.2,
+        }
+        rows.append({**arm, **reached, **compared, "verdict": "the baseline" if place == 0 else ""})
     return pd.DataFrame(rows)
 
 
@@ -106,9 +110,8 @@ def test_every_strategy_is_drawn_as_training_runs_it():
         assert "turns by" in said[strategy] and said[strategy] != "the query turns by 0°"
     assert said["weighted"] != said["rocchio"]
     assert said["mochi"] == "6 synthetic negatives" and said["synco"] == "9 synthetic negatives"
-    assert {text.get_text() for text in axes[0].figure.legends[0].get_texts()} == {
-        "own positive", "its group's other positives", "negatives", "query", "mixed query", "synthetic negatives"
-    }  # fmt: skip
+    labels = {"own positive", "its group's other positives", "negatives", "query", "mixed query", "synthetic negatives"}
+    assert {text.get_text() for text in axes[0].figure.legends[0].get_texts()} == labels
 
 
 def test_some_strategies_and_given_axes():

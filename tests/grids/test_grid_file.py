@@ -15,10 +15,8 @@ from hr_search.settings import FIELDS
 
 
 def test_a_product_runs_all_arms_of_a_seed_before_the_next(tmp_path):
-    found = read_grid(write_grid(
-        tmp_path, name="g", base={"learning_rate": 1e-4}, product={"loss": ["infonce", "triplet"], "Margin": [0.1, 0.2]},
-        seeds=[3, 1],
-    ))  # fmt: skip
+    product = {"loss": ["infonce", "triplet"], "Margin": [0.1, 0.2]}
+    found = read_grid(write_grid(tmp_path, name="g", base={"learning_rate": 1e-4}, product=product, seeds=[3, 1]))
     assert found.name == "g" and found.varied == ("loss", "margin", "seed")
     values = [(cell.settings.loss, cell.settings.margin, cell.settings.seed) for cell in found.cells]
     assert values == [
@@ -41,10 +39,12 @@ def test_a_list_may_set_different_things_and_repeats_run_once(tmp_path, caplog):
 
 def test_random_cells_are_the_same_every_time_and_within_bounds(tmp_path):
     spec = {
-        "learningrate": {"low": 1e-5, "high": 1e-3, "log": True}, "batchsize": {"low": 4, "high": 6},
-        "maxlength": {"low": 8, "high": 512, "log": True}, "margin": {"low": 0.1, "high": 0.2},
+        "learningrate": {"low": 1e-5, "high": 1e-3, "log": True},
+        "batchsize": {"low": 4, "high": 6},
+        "maxlength": {"low": 8, "high": 512, "log": True},
+        "margin": {"low": 0.1, "high": 0.2},
         "loss": ["infonce", "triplet"],
-    }  # fmt: skip
+    }
     path = write_grid(tmp_path, random={"count": 200, "seed": 5, "settings": spec})
     found, again = read_grid(path), read_grid(path)
     assert found == again and len(found.cells) == 200

@@ -160,9 +160,14 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(home, tmp_path):
     environment = {**os.environ, "PYTHONPATH": lines, paths.HOME_VARIABLE: str(home)}
     # A process group of its own, as under a terminal, so that the signal reaches the workers too; with the default
     # handler, since a shell starts background jobs with Ctrl-C ignored.
-    process = subprocess.Popen([sys.executable, str(script), str(path)], env=environment, text=True,
-                               stderr=subprocess.PIPE, start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(path)],
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     found = read_grid(path)
     begun = [cell.folder / "begun" for cell in found.cells[2:4]]
     deadline = time.monotonic() + 60
@@ -237,8 +242,8 @@ def test_no_scheduler_no_workers_and_no_package_are_one_sentence_each(home, tmp_
 
 
 def test_real_cells_on_a_cluster_train_as_anywhere(home, tmp_path, cluster, tiny_model, jobs_file):
-    base = {"datapath": str(jobs_file), "modelname": str(tiny_model), "maxsteps": 2, "batchsize": 8, "precision": "fp32",
-            "validationshare": 0.2, "probes": 0}  # fmt: skip
+    base = {"datapath": str(jobs_file), "modelname": str(tiny_model), "maxsteps": 2, "batchsize": 8}
+    base |= {"precision": "fp32", "validationshare": 0.2, "probes": 0}
     found = read_grid(write_grid(tmp_path, base=base, list=[{"testshare": 0.2}, {"testshare": 0.8}]))
     table = run_grid(found, scheduler=cluster.scheduler_address)
     assert table["status"].tolist() == ["finished", "failed"]
