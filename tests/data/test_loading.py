@@ -1,30 +1,23 @@
-"""Splits without leaks, leaks found where they are planted, and the search tasks made of the rows."""
+"""Splits without leaks, leaks found where they are planted, and counts of what was read and dropped."""
 
 from __future__ import annotations
 
 import json
 import logging
-import random
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentences import sentence, toy
 
 from hr_search.base.errors import InputError
-from hr_search.data import duplicates, exploration, loading, splits
+from hr_search.data import exploration, loading, splits
 from hr_search.data.counts import Counts
-from hr_search.data.tasks import tasks_of
 from hr_search.settings import Settings
 
 PARTS = ("train", "validation", "test")
-
-
-def sentence(number: int, words: int = 20) -> str:
-    """A text of its own for each number; two of them share no run of 8 words."""
-    return " ".join(f"w{value}" for value in random.Random(number).choices(range(5000), k=words))
 
 
 def write(path: Path, rows: list[tuple], names: str = "query positive group") -> str:
@@ -47,32 +40,6 @@ def table(tmp_path: Path) -> str:
 
 def groups_of(parts: loading.Data) -> list[set[str]]:
     return [set(getattr(parts, name)["group"]) for name in PARTS]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("  Водитель-экспедитор (кат. «Ё») ", "водитель экспедитор кат е"),
-        ("C++ / C# developer, C", "c++ c# developer c"),
-        ("R&D +7 C++11 a_b #1", "r d 7 c 11 a b 1"),
-        ("ﬁtter ２nd", "fitter 2nd"),
-        ("за\u0301мок сле\u00adсарь\u200b", "замок слесарь"),
-        ("Йога Cafe\u0301", "йога café"),
-        ("डॉक्टर 软件工程师", "डॉक्टर 软件工程师"),
-        ("!!! — …", ""),
-    ],
-)
-def test_normalise(text: str, expected: str) -> None:
-    assert duplicates.normalise(text) == expected
-
-
-@given(st.text(alphabet="aЯёйC1+#._—- \t\u00a0\u00ad\u0301\u200bİﬁß", max_size=12))
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
-def test_normalise_ignores_case_and_outer_spaces_and_folds_inner_ones(text: str) -> None:
-    result = duplicates.normalise(text)
-    assert "  " not in result
-    assert result == result.strip()
-    assert duplicates.normalise(f"\n {text}\t") == result
 
 
 def test_each_group_is_in_exactly_one_part(table: str) -> None:
@@ -204,58 +171,6 @@ def test_planted_near_leaks_are_counted_and_shown(tmp_path: Path, table: str, ca
     assert copied[:40] in caplog.text
 
 
-def test_near_copies_agree_with_counting_by_hand() -> None:
-    chooser = random.Random(0)
-    pieces = [sentence(number, 9).split() for number in range(6)]
-    chosen = [chooser.sample(pieces, chooser.randint(1, 4)) for _ in range(60)]
-    texts = [" ".join(word for piece in row for word in piece) for row in chosen] + ["too short", ""]
-    texts += [" ".join(reversed(text.split())) for text in texts[:5]]  # the same words are not the same text
-
-    def shingles(text: str) -> set[tuple[str, ...]]:
-        words = text.split()
-        return {tuple(words[start : start + 8]) for start in range(len(words) - 7)}
-
-    runs = [shingles(text) for text in texts]
-    expected = {
-        (i, j)
-        for i in range(len(texts))
-        for j in range(len(texts))
-        if runs[i] and len(runs[i] & runs[j]) > 0.5 * len(runs[i])
-    }
-    left, right, exact = duplicates.near_copies(texts)
-    assert exact
-    assert set(zip(left.tolist(), right.tolist(), strict=True)) == expected
-    left, right, _ = duplicates.near_copies(texts[:20], texts[20:])
-    assert set(zip(left.tolist(), right.tolist(), strict=True)) == {(i, j - 20) for i, j in expected if i < 20 <= j}
-
-
-@pytest.mark.parametrize(("texts", "corpus"), [([], None), ([], ["a b"]), (["a b"], []), (["a b"], ["a b"])])
-def test_nothing_to_compare_has_no_near_copies(texts: list[str], corpus: list[str] | None) -> None:
-    left, right, exact = duplicates.near_copies(texts, corpus)
-    assert (len(left), len(right), exact) == (0, 0, True)
-
-
-def test_bounded_searches_still_find_the_copies_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [sentence(number % 50, 200) for number in range(100)]  # each text twice
-    wanted = {(i, j) for i in range(100) for j in range(100) if i % 50 == j % 50}
-    monkeypatch.setattr(duplicates, "_WORDS_LIMIT", 5000)
-    left, right, exact = duplicates.near_copies(texts)
-    assert set(zip(left.tolist(), right.tolist(), strict=True)) == wanted
-    assert not exact
-    monkeypatch.setattr(duplicates, "_WORDS_LIMIT", 10**6)
-    monkeypatch.setattr(duplicates, "_WORK_LIMIT", 100 * 193)
-    left, right, exact = duplicates.near_copies(texts)
-    assert set(zip(left.tolist(), right.tolist(), strict=True)) == {(i, j) for i, j in wanted if j < 50}
-    assert not exact
-
-
-def test_an_estimate_is_not_made_from_a_handful_of_shingles(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [f"{sentence(number % 10, 12)} {sentence(100 + number, 14)}" for number in range(60)]  # 5 of 19 shared
-    monkeypatch.setattr(duplicates, "_WORDS_LIMIT", 200)
-    left, right, _ = duplicates.near_copies(texts)
-    assert (left == right).all()
-
-
 def test_maxrows_is_a_seeded_sample_of_train(table: str) -> None:
     everything, some = load(table), load(table, maxrows=30)
     assert len(some.train) == some.counts.train == 30
@@ -340,49 +255,6 @@ def test_the_russian_sample_is_grouped_by_profession() -> None:
     assert found["cyrillic"].sum() > 0.9 * found["latin"].sum()
 
 
-def toy() -> pd.DataFrame:
-    rows = [
-        ("Cook", "makes soup", "kitchen"),
-        ("chef", "makes soup", "kitchen"),
-        ("cook!", "bakes fish", "kitchen"),
-        ("smith", "bends iron", "forge"),
-        ("cook", "makes soup", "canteen"),
-        ("server", "brings plates", "canteen"),
-    ]
-    return pd.DataFrame(rows, columns=["query", "positive", "group"], index=[5, 3, 8, 1, 0, 2])
-
-
-def test_tasks_of_a_toy_table() -> None:
-    both = tasks_of(toy())
-    there, back = both["q2d"], both["d2q"]
-    assert (there.name, back.name) == ("q2d", "d2q")
-    assert there.queries == back.documents == ["Cook", "chef", "smith", "server"]
-    assert there.documents == back.queries == ["makes soup", "bakes fish", "bends iron", "brings plates"]
-    assert [rows.tolist() for rows in there.relevant] == [[0, 1, 3], [0, 1], [2], [0, 3]]
-    assert [rows.tolist() for rows in back.relevant] == [[0, 1, 3], [0, 1], [2], [0, 3]]
-    assert there.groups == ["kitchen", "kitchen", "forge", "canteen"]
-    assert back.groups == ["kitchen", "kitchen", "forge", "canteen"]
-
-
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(0, 5)), max_size=40))
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_relevance_is_symmetric_and_means_a_shared_group(rows: list[tuple[int, int, int]]) -> None:
-    pairs = pd.DataFrame([(f"q{q}", f"d{d}", f"g{g}") for q, d, g in rows], columns=["query", "positive", "group"])
-    both = tasks_of(pairs)
-    there, back = both["q2d"], both["d2q"]
-    relevant = {(i, int(j)) for i, found in enumerate(there.relevant) for j in found}
-    assert relevant == {(int(j), i) for i, found in enumerate(back.relevant) for j in found}
-    groups = [{name: set(part["group"]) for name, part in pairs.groupby(column)} for column in ("query", "positive")]
-    assert relevant == {
-        (i, j)
-        for i, query in enumerate(there.queries)
-        for j, document in enumerate(there.documents)
-        if groups[0][query] & groups[1][document]
-    }
-    assert all((np.diff(found) > 0).all() and found.dtype == np.int64 and len(found) for found in there.relevant)
-    assert len(there.relevant) == len(there.queries) == len(there.groups)
-
-
 def test_the_fingerprint_sees_every_part_of_a_row() -> None:
     pairs = toy().assign(negatives=[["x"], [], [], [], [], []])
     changes = [
@@ -399,34 +271,8 @@ def test_the_fingerprint_sees_every_part_of_a_row() -> None:
     assert loading.fingerprint([pairs.copy(), pairs[:0]]) in prints
 
 
-def test_describe() -> None:
-    described = exploration.describe(toy()).set_index("text")
-    assert described.loc["query", ["rows", "distinct", "groups"]].tolist() == [6, 4, 3]
-    assert described.loc["query", ["characters_5", "characters_50", "characters_100"]].tolist() == [4, 4, 6]
-    assert described.loc["document", ["distinct", "words_5", "words_95"]].tolist() == [4, 2, 2]
-    assert exploration.describe(toy()[:0])["characters_50"].tolist() == [0, 0]
-
-
 def test_counts_add_up_and_leave_out_what_does_not_apply() -> None:
     counts = Counts(rows=3, empty=1) + Counts(empty=2, emails=0)
     assert counts == Counts(rows=3, empty=3, emails=0)
     assert list(counts.to_dict().items()) == [("rows", 3), ("empty", 3), ("emails", 0)]
     assert str(counts) == "rows 3, empty 3, emails 0" and str(Counts()) == ""
-
-
-def test_texts_without_shared_wording_cost_one_look_up_per_shingle(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [sentence(number) for number in range(2000)]
-    monkeypatch.setattr(duplicates, "_WORK_LIMIT", 13 * len(texts))  # 20 words are 13 shingles
-    left, right, exact = duplicates.near_copies(texts)
-    assert exact and left.tolist() == right.tolist() == list(range(2000))
-
-
-def test_what_notebooks_show_of_texts_is_short() -> None:
-    long = pd.DataFrame(
-        {"query": ["q" * 500] * 3, "positive": ["d" * 500] * 3, "negatives": [[]] * 3, "group": ["g" * 500] * 3}
-    )
-    shown = exploration.examples(long, 2, seed=0)
-    assert list(shown) == ["group", "query", "positive"] and len(shown) == 2
-    assert shown.map(len).to_numpy().max() == 200
-    assert exploration.frequent_titles(long)["query"].tolist() == ["q" * 200]
-    assert len(exploration.examples(long, 9, seed=0)) == 3

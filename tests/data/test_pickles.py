@@ -369,14 +369,6 @@ def test_the_forbidden_name_is_given(tmp_path):
     assert "Series" in refused(written(tmp_path, pd.Series(["a"])))
 
 
-def test_the_attacks_are_real(tmp_path):
-    """What is refused above does run under `pickle.load`, so the tests can fail."""
-    mark = tmp_path / "mark"
-    with open(written(tmp_path, attacks(mark)["in a cell"]), "rb") as file, pytest.raises(TypeError):
-        next(iter(pickle.load(file)["positive"])) + None
-    assert mark.exists()
-
-
 # Pickles written by hand, for what the pickler does not write. c = global, R = call, b = build, . = stop.
 BY_HAND = {
     "allowed name, foreign module": b"cos\nDataFrame\n.",
@@ -492,11 +484,11 @@ def test_arrow_offsets_outside_the_texts(tmp_path, find, replace):
 
 def test_a_deeply_nested_tuple_as_a_key(tmp_path):
     """Hashing it overflows the stack of the interpreter: `pickle.loads` ends the process."""
-    refused(written(tmp_path, b"\x80\x02}N" + b"\x85" * 300_000 + b"Ns."))
+    refused(written(tmp_path, b"\x80\x02}N" + b"\x85" * 100_000 + b"Ns."))
 
 
 def test_deep_and_circular_values(tmp_path):
-    refused(written(tmp_path, b"\x80\x02]N" + b"\x85" * 300_000 + b"a."))
+    refused(written(tmp_path, b"\x80\x02]N" + b"\x85" * 100_000 + b"a."))
     circle: list = ["x"]
     circle.append(circle)
     assert "list inside a list" in refused(written(tmp_path, [{"a": circle}]))

@@ -1,0 +1,42 @@
+"""Search tasks: relevance is a shared group, the same in both directions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentences import toy
+
+from hr_search.data.tasks import tasks_of
+
+
+def test_tasks_of_a_toy_table() -> None:
+    both = tasks_of(toy())
+    there, back = both["q2d"], both["d2q"]
+    assert (there.name, back.name) == ("q2d", "d2q")
+    assert there.queries == back.documents == ["Cook", "chef", "smith", "server"]
+    assert there.documents == back.queries == ["makes soup", "bakes fish", "bends iron", "brings plates"]
+    assert [rows.tolist() for rows in there.relevant] == [[0, 1, 3], [0, 1], [2], [0, 3]]
+    assert [rows.tolist() for rows in back.relevant] == [[0, 1, 3], [0, 1], [2], [0, 3]]
+    assert there.groups == ["kitchen", "kitchen", "forge", "canteen"]
+    assert back.groups == ["kitchen", "kitchen", "forge", "canteen"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(0, 5)), max_size=40))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_relevance_is_symmetric_and_means_a_shared_group(rows: list[tuple[int, int, int]]) -> None:
+    pairs = pd.DataFrame([(f"q{q}", f"d{d}", f"g{g}") for q, d, g in rows], columns=["query", "positive", "group"])
+    both = tasks_of(pairs)
+    there, back = both["q2d"], both["d2q"]
+    relevant = {(i, int(j)) for i, found in enumerate(there.relevant) for j in found}
+    assert relevant == {(int(j), i) for i, found in enumerate(back.relevant) for j in found}
+    groups = [{name: set(part["group"]) for name, part in pairs.groupby(column)} for column in ("query", "positive")]
+    assert relevant == {
+        (i, j)
+        for i, query in enumerate(there.queries)
+        for j, document in enumerate(there.documents)
+        if groups[0][query] & groups[1][document]
+    }
+    assert all((np.diff(found) > 0).all() and found.dtype == np.int64 and len(found) for found in there.relevant)
+    assert len(there.relevant) == len(there.queries) == len(there.groups)
