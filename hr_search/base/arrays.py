@@ -1,4 +1,4 @@
-"""Embeddings before they are compared: numbers of one shape, finite in every row, and how long each row is."""
+"""Embedding arrays: checks of their shape and values, their norms, and sparse matrices of ones."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from scipy import sparse
 
 from hr_search.base.errors import InputError
 
-_BLOCK = 4096  # rows looked at together, so that a memory map is never read whole
+_BLOCK = 4096  # rows read at once, so that a memory map never has to fit into memory
 
 
 def checked(vectors: np.ndarray, side: str) -> np.ndarray:
-    """`vectors`, a memory map left where it is, refused unless they are numbers (rows, D).
+    """`vectors` as an array, refused unless it holds numbers (rows, D); a memory map is not read.
 
     Args:
-        vectors: what should be embeddings.
+        vectors: the supposed embeddings.
         side: "query" or "document", for the error.
 
     Raises:
-        InputError: another shape or type, or nothing in it.
+        InputError: another shape or type, or an empty array.
     """
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or 0 in vectors.shape or vectors.dtype.kind not in "fiu":
@@ -30,10 +30,10 @@ def checked(vectors: np.ndarray, side: str) -> np.ndarray:
 
 
 def check_dimensions(queries: np.ndarray, documents: np.ndarray) -> None:
-    """Refuses two sides that cannot come from one model.
+    """Checks that both sides can come from one model.
 
     Raises:
-        InputError: (Q, D) and (N, D) have another D.
+        InputError: (Q, D) and (N, D) differ in D.
     """
     if queries.shape[1] != documents.shape[1]:
         raise InputError(
@@ -43,22 +43,22 @@ def check_dimensions(queries: np.ndarray, documents: np.ndarray) -> None:
 
 
 def norms(vectors: np.ndarray, side: str) -> np.ndarray:
-    """The length of each row, (N,) float64, and 1 for an all-zero one, so that dividing by it is safe.
+    """The L2 norm of each row, (N,) float64; 1 for an all-zero row, so that dividing by it is safe.
 
-    This is where NaN stops: whatever ranks by embeddings asks for their lengths first.
+    All rankings take the norms first, so no NaN gets past this function.
 
     Args:
         vectors: (N, D) numbers, maybe memory-mapped.
         side: "query" or "document", for the error.
 
     Raises:
-        InputError: NaN or infinity, also one that only float32 cannot hold, in a row.
+        InputError: a row holds NaN, infinity or a number too large for float32.
     """
     found = np.empty(len(vectors), np.float64)
     for start in range(0, len(vectors), _BLOCK):
         with np.errstate(over="ignore"):
             block = vectors[start : start + _BLOCK].astype(np.float32, copy=False)
-        # Squares of float32 neither overflow nor vanish in float64, so they tell unusable rows as well as lengths.
+        # Squares of float32 neither overflow nor underflow in float64: a norm is infinite only if the row is.
         found[start : start + _BLOCK] = np.sqrt(np.einsum("nd,nd->n", block, block, dtype=np.float64))
     wrong = np.flatnonzero(~np.isfinite(found))
     if wrong.size:
@@ -70,7 +70,7 @@ def norms(vectors: np.ndarray, side: str) -> np.ndarray:
 
 
 def normalised(vectors: np.ndarray, side: str) -> np.ndarray:
-    """Embeddings (N, D) scaled to length 1 in float32; all-zero rows stay.
+    """Embeddings (N, D) scaled to norm 1, float32; all-zero rows stay as they are.
 
     Raises:
         InputError: as `checked` and `norms`.
@@ -81,7 +81,7 @@ def normalised(vectors: np.ndarray, side: str) -> np.ndarray:
 
 
 def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
-    """A sparse matrix of ones at the given places, however often each is given."""
+    """A sparse matrix of ones at the given places, each of which may occur several times."""
     matrix = sparse.coo_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape).tocsr()
     matrix.data[:] = 1
     return matrix

@@ -1,4 +1,4 @@
-"""The values that settings, losses, mixing, mining and tables share; each list stands here and nowhere else."""
+"""The values that settings, losses, mixing, mining and tables accept; each list stands here and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 SIDES = ("query", "document")  # of a pair
 DIRECTIONS = ("q2d", "d2q")  # query to document, document to query
 METRICS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
-BUNDLED = ("esco", "sample_ru")  # data sets that need no file
+BUNDLED = ("esco", "sample_ru")  # data sets that come with the package
 
 
 def is_table_file(datapath: str) -> bool:
-    """Whether a `datapath` names a file or folder: not empty, no bundled data set, no `hf:OWNER/NAME`."""
+    """Whether a `datapath` is a file or folder, not empty, a bundled data set or `hf:OWNER/NAME`."""
     return bool(datapath) and datapath not in BUNDLED and not datapath.startswith("hf:")

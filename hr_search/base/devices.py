@@ -12,21 +12,21 @@ from torch import Tensor
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """The array as a tensor on `device`; a GPU fetches it while the program goes on."""
+    """The array as a tensor on `device`; to a GPU it is copied asynchronously."""
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor.to(device)
-    # Only from pinned memory does a GPU copy without making the program wait for what it is doing.
+    # Only copies from pinned memory are asynchronous.
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether bfloat16 is wanted and, for "auto", whether this hardware multiplies it fast."""
+    """Whether to compute in bfloat16; "auto" does if this hardware multiplies it fast."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Where a CPU has no instruction for it, bfloat16 is slower than float32, at worst by a hundred times.
+    # Without instructions for it, a CPU computes bfloat16 up to a hundred times more slowly than float32.
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 

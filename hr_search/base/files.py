@@ -1,8 +1,8 @@
-"""Files that are written whole or not at all.
+"""Files and folders that are written whole or not at all.
 
 Each writer fills a temporary file in the same folder, flushes it to disk and renames it over the
-target, so a reader (or a crash) never meets half a file. What a writer that was killed leaves behind
-is removed by the next one of the same target.
+target, so a reader never sees half a file and a crash never leaves one. The leftovers of a killed
+writer are removed by the next writer of the same target.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import pandas as pd
 from hr_search.base import locks
 from hr_search.base.errors import InputError, one_line
 
-_PART = ".part"  # ends the name of everything that is not whole yet
-_STALE = 60.0  # seconds after which an unlocked part counts as left behind
+_PART = ".part"  # suffix of everything unfinished
+_STALE = 60.0  # seconds after which an unlocked part counts as a leftover
 
 
 @contextlib.contextmanager
@@ -34,14 +34,14 @@ def whole_file(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     """An open file whose content appears at `path` only if the block ends without an error.
 
     Args:
-        path: the final place; its folder is made where it is missing.
+        path: the target; its folder is made if it is missing.
         mode: "w" for UTF-8 text or "wb" for bytes.
 
     Raises:
-        InputError: the place cannot be written (a folder, read-only, full disk).
+        InputError: the target cannot be written (it is a folder, read-only, or the disk is full).
     """
     path = Path(path)
-    # Past a file open for writing only, NumPy writes by itself, and does not notice that its last bytes find no room.
+    # Open for reading too: into a write-only file NumPy writes past Python, and misses that the disk is full.
     mode, options = ("w+b", {}) if "b" in mode else ("w", {"encoding": "utf-8", "newline": ""})
     temporary = None
     try:
@@ -71,11 +71,11 @@ def whole_file(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
 def whole_folder(path: Path | str) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` only if the block ends without an error.
 
-    Where the system can, an existing folder is swapped with the new one in a single move; elsewhere it is
-    moved aside first and removed last.
+    On Linux an existing folder is swapped with the new one atomically; elsewhere it is moved aside first
+    and removed last.
 
     Raises:
-        InputError: the place cannot be written or is a file.
+        InputError: the target cannot be written or is a file.
     """
     path = Path(path)
     temporary = None
@@ -101,13 +101,13 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
 
 
 def _take_place(folder: Path, path: Path) -> None:
-    """Gives a folder the name `path`; one that lies there takes its name in return, or is removed."""
+    """Gives a folder the name `path`; an existing folder gets the old name in return, or is removed."""
     if _swapped(folder, path):
         return
     try:
         os.rename(folder, path)
         return
-    except OSError:  # a folder lies there: an older one, or that of a writer who was faster just now
+    except OSError:  # a folder exists, perhaps one that another writer has just put there
         if not path.is_dir():
             raise
     if _swapped(folder, path):
@@ -117,13 +117,13 @@ def _take_place(folder: Path, path: Path) -> None:
         os.rename(path, aside / path.name)
         os.rename(folder, path)
     finally:
-        if not path.exists():  # the second step failed: the old folder goes back
+        if not path.exists():  # the second rename failed: the old folder goes back
             os.rename(aside / path.name, path)
         _remove(aside)
 
 
 def _swapped(one: Path, other: Path) -> bool:
-    """Whether two folders could be swapped in one move, which nothing can interrupt half-way (Linux)."""
+    """Swaps two folders atomically; False where the system cannot (only Linux can)."""
     try:
         renameat2 = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):
@@ -132,11 +132,11 @@ def _swapped(one: Path, other: Path) -> bool:
     return renameat2(working_directory, os.fsencode(one), working_directory, os.fsencode(other), exchange) == 0
 
 
-# -- what must outlast a power cut, and what a killed writer leaves behind -----------------------
+# -- flushing to disk, and the leftovers of killed writers ---------------------------------------
 
 
 def _sync_content(folder: Path) -> None:
-    """Flushes every file below a folder to the disk; a full one shows now and not later."""
+    """Flushes every file below a folder to disk, so that a full disk shows now and not later."""
     for path in folder.rglob("*"):
         if path.is_file():
             with _opened(path) as handle:
@@ -147,14 +147,14 @@ def _sync_content(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flushes the names in a folder; where the system cannot, a rename is as safe as it makes it."""
+    """Flushes the names in a folder to disk, where the system can."""
     with contextlib.suppress(OSError), _opened(folder) as handle:
         os.fsync(handle)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """The handle of a file or folder, open for reading."""
+    """The handle of a file or folder opened for reading."""
     handle = os.open(path, os.O_RDONLY)
     try:
         yield handle
@@ -167,7 +167,7 @@ def _prefix(path: Path) -> str:
 
 
 def _sweep(path: Path) -> None:
-    """Removes the parts of `path` whose writers are dead: old, and locked by nobody."""
+    """Removes the parts of `path` whose writers are dead: old ones that nobody has locked."""
     prefix = _prefix(path)
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
@@ -185,7 +185,7 @@ def _remove_dead(part: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file, a link or a folder with all it holds, as far as the system lets us."""
+    """Removes a file, a link or a folder with its content, as far as the system permits."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -194,10 +194,10 @@ def _remove(path: Path) -> None:
 
 
 def _refusal(path: Path, error: Exception) -> InputError | None:
-    """One sentence about `path` where the system refused to write, None where `error` is another."""
-    # torch.save turns a full disk into a RuntimeError of its own; the reason of the system is its context.
+    """The sentence about a `path` that the system refused to write; None if `error` is of another kind."""
+    # torch.save raises a RuntimeError of its own on a full disk; the system's error is its context.
     reason = error.__context__ if isinstance(error, RuntimeError) else error
-    # Libraries written in Rust (safetensors, tokenizers) have errors of their own that quote the system.
+    # Libraries written in Rust (safetensors, tokenizers) raise errors of their own that quote the system's.
     if isinstance(error, InputError) or not (isinstance(reason, OSError) or "(os error " in str(error)):
         return None
     said = one_line(reason or error)
@@ -208,13 +208,13 @@ def _refusal(path: Path, error: Exception) -> InputError | None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """`text` at `path` as UTF-8, whole or not at all."""
+    """Writes `text` to `path` as UTF-8."""
     with whole_file(path) as file:
         file.write(text)
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """`value` at `path` as readable JSON, whole or not at all; NaN is refused."""
+    """Writes `value` to `path` as indented JSON; NaN and infinity are refused with a ValueError."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
@@ -233,8 +233,8 @@ def read_json(path: Path | str) -> Any:
 
 
 def write_csv(path: Path | str, table: pd.DataFrame) -> None:
-    """`table` at `path` as CSV without its index, whole or not at all; floats keep nine digits."""
-    # A lone carriage return is written without quotes, and readers take it for the end of a row.
+    """Writes `table` to `path` as CSV without its index; floats keep nine digits."""
+    # pandas does not quote a lone carriage return, and readers take it for the end of a row.
     texts = (column.astype(str) for _, column in table.select_dtypes(exclude="number").items())
     lone = any(column.str.contains("\r", regex=False).any() for column in texts)
     quoting = csv.QUOTE_ALL if lone else csv.QUOTE_MINIMAL

@@ -1,4 +1,4 @@
-"""The Hub: data sets and models by name, within seconds or with a sentence about what to do instead."""
+"""The Hugging Face Hub: data sets and models by name, or within seconds a sentence that says what to do instead."""
 
 from __future__ import annotations
 
@@ -12,33 +12,31 @@ from typing import Any
 from hr_search.base.errors import InputError, one_line, shown
 from hr_search.base.paths import extension
 
-MODEL_TIMEOUT = 3.0
-"""Seconds a model's name may take: with the start of Python and torch the answer comes within ten."""
-TIMEOUT = 8.0
-"""Seconds until the Hub counts as out of reach."""
+MODEL_TIMEOUT = 3.0  # seconds to look up a model's name: with the start of Python and torch, an answer within ten
+TIMEOUT = 8.0  # seconds until the Hub counts as out of reach
 
 
 def require_model(name: str) -> None:
-    """Returns if the Hub model `name` is in the local cache or the Hub answers for it.
+    """Checks that the Hub model `name` is in the local cache or known to the Hub.
 
     Raises:
-        InputError: within seconds, where neither is so.
+        InputError: within seconds, if it is neither.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import RepositoryNotFoundError
 
     if not re.fullmatch(r"(?a:[\w.-]{1,96}/)?(?a:[\w.-]{1,96})", name):
         raise InputError(
-            f'the model "{shown(name)}" is neither a local folder nor a name that the Hub could have; '
+            f'the model "{shown(name)}" is neither a local folder nor a valid name on the Hub; '
             "use --modelname embedded (no download) or the path of a local folder."
         )
     names = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
     try:
         if any(isinstance(try_to_load_from_cache(candidate, "config.json"), str) for candidate in names):
             return
-    except ValueError as error:  # the Hub's own rules for names, such as no two dots in a row
+    except ValueError as error:  # the Hub's own rules for names; it forbids two dots in a row, for example
         raise InputError(
-            f"the model {name} is no local folder, and the Hub has no such names ({one_line(error, 120)}); "
+            f"the model {name} is neither a local folder nor a valid name on the Hub ({one_line(error, 120)}); "
             "use --modelname embedded (no download) or the path of a local folder."
         ) from error
 
@@ -59,7 +57,11 @@ def require_model(name: str) -> None:
 
 
 def files_of(place: str) -> list[tuple[str, Path]]:
-    """Name and local copy of the files of a data set on the Hub: its train split, in one format."""
+    """Names and local copies of the files of a Hub data set `hf:OWNER/NAME`: its train split, in one format.
+
+    Raises:
+        InputError: the name is invalid, the Hub cannot be reached, or the data set has no readable file.
+    """
     name = place.removeprefix("hf:")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or ".." in name:
         raise InputError(f"{shown(place)} is not the name of a data set; write hf:OWNER/NAME.")
@@ -70,8 +72,8 @@ def files_of(place: str) -> list[tuple[str, Path]]:
         fixed = {"repo_id": name, "repo_type": "dataset", "revision": info.sha, "etag_timeout": TIMEOUT}
         wanted = train_files([file.rfilename for file in info.siblings or []])
         files = [(file, Path(huggingface_hub.hf_hub_download(filename=file, **fixed))) for file in wanted]
-    except Exception as error:  # the client raises its own errors, those of its transport and of the system
-        advice = "download its files where there is a network and give the path of one."
+    except Exception as error:  # errors of the client, of its transport or of the system
+        advice = "download its files on a machine with a network and give the path of one."
         raise InputError(f"{place} cannot be fetched ({one_line(error, 120)}); {advice}") from error
     if not files:
         raise InputError(f"{place} has no .parquet, .jsonl, .csv, .tsv, .json or .pkl file; convert and download it.")
@@ -79,7 +81,7 @@ def files_of(place: str) -> list[tuple[str, Path]]:
 
 
 def within(seconds: float, work: Callable[[], Any]) -> Any:
-    """The result of `work`, or TimeoutError; the timeout of a socket does not cover silent name servers."""
+    """The result of `work`, or TimeoutError; unlike a socket's timeout this covers silent name servers."""
     future: Future[Any] = Future()
 
     def run() -> None:
@@ -93,7 +95,7 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:
 
 
 def train_files(names: Sequence[str]) -> list[str]:
-    """The files of the train split (else all but test and validation) in the best format present."""
+    """The files of the train split, or all but test and validation if no name says train, in the best format."""
     for kind in (".parquet", ".jsonl", ".csv", ".tsv", ".json", ".pkl"):
         own = sorted(
             name for name in names if extension(name) == kind and not re.search(r"(infos?|state|config)\.json$", name)

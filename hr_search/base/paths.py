@@ -1,8 +1,8 @@
 """Where things lie: one root, one override variable, never the working directory.
 
-Notebook tests and papermill start kernels in different folders, so every place is derived from
-the package. `HR_SEARCH_HOME` moves what is written (caches, metrics, reports) elsewhere; notebooks
-and recipes are always those of the checkout.
+Notebook tests and papermill start kernels in different folders, so every path is derived from the
+package. `HR_SEARCH_HOME` moves all that is written (caches, metrics, reports); notebooks and recipes
+are always those of the checkout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def checkout() -> Path:
 
 
 def root() -> Path:
-    """The folder under which everything is written: `$HR_SEARCH_HOME`, else the checkout.
+    """The folder under which everything is written: `$HR_SEARCH_HOME`, or the checkout if it is unset.
 
     Raises:
         InputError: the variable names the home of an unknown user.
@@ -31,7 +31,9 @@ def root() -> Path:
     try:
         return Path(override).expanduser().resolve() if override else checkout()
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{HOME_VARIABLE} is {override!r}, which is no usable folder ({one_line(error)}).") from error
+        raise InputError(
+            f"{HOME_VARIABLE} is {override!r}, which is not a usable folder ({one_line(error)})."
+        ) from error
 
 
 def models() -> Path:
@@ -50,7 +52,7 @@ def metrics() -> Path:
 
 
 def runs() -> Path:
-    """One folder a run (git-ignored)."""
+    """One folder for each run (git-ignored)."""
     return metrics() / "runs"
 
 
@@ -77,10 +79,10 @@ def recipes() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """An absolute path for what a user wrote: as it is, from the working directory, else from the checkout.
+    """The absolute path a user means: relative to the working directory, or to the checkout if it exists only there.
 
     Raises:
-        InputError: nothing can have that path: it is too long, holds a NUL or names the home of an unknown user.
+        InputError: no file can have that path: it is too long, holds a NUL or names the home of an unknown user.
     """
     try:
         path = Path(path).expanduser()
@@ -93,5 +95,5 @@ def resolve(path: str | Path) -> Path:
 
 
 def extension(path: Path | str) -> str:
-    """The extension that tells a file's format, in lower case and without a final `.gz`."""
+    """The extension that names a file's format, in lower case and without a final `.gz`."""
     return Path(str(path).lower().removesuffix(".gz")).suffix

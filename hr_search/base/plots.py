@@ -1,6 +1,7 @@
-"""Figures whose titles say what is seen; each function takes data and an optional axis and returns it.
+"""Figures whose titles say what is seen; each function takes data and an optional axis and returns the axis.
 
-Colours: Okabe and Ito (2008), which colour-blind readers tell apart too. `$`, `_` and `<` are no markup.
+Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart. Texts are drawn as they
+are: `$`, `_` and `<` are not markup.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def length_histogram(queries: Iterable[str], documents: Iterable[str], ax: Axes 
     ax = new_axis(ax)
     end = max(2, *(int(np.percentile(counts, 99)) for counts in words))
     shares = [np.full(len(counts), 1 / len(counts)) for counts in words]
-    long = end > 40  # queries of 3 words and documents of 300 share no linear axis
+    long = end > 40  # queries of 3 words and documents of 300 do not fit on one linear axis
     bins = (np.unique(np.geomspace(1, end + 1, 31).round()) if long else np.arange(1, end + 2)) - 0.5
     clipped = [np.clip(counts, 1, end) for counts in words]
     ax.hist(clipped, bins, weights=shares, color=[BLUE, ORANGE], label=list(parts))
@@ -51,7 +52,7 @@ def length_histogram(queries: Iterable[str], documents: Iterable[str], ax: Axes 
 
 
 def group_sizes(groups: Sequence[str], ax: Axes | None = None) -> Axes:
-    """How many groups have one row, two rows and so on: what a split keeps together."""
+    """How many groups have one row, two rows and so on; a split keeps groups together."""
     sizes = pd.Series(require_some(groups, "groups")).value_counts()
     bars = sizes.clip(upper=20).value_counts()
     ax = new_axis(ax)
@@ -61,13 +62,13 @@ def group_sizes(groups: Sequence[str], ax: Axes | None = None) -> Axes:
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     title = f"{len(sizes):,} groups: {(sizes == 1).mean():.0%} have a single row, the largest has {sizes.max():,}"
-    return finish(ax, title, "Rows a group (20 = 20 or more)", "Groups (log scale)")
+    return finish(ax, title, "Rows in a group (20 = 20 or more)", "Groups (log scale)")
 
 
 def history(table: pd.DataFrame, goal: str = "mrr", axes: Sequence[Axes] | None = None) -> np.ndarray:
-    """Loss above, validation metric `goal` below, the best step marked in both, from `history.csv` of a run.
+    """Loss above, validation metric `goal` below, the best step marked in both, from a run's `history.csv`.
 
-    A run without validation rows has the loss only.
+    Without validation rows there is only the loss.
     """
     require_columns(table, ("step", "loss", goal), "the history")
     if table[goal].isna().all():
@@ -88,20 +89,25 @@ def history(table: pd.DataFrame, goal: str = "mrr", axes: Sequence[Axes] | None 
 
 
 def active_and_spread(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Whether training still has work (active triplets) and room (spread of the documents), from `history.csv`."""
+    """The share of active rows, whether there is still something to learn, and the spread of the documents.
+
+    Args:
+        table: `history.csv` of a run.
+        ax: where to draw; None = a new figure.
+    """
     require_columns(table, ("step", "active", "spread"), "the history")
     ax = new_axis(ax)
-    active = _line(ax, table, "active", RED, "active: triplets that still cost")
+    active = _line(ax, table, "active", RED, "active: positive not yet ahead by the margin")
     spread = _line(ax, table, "spread", BLUE, "spread: 1 - mean cosine of documents")
     ax.set_ylim(-0.03, max(1.03, ax.get_ylim()[1]))
-    title = f"At the end {active:.0%} of the triplets still cost; the documents' spread is {spread:.2f}"
+    title = f"At the end {active:.0%} of the rows are active; the documents' spread is {spread:.2f}"
     return finish(ax, title, STEP, "Share (0 to 1)", legend=True)
 
 
 def metric_bars(
     metrics: pd.DataFrame, direction: str = "q2d", names: Sequence[str] = HEADLINES, ax: Axes | None = None
 ) -> Axes:
-    """The metrics `names` of every system, with 95 % intervals, from `metrics.csv` of a run."""
+    """The metrics `names` of every system, with 95 % intervals, from a run's `metrics.csv`."""
     require_columns(metrics, ("system", "direction", "metric", "value", "low", "high"), "the metrics table")
     table = metrics[(metrics["direction"] == direction) & metrics["metric"].isin(names)]
     table = require_some(table, f"metrics of {direction}").drop_duplicates(["system", "metric"], keep="last")
@@ -131,10 +137,10 @@ def metric_bars(
 
 
 def show(drawn: Any, alt: str) -> None:
-    """Displays a figure in a notebook with a text for those who cannot see it, then closes the figure.
+    """Displays a figure in a notebook with an alt text, then closes the figure.
 
-    The lab template of nbconvert drops the alt text of an image's metadata (the classic one keeps it), so
-    the picture is displayed as HTML, which notebooks and exported pages show alike.
+    The picture is displayed as HTML, which notebooks and exported pages show alike: nbconvert's lab template
+    drops the alt text of an image's metadata.
 
     Args:
         drawn: a figure, an axis or an array of axes, as the functions here return them.
@@ -146,17 +152,17 @@ def show(drawn: Any, alt: str) -> None:
 
 
 def image(drawn: Any, alt: str, sharpness: int = 200) -> str:
-    """A figure as an HTML image with everything inside; the figure is closed.
+    """A figure as a self-contained HTML image; the figure is closed.
 
     Args:
         drawn: a figure, an axis or an array of axes.
         alt: what is seen, in one or two sentences.
-        sharpness: dots an inch; shown at 100, so 200 is sharp on fine screens.
+        sharpness: dots per inch; shown at 100, so 200 is sharp on high-resolution screens.
     """
     figure = drawn if isinstance(drawn, Figure) else np.ravel(drawn)[0].figure
     picture = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # scripts that the font lacks become boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # characters that the font lacks become boxes
         figure.savefig(picture, format="png", dpi=sharpness)
     plt.close(figure)
     source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
@@ -178,7 +184,7 @@ def new_axes(
 
 
 def finish(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> Axes:
-    """The look that all figures share: what is seen on top, the legend between it and the data."""
+    """Gives an axis the look that all figures share: title on top, the legend between title and data."""
     ax.set_title(title, loc="left", fontsize=11, pad=24 if legend else 6, parse_math=False)
     ax.set_xlabel(x)
     ax.set_ylabel(y, parse_math=False)
@@ -191,12 +197,12 @@ def finish(ax: Axes, title: str, x: str, y: str, legend: bool = False) -> Axes:
 
 
 def plain_legend(legend: Legend) -> None:
-    """Shows the legend's texts as they are, not as mathematics."""
+    """Draws the legend's texts as they are, not as mathematics."""
     plt.setp(legend.get_texts(), parse_math=False)
 
 
 def _line(ax: Axes, table: pd.DataFrame, name: str, colour: str, label: str | None = None) -> float:
-    """Draws a column over the steps and returns its last value."""
+    """Draws a column over the steps; returns its last value."""
     seen = table[["step", name]].dropna()
     ax.plot(seen["step"], seen[name], color=colour, marker="o", markersize=3, label=label)
     ax.xaxis.set_major_formatter("{x:,.0f}")
@@ -218,14 +224,14 @@ def shares_of(ax: Axes, parts: Mapping[str, tuple[Sequence[float], str]], start:
 
 
 def require_columns(table: pd.DataFrame, names: Sequence[str], what: str) -> None:
-    """Refuses a table that lacks a column or has no row."""
+    """Checks that a table has these columns and at least one row."""
     if missing := [name for name in names if name not in table]:
         raise InputError(f"{what} has no column {missing[0]}; columns: {', '.join(map(str, table.columns))}.")
     require_some(table, f"rows in {what}")
 
 
 def require_some(values: Any, what: str) -> Any:
-    """`values` if there are any."""
+    """`values`, refused if there are none."""
     values = values if hasattr(values, "__len__") else list(values)
     if not len(values):
         raise InputError(f"there are no {what} to draw.")
@@ -233,6 +239,6 @@ def require_some(values: Any, what: str) -> Any:
 
 
 def known_first(present: Iterable[str], known: Iterable[str]) -> list[str]:
-    """What occurs, without repeats: the known names in their order, then the others."""
+    """The distinct names present: the known ones in their order, then the others."""
     present = dict.fromkeys(present)
     return [name for name in known if name in present] + [name for name in present if name not in set(known)]

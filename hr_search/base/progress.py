@@ -1,4 +1,4 @@
-"""Progress a person can follow: bars where somebody watches, one line per event where nobody does."""
+"""Progress: bars for a person who watches, plain log lines for everybody else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADLESS_VARIABLE = "HR_SEARCH_HEADLESS"
 
 
 def watched() -> bool:
-    """Whether a bar would be seen: on a terminal, or in a notebook that is not run headlessly."""
+    """Whether a bar would be seen: on a terminal, or in a notebook that a person runs."""
     if os.environ.get(HEADLESS_VARIABLE):
         return False
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -27,23 +27,23 @@ def watched() -> bool:
 def bar(
     items: Iterable | None = None, what: str = "", unit: str = "it", total: int | None = None, start: int = 0
 ) -> Any:
-    """A tqdm bar that is silent when nobody watches."""
+    """A tqdm bar that shows nothing unless somebody watches."""
     return tqdm(items, desc=what, unit=unit, total=total, initial=start, leave=False, disable=not watched())
 
 
 def show_log(stream: TextIO | None = None, level: int = logging.INFO) -> None:
-    """Sends this package's log lines, without decoration, to `stream`; None = standard output, as notebooks want."""
+    """Sends this package's log lines, undecorated, to `stream`; None = standard output, for notebooks."""
     logger = logging.getLogger("hr_search")
     logger.setLevel(level)
     logger.propagate = False
-    # Kernels replace sys.stdout, so the handler of an earlier call may hold a dead stream.
+    # Kernels replace sys.stdout, so the handler of an earlier call may hold a closed stream.
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(_Plain("%(message)s"))
     logger.handlers[:] = [handler]
 
 
 class _Plain(logging.Formatter):
-    """Lines that a terminal shows and does not obey, whatever a file name or a text in them holds."""
+    """Lines without control characters, whatever a file name or a text in them holds."""
 
     def format(self, record: logging.LogRecord) -> str:
         return plain(super().format(record))
@@ -51,7 +51,7 @@ class _Plain(logging.Formatter):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences the loading bars and notes of transformers for a while."""
+    """Silences the loading bars and messages of transformers until the block ends."""
     from transformers.utils import logging as chatter
 
     level = chatter.get_verbosity()

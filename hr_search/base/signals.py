@@ -1,4 +1,4 @@
-"""Interruption: Ctrl-C and SIGTERM wait until a run has come to a point from which it can go on."""
+"""Ctrl-C and SIGTERM, postponed until a run has reached a point from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any, NoReturn
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_ECHO = 2.0  # seconds within which a launcher passes on what the terminal has sent to all its processes already
+_ECHO = 2.0  # seconds within which a launcher repeats a signal that the terminal already sent to all its processes
 
 
 class Interrupted(KeyboardInterrupt):
-    """The work was asked to stop, and stands at a point from which it can go on."""
+    """The work was asked to stop, and stands at a point from which it can be resumed."""
 
 
 class Request:
     """Whether somebody has asked the work to stop.
 
     Attributes:
-        signal: number of the signal that asked, 0 as long as none did.
+        signal: the number of the signal that asked, 0 if none did.
     """
 
     def __init__(self, launched: bool) -> None:
@@ -33,12 +33,12 @@ class Request:
         self._since, self._open = 0.0, False
 
     def at_once(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        """`work`, which a signal may end anywhere: it is long, and leaves nothing half done.
+        """Makes long work that leaves nothing half done end as soon as a signal arrives.
 
-        Of several processes that work together, none may leave alone; there it is `work` as it is.
+        In a launch of several processes none may leave alone, so `work` is returned unchanged.
 
         Returns:
-            A function that raises `Interrupted` as soon as a signal comes, or if one has come before.
+            `work`, which raises `Interrupted` when a signal arrives or has arrived before.
         """
         if self.launched:
             return work
@@ -55,32 +55,32 @@ class Request:
         return interruptible
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal: the first is noted, a second ends the program."""
+        """Handles a signal: notes the first, ends the program at the second."""
         if self.signal:
             if self.launched and time.monotonic() - self._since < _ECHO:
                 return
-            leave(number, "stopped at once, as a second signal came")
+            leave(number, "stopped at once by a second signal")
         self.signal, self._since = number, time.monotonic()
         if self._open:
             raise Interrupted
-        log.warning("stopping after this step; once more stops at once")
+        log.warning("stopping after this step; a second signal stops at once")
 
 
 @contextlib.contextmanager
 def postponed(launched: bool = False) -> Iterator[Request]:
-    """A block in which Ctrl-C and SIGTERM are only noted, for the work to stop where it can go on later.
+    """A block in which Ctrl-C and SIGTERM are only noted, so that the work can stop where it can be resumed.
 
-    Outside the main thread, where Python lets nobody handle signals, all stays as it was.
+    Outside the main thread, where Python does not permit signal handlers, nothing changes.
 
     Args:
-        launched: this is one of several processes of a launch, which pass signals on to one another.
+        launched: whether this is one of several processes of a launch, which pass signals on to each other.
 
-    Returns:
-        What tells whether a signal has come. One that the block did not act on has its usual effect afterwards.
+    Yields:
+        The request to stop. A signal that the block did not act on has its usual effect afterwards.
     """
     request, before = Request(launched), {}
     if threading.current_thread() is threading.main_thread():
-        # Who has put a program into the background with its signals ignored wants them ignored.
+        # A program started in the background with its signals ignored goes on ignoring them.
         usual = {number: signal.getsignal(number) for number in SIGNALS}
         before = {number: handler for number, handler in usual.items() if handler not in (signal.SIG_IGN, None)}
         for number in before:

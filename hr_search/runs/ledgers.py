@@ -16,21 +16,21 @@ from hr_search.base.files import whole_file
 
 
 def append_rows(path: Path | str, rows: pd.DataFrame) -> None:
-    """`rows` at the end of the CSV table at `path`, also while other processes append to it.
+    """Appends `rows` to the CSV table at `path`, even while other processes append to it.
 
-    What is there stays byte for byte; the file is replaced as a whole, so a reader never meets half a
-    table. A missing file is made, and columns in another order are put into the table's order.
+    Existing rows stay byte for byte, and the file is replaced as a whole, so a reader never sees half a
+    table. A missing file is made; columns in another order are put into the table's order.
 
     Args:
-        path: the table; its folder is made where it is missing.
+        path: the table; its folder is made if it is missing.
         rows: the rows to add, with the table's columns.
 
     Raises:
-        InputError: other columns than the table has, a damaged table, or a place that cannot be written.
+        InputError: the columns differ from the table's, the table is damaged, or it cannot be written.
     """
     path, columns = Path(path), [str(column) for column in rows.columns]
     if not columns or len(set(columns)) < len(columns):
-        raise InputError(f"{path}: the rows to append need columns with different names, not {columns}.")
+        raise InputError(f"{path}: the rows to append need columns with distinct names, not {columns}.")
     with _locked(path):
         text, header = _existing(path)
         if header:
@@ -47,7 +47,7 @@ def append_rows(path: Path | str, rows: pd.DataFrame) -> None:
 
 
 def _existing(path: Path) -> tuple[str, list[str]]:
-    """The text of a CSV table, ending in a new line, and its columns; both empty where there is none."""
+    """The text of a CSV table, ending in a newline, and its columns; both empty if there is none."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             text = file.read()
@@ -62,14 +62,14 @@ def _existing(path: Path) -> tuple[str, list[str]]:
         if len(record) != len(records[0]):
             raise InputError(
                 f"{path}: row {number} has {len(record)} fields and the header {len(records[0])}; "
-                "mend or move the file before appending to it."
+                "repair or move the file before appending to it."
             )
     return text if text.endswith("\n") else text + "\n", records[0]
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """No other process appends to a table in this folder until the block ends."""
+    """Keeps other processes from appending to tables in this folder until the block ends."""
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Experiment trackers: the same figures that go into local tables, sent to one if asked."""
+"""Experiment trackers: the numbers of the history, sent to one if asked."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from hr_search.settings import Settings
 
 
 def require_tracker(name: str) -> None:
-    """Returns if the tracker's package is installed, or none is wanted.
+    """Checks that the tracker's package is installed, unless it is "none".
 
     Raises:
         InputError: it is not installed.
     """
     if name != "none" and importlib.util.find_spec(name) is None:
         raise InputError(
-            f'the tracker {name} is not installed; `pip install "hr_search[track]"` or take --tracker none.'
+            f'the tracker {name} is not installed; run `pip install "hr_search[track]"` or use --tracker none.'
         )
 
 
 class Tracker:
-    """A context that sends figures to the tracker the settings name, or to nobody.
+    """A context that sends numbers to the tracker that the settings name, or to none.
 
     Args:
         settings: `tracker` and `projectname`.
         accelerator: the run's; its trackers are accelerate's own classes.
 
     Raises:
-        InputError: the tracker refuses to start.
+        InputError: the tracker does not start.
     """
 
     def __init__(self, settings: Settings, accelerator: Accelerator) -> None:
@@ -50,12 +50,12 @@ class Tracker:
             self.accelerator.init_trackers(self.settings.projectname, config=config)
         except Exception as error:  # each tracker has errors of its own
             raise InputError(
-                f"the tracker {self.name} does not start ({one_line(error)}); take --tracker none."
+                f"the tracker {self.name} does not start ({one_line(error)}); use --tracker none."
             ) from error
         return self
 
     def log(self, row: dict[str, float]) -> None:
-        """Sends a row of the history; what is no number yet is left out."""
+        """Sends a row of the history, without values that are NaN or infinite."""
         if self.name != "none":
             figures = {name: value for name, value in row.items() if name != "step" and math.isfinite(value)}
             self.accelerator.log(figures, step=int(row["step"]))

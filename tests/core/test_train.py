@@ -323,7 +323,7 @@ def test_a_second_signal_stops_at_once(tiny_model, jobs, tmp_path, monkeypatch, 
     with pytest.raises(SystemExit) as caught:
         run(tiny_model, jobs, checkpointpath=str(tmp_path / "c.pt"))
     assert caught.value.code == 143 and not (tmp_path / "c.pt").exists()
-    assert "once more stops at once" in caplog.text and "goes on from" not in caplog.text
+    assert "a second signal stops at once" in caplog.text and "goes on from" not in caplog.text
 
 
 def test_without_a_checkpoint_path_the_signal_is_obeyed_too(tiny_model, jobs, monkeypatch, caplog, home):

@@ -57,7 +57,7 @@ def test_append_refuses_and_changes_nothing(tmp_path, content, message):
 
 
 def test_append_refuses_bad_rows_and_places(tmp_path):
-    with pytest.raises(InputError, match="columns with different names"):
+    with pytest.raises(InputError, match="columns with distinct names"):
         append_rows(tmp_path / "t.csv", pd.DataFrame([[1, 2]], columns=["a", "a"]))
     with pytest.raises(InputError, match="need columns"):
         append_rows(tmp_path / "t.csv", pd.DataFrame())

@@ -419,7 +419,7 @@ def test_a_bad_model(place, refused, models, verb, name):
     [
         ("", "does not exist"), ("  ", "does not exist"), ("two words", "neither a local folder nor a name"),
         ("a/b/c", "does not exist"), ("~nobody-of-that-name/x", "cannot be the folder of a model"),
-        ("a" * 300, "cannot be the folder of a model"), ("a--b", "Hub has no such names"), ("a..b", "Hub has no such names"),
+        ("a" * 300, "cannot be the folder of a model"), ("a--b", "nor a valid name on the Hub"), ("a..b", "nor a valid name on the Hub"),
         ("модель", "neither a local folder nor a name"), ("\x1b[2J", "neither a local folder nor a name"),
     ],
     ids=lambda text: ascii(text)[1:30],
