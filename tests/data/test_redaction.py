@@ -184,12 +184,13 @@ def test_columns_are_counted_by_row() -> None:
 
 
 def test_pairs_lose_contacts_in_all_texts_and_keep_their_groups_apart() -> None:
-    pairs = pd.DataFrame({
+    columns = {
         "query": ["cook @anna", "smith", "clerk"],
         "positive": ["call 8 916 123-45-67", "see hh.ru/vacancy/1", "plain"],
         "negatives": [["a@b.ru", "plain"], [], ["hh.ru"]],
         "group": ["hh.ru/vacancy/1", "hh.ru/vacancy/2", "clerks"],
-    })  # fmt: skip
+    }
+    pairs = pd.DataFrame(columns)
     clean, counts = redact_pairs(pairs)
     assert clean["query"].tolist() == ["cook [handle]", "smith", "clerk"]
     assert clean["positive"].tolist() == ["call [phone]", "see [link]", "plain"]

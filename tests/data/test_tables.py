@@ -548,8 +548,8 @@ def test_waiting_ends():
 
 def test_the_train_split_comes_first():
     choose = hub.train_files
-    assert choose(["data/validation.parquet", "data/train-1.parquet", "data/train-0.parquet", "train.csv"]) == [
-        "data/train-0.parquet", "data/train-1.parquet"]  # fmt: skip
+    split = ["data/train-0.parquet", "data/train-1.parquet"]
+    assert choose(["data/validation.parquet", *reversed(split), "train.csv"]) == split
     assert choose(["test.csv", "jobs.csv", "valid.csv", "dev_set.csv"]) == ["jobs.csv"]
     assert choose(["constraints.csv", "pretrained.csv", "my_train.csv"]) == ["my_train.csv"]
     assert choose(["test.csv"]) == ["test.csv"]
