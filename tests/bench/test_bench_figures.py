@@ -12,9 +12,13 @@ from hr_search.bench import figures
 
 def test_figures_draw_the_speeds_of_one_machine(closed):
     drawn = table_of(
-        row("slow", ours=(1.0,), peer=(1.0,)), row("other", "sundial"), row("fast"),
-        row("evaluate-memory", unit="GB"), row("evaluate-mrr", unit="MRR@10"), row("free", limit=np.nan),
-    )  # fmt: skip
+        row("slow", ours=(1.0,), peer=(1.0,)),
+        row("other", "sundial"),
+        row("fast"),
+        row("evaluate-memory", unit="GB"),
+        row("evaluate-mrr", unit="MRR@10"),
+        row("free", limit=np.nan),
+    )
     ax = figures.ratios(drawn, 2.0)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["slow", "fast", "free"]
     assert ax.get_title(loc="left") == "2 of 3 cases reach 2 times the peer's speed"

@@ -78,7 +78,7 @@ def test_the_trainers_share_rates_decay_clipping_and_precision(small, tmp_path):
     assert not settings.symmetric and settings.temperature == pytest.approx(1 / 20)
 
 
-def test_defaults_are_each_sides_own(tiny_model, tmp_path):
+def test_defaults_are_each_contenders_own(tiny_model, tmp_path):
     order = dataclasses.replace(CASES["train-defaults"].orders[""], model=str(tiny_model), steps=1, warm=1)
     assert order.settings == Settings(modelname=str(tiny_model))
     pairs = pd.DataFrame(texts.texts_for(order))
@@ -97,7 +97,7 @@ def test_dropout_and_length_reach_the_peer(small):
     assert peer.load(dataclasses.replace(small, maxlength=4000)).max_seq_length <= 80
 
 
-def test_evaluation_finds_the_same_on_both_sides(tiny_model):
+def test_evaluation_finds_the_same_for_both_contenders(tiny_model):
     order = Order("evaluate", model=str(tiny_model), maxlength=16)
     found = known(60)
     given = {"queries": known(70)[60:], "documents": found, "relevant": [[at, at + 20] for at in range(10)]}
@@ -108,7 +108,7 @@ def test_evaluation_finds_the_same_on_both_sides(tiny_model):
     speeds.refuse_disagreement("evaluate", mine, theirs)
 
 
-def test_mining_finds_the_same_on_both_sides(tiny_model):
+def test_mining_finds_the_same_for_both_contenders(tiny_model):
     order = Order("mine", model=str(tiny_model), maxlength=32)
     given = {"query": known(300)[:150], "positive": known(300)[150:]}
     mine, theirs = ours.measure(order, given), peer.measure(order, given)
@@ -118,7 +118,7 @@ def test_mining_finds_the_same_on_both_sides(tiny_model):
     assert set(mine["rows"]) == set(theirs["rows"]) == {"", "-search"}
 
 
-def test_a_random_model_of_another_architecture_trains_on_both_sides(tiny_model, tmp_path):
+def test_a_random_model_of_another_architecture_trains_with_both_contenders(tiny_model, tmp_path):
     sizes = {"vocab_size": 200, "max_position_embeddings": 80, "hidden_size": 32, "intermediate_size": 64}
     sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2}
     folder = model_folders.random_model(tmp_path / "random", str(tiny_model), **sizes)

@@ -16,7 +16,7 @@ from hr_search.bench.cases import Order
 from hr_search.models import embedded
 
 
-def test_both_sides_run_under_the_same_variables(monkeypatch):
+def test_both_contenders_run_under_the_same_variables(monkeypatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

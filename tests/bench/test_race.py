@@ -29,10 +29,9 @@ def recipe(tiny_model, tmp_path):
     pairs = pd.DataFrame({"query": texts[:120], "positive": texts[120:]}).drop_duplicates("query")
     write_csv(tmp_path / "train.csv", pairs[:80])
     write_csv(tmp_path / "test.csv", pairs[80:])
-    return Settings(
-        datapath=str(tmp_path / "train.csv"), testpath=str(tmp_path / "test.csv"), modelname=str(tiny_model),
-        loss="infonce", batchsize=4, maxlength=16, validationshare=0.1, testshare=0.0, precision="fp32",
-    )  # fmt: skip
+    tables = {"datapath": str(tmp_path / "train.csv"), "testpath": str(tmp_path / "test.csv"), "validationshare": 0.1}
+    small = {"modelname": str(tiny_model), "batchsize": 4, "maxlength": 16, "precision": "fp32"}
+    return Settings(**tables, **small, testshare=0.0, loss="infonce")
 
 
 def order(recipe, **changes):
@@ -166,10 +165,9 @@ def test_a_race_that_was_stopped_goes_on_where_it_was(recipe, monkeypatch, tmp_p
 
 
 def test_a_querys_value_is_its_mean_over_the_seeds():
-    values = {
-        "ours": [{metric: [1.0, 0.0, 1.0] for metric in race.TESTED}, {metric: [0.0, 0.0, 1.0] for metric in race.TESTED}],
-        "b": [{metric: [0.0, 0.0, 0.5] for metric in race.TESTED}] * 2,
-    }  # fmt: skip
+    ours, theirs = ([1.0, 0.0, 1.0], [0.0, 0.0, 1.0]), ([0.0, 0.0, 0.5], [0.0, 0.0, 0.5])
+    values = {"ours": [dict.fromkeys(race.TESTED, seed) for seed in ours]}
+    values["b"] = [dict.fromkeys(race.TESTED, seed) for seed in theirs]
     table = race.effects(values).set_index(["arm", "metric"])
     assert table.loc[("ours", "mrr"), "value"] == pytest.approx(0.5)
     assert table.loc[("b", "mrr"), "difference"] == pytest.approx((0.5 + 0.0 + 0.5) / 3)
@@ -232,11 +230,14 @@ def test_a_process_of_its_own_answers(recipe, tmp_path, monkeypatch):
     assert not list((tmp_path / "here").iterdir())
 
 
-@pytest.mark.parametrize(("changes", "minutes", "said"), [
-    ({"testpath": ""}, 1.0, "needs --testpath"),
-    ({}, 0.0, "must be above 0"),
-    ({}, float("nan"), "must be above 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "minutes", "said"),
+    [
+        ({"testpath": ""}, 1.0, "needs --testpath"),
+        ({}, 0.0, "must be above 0"),
+        ({}, float("nan"), "must be above 0"),
+    ],
+)
 def test_what_cannot_race_is_refused(recipe, changes, minutes, said):
     with pytest.raises(InputError, match=said):
         race.race(dataclasses.replace(recipe, **changes), minutes, model=recipe.modelname)

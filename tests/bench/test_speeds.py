@@ -33,7 +33,7 @@ def test_a_row_holds_medians_ratio_and_spread():
     assert np.isnan(row(peer=(0.0,), ours=(1.0,))["ratio"])
 
 
-def test_sides_take_turns_and_limits_follow_from_rate_and_work(monkeypatch):
+def test_contenders_take_turns_and_limits_follow_from_rate_and_work(monkeypatch):
     turns = []
 
     def measured(side, order, texts, more=None):
@@ -91,8 +91,11 @@ def test_rows_replace_those_of_the_same_case_and_hardware(tmp_path):
     table.replace_rows(path, table_of(row("a", ours=(9.0,), peer=(1.0,))))
     found = table.read_table(path)
     assert found[["case", "hardware"]].values.tolist() == [
-        ["b", "abacus"], ["a", "sundial"], ["a-memory", "abacus"], ["a", "abacus"]
-    ]  # fmt: skip
+        ["b", "abacus"],
+        ["a", "sundial"],
+        ["a-memory", "abacus"],
+        ["a", "abacus"],
+    ]
     assert found["ours"].tolist() == [3.0, 3.0, 3.0, 9.0]
     assert found["limit"].isna().tolist() == [False, False, True, False]
     assert list(found.columns) == table.COLUMNS
