@@ -1,6 +1,6 @@
-"""Figures of drift: the measures over the steps, the map at each checkpoint, and who went where.
+"""Figures of drift: the measures over the steps, the map at each checkpoint, and which texts went where.
 
-Each function takes data and an optional axis and returns it, in the look of `hr_search.base.plots`.
+Each function takes data and an optional axis, and returns the axis in the style of `hr_search.base.plots`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from hr_search.base.plots import (
     require_some,
     shares_of,
 )
+from hr_search.drift.probes import cut
 from hr_search.drift.umap_layout import Layout
 
 MEASURES = {
@@ -43,15 +44,15 @@ MEASURES = {
     "anisotropy": "Mean cosine (lower = wider)",
     "isoscore": "Dimensions used (IsoScore)",
 }
-# For groups on a map; six colours of Okabe and Ito and black, which stay apart in small dots.
+# For groups on a map: six colours of Okabe and Ito (2008), and black, which are distinct even in small dots.
 PALETTE = (BLUE, ORANGE, "#009E73", RED, SKY, PINK, "#000000")
 FADED = "#C4C4C4"
 SHAPES = {"query": "o", "document": "^"}
-CROWD = 5  # texts a group needs to be worth a colour
+LARGE = 5  # texts a group needs to get a colour
 
 
 def classes(texts: pd.DataFrame) -> tuple[np.ndarray, dict[str, str]]:
-    """What the colours of a map tell: the seven largest groups, or the sides where no group has five texts.
+    """What the colours of a map mean: the seven largest groups, or the sides where no group has five texts.
 
     Args:
         texts: the texts on the map: side, group.
@@ -60,11 +61,10 @@ def classes(texts: pd.DataFrame) -> tuple[np.ndarray, dict[str, str]]:
         (N,) the label of each text, empty for those that stay grey, and label to colour, largest first.
     """
     sizes = texts["group"].value_counts()
-    large = sizes[sizes >= CROWD].index[: len(PALETTE)]
+    large = sizes[sizes >= LARGE].index[: len(PALETTE)]
     if large.empty:
-        return texts["side"].to_numpy(dtype=object), {
-            side: SIDE_COLOURS.get(side, PINK) for side in known_first(texts["side"], SIDE_COLOURS)
-        }
+        sides = known_first(texts["side"], SIDE_COLOURS)
+        return texts["side"].to_numpy(dtype=object), {side: SIDE_COLOURS.get(side, PINK) for side in sides}
     labels = texts["group"].where(texts["group"].isin(large), "").to_numpy(dtype=object)
     return labels, dict(zip(large, PALETTE, strict=False))
 
@@ -75,49 +75,42 @@ def small_multiples(
     """The map at each checkpoint side by side, on one scale; round dots are queries, triangles documents.
 
     Args:
-        layout: from `layout.aligned_layout`; it understates movement.
-        texts: all probe texts (side, text, group), as `drift.load_probes` returns them.
-        steps: the checkpoints drawn; none = all of the map.
+        layout: from `umap_layout.aligned_layout`; it understates movement.
+        texts: all probe texts (side, text, group), as `probes.load_probes` returns them.
+        steps: the checkpoints drawn; None = all of the map.
         axes: one for each step.
     """
     shown = on_map(layout, texts)
     steps = list(layout.places) if steps is None else list(steps)
     _require_steps(layout, steps)
     labels, colours = classes(shown)
+    sides = shown["side"].to_numpy()
     columns = min(len(steps), 4)
     rows = -(-len(steps) // columns)
-    size = (max(2.6 * columns, 5.2), 2.8 * rows + 0.9)
-    axes = new_axes(axes, rows, columns, size, sharex=True, sharey=True)
-    sides = shown["side"].to_numpy()
-    dot = float(np.clip(4000 / len(shown), 3, 16))
+    width = max(2.6 * columns, 5.2)
+    axes = new_axes(axes, rows, columns, (width, 2.8 * rows + 0.9), sharex=True, sharey=True)
     for ax, step in zip(axes, steps, strict=False):
-        place = layout.places[step]
-        for label, colour in {"": FADED, **colours}.items():
-            for side in known_first(sides, SHAPES):
-                part = place[(labels == label) & (sides == side)]
-                ax.scatter(*part.T, s=dot, color=colour, marker=SHAPES.get(side, "s"), linewidths=0)
+        _panel(ax, layout.places[step], labels, sides, colours)
         finish(ax, f"Step {step:,}, neighbours kept {layout.preservation[step]:.0%}", "", "")
         ax.title.set_fontsize(9)
-        ax.set(xticks=[], yticks=[])
-        ax.set_box_aspect(1)
         ax.spines[:].set(visible=True, color="#CCCCCC")
     for ax in axes[len(steps) :]:
         ax.set_axis_off()
     figure = axes[0].figure
-    told = "sides" if set(colours) <= set(sides) else "the largest groups"
-    title = f"{len(shown):,} texts at {len(steps)} checkpoints, coloured by {told}"
+    meaning = "sides" if set(colours) <= set(sides) else "the largest groups"
+    title = f"{len(shown):,} texts at {len(steps)} checkpoints, coloured by {meaning}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     named = colours | ({"others": FADED} if "" in labels else {})
     marks = [plt.Line2D([], [], linestyle="", marker=SHAPES.get(name, "s"), color=named[name]) for name in named]
-    names = [name if len(name) <= 30 else name[:29] + "…" for name in named]
-    room = size[0] // (0.4 + 0.08 * max(map(len, names)))  # inches of a mark and of a letter
+    names = [cut(name, 30) for name in named]
+    room = width // (0.4 + 0.08 * max(map(len, names)))  # inches per mark and per letter
     look = {"ncols": int(np.clip(room, 1, len(names))), "frameon": False, "fontsize": 8}
     plain_legend(figure.legend(marks, names, loc="outside lower center", **look))
     return axes[: len(steps)]
 
 
 def displacement_histogram(values: Sequence[float], sides: Sequence[str], ax: Axes | None = None) -> Axes:
-    """How far single texts moved: `drift.displacement` of two checkpoints, (P,), by side, (P,)."""
+    """How far single texts moved: `measures.displacement` of two checkpoints, (P,), by side, (P,)."""
     values, sides = np.asarray(require_some(values, "displacements")), np.asarray(sides, dtype=object)
     if len(values) != len(sides):
         raise InputError(f"there are {len(sides)} sides for {len(values)} displacements; give one for each text.")
@@ -129,7 +122,7 @@ def displacement_histogram(values: Sequence[float], sides: Sequence[str], ax: Ax
 
 
 def drift_over_steps(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
-    """The measures of `drift.drift_table` over the steps, an axis each; the band holds 80 % of the texts."""
+    """The measures of `measures.drift_table` over the steps, an axis each; the band holds 80 % of the texts."""
     require_columns(table, ("step", "side", "measure", "value"), "the drift table")
     require_some(table[table["side"] == "all"], 'rows of side "all" in the drift table')
     wide = table.pivot(index="step", columns=["measure", "side"], values="value").sort_index()
@@ -151,8 +144,8 @@ def drift_over_steps(table: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
         ax.set_axis_off()
     end = wide.iloc[-1].xs("all", level="side")
     figure = axes[0].figure
-    said = {"displacement": "mean displacement", "jaccard": "neighbours kept", "cka": "CKA"}
-    title = ", ".join(f"{words} {end[names[known]]:.2f}" for known, words in said.items() if known in names)
+    quoted = {"displacement": "mean displacement", "jaccard": "neighbours kept", "cka": "CKA"}
+    title = ", ".join(f"{words} {end[names[known]]:.2f}" for known, words in quoted.items() if known in names)
     figure.suptitle(f"At step {wide.index[-1]:,}: {title}", x=0.01, ha="left", fontsize=11)
     plain_legend(
         figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False)
@@ -166,10 +159,11 @@ def drift_arrows(
     """Where texts went on the map between two checkpoints; grey dots show where all texts are at the end.
 
     Args:
-        layout: from `layout.aligned_layout`; it understates movement.
-        texts: all probe texts (side, text), as `drift.load_probes` returns them.
-        steps: from and to; none = the first and the last.
-        arrows: at most this many, evenly taken from the map; up to 8 of the longest carry their text.
+        layout: from `umap_layout.aligned_layout`; it understates movement.
+        texts: all probe texts (side, text), as `probes.load_probes` returns them.
+        steps: from and to; None = the first and the last.
+        arrows: at most this many, sampled evenly from the map; up to 8 of the longest are labelled with their text.
+        ax: an axis to draw on.
     """
     first, last = steps or (min(layout.places), max(layout.places))
     _require_steps(layout, [first, last])
@@ -188,12 +182,7 @@ def drift_arrows(
             ax.quiver(*a[part].T, *(b - a)[part].T, angles="xy", scale_units="xy", scale=1, **look)
         ax.plot([], [], color=SIDE_COLOURS.get(side, PINK), linewidth=3, label=side)  # for the legend
     for index in named:
-        right = b[index, 0] >= a[index, 0]  # ahead of the arrow, not on it
-        place = {"xytext": (5 if right else -5, 0), "ha": "left" if right else "right", "va": "center"}
-        box = {"boxstyle": "round,pad=0.15", "color": "white", "alpha": 0.75}
-        text = " ".join(str(shown["text"].iloc[index]).split())
-        text = text if len(text) <= 28 else text[:27] + "…"
-        ax.annotate(text, b[index], textcoords="offset points", fontsize=8, bbox=box, parse_math=False, **place)
+        _label(ax, shown["text"].iloc[index], a[index], b[index])
     ax.margins(x=0.16)  # room for the texts at both edges
     ax.set(aspect="equal", adjustable="datalim", xticks=[], yticks=[])
     title = f"Paths of {len(drawn):,} of {len(a):,} texts, step {first:,} to {last:,} (the map understates movement)"
@@ -201,7 +190,7 @@ def drift_arrows(
 
 
 def on_map(layout: Layout, texts: pd.DataFrame) -> pd.DataFrame:
-    """The (N) probe texts that a map shows, of all of them.
+    """The N probe texts that a map shows, of all of them.
 
     Raises:
         InputError: there are fewer texts than the map needs.
@@ -209,6 +198,26 @@ def on_map(layout: Layout, texts: pd.DataFrame) -> pd.DataFrame:
     if len(texts) <= layout.rows.max():
         raise InputError(f"the map shows text {layout.rows.max() + 1} of only {len(texts)}; give all probe texts.")
     return texts.iloc[layout.rows]
+
+
+def _panel(ax: Axes, places: np.ndarray, labels: np.ndarray, sides: np.ndarray, colours: dict[str, str]) -> None:
+    """Draws the texts at their places (N, 2), those without a label first, so that they lie below the others."""
+    dot = float(np.clip(4000 / len(places), 3, 16))
+    for label, colour in {"": FADED, **colours}.items():
+        for side in known_first(sides, SHAPES):
+            part = places[(labels == label) & (sides == side)]
+            ax.scatter(*part.T, s=dot, color=colour, marker=SHAPES.get(side, "s"), linewidths=0)
+    ax.set(xticks=[], yticks=[])
+    ax.set_box_aspect(1)
+
+
+def _label(ax: Axes, text: str, start: np.ndarray, end: np.ndarray) -> None:
+    """Writes a text ahead of an arrow, so that it does not cover it."""
+    right = end[0] >= start[0]
+    place = {"xytext": (5 if right else -5, 0), "ha": "left" if right else "right", "va": "center"}
+    box = {"boxstyle": "round,pad=0.15", "color": "white", "alpha": 0.75}
+    look = {"textcoords": "offset points", "fontsize": 8, "bbox": box, "parse_math": False}
+    ax.annotate(cut(text, 28), end, **place, **look)
 
 
 def _require_steps(layout: Layout, steps: Sequence[int]) -> None:

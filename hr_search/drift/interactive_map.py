@@ -1,8 +1,8 @@
-"""The interactive map of a report: hover for a text, slide through the checkpoints, search.
+"""The interactive map of a report: hover over a point to read its text, slide through the checkpoints, search.
 
 A notebook's output holds the data as JSON, and a picture for readers without scripts. The exported page adds the
-scripts: Bokeh's library and `assets/map.js`, which drives it without `eval`, callbacks as text or the network, so
-that both run under a strict content security policy.
+scripts: Bokeh's library and `map.js`, which drives it without `eval`, code passed as text or the network, so that
+both run under a strict content security policy.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import pandas as pd
 from hr_search.base import plots
 from hr_search.base.errors import InputError, one_line
 from hr_search.drift import figures
+from hr_search.drift.probes import cut
 from hr_search.drift.umap_layout import Layout
 
-GRID = 2000  # places a side: finer than a screen shows, and short to write
-TITLE, TEXT = 80, 140  # characters that hovering shows of a group and of a text
-BUDGET = 300_000  # characters of all texts together, so that 5,000 points stay within 2.5 MB with the library
+GRID = 2000  # positions per axis: finer than a screen can show, and short to write
+TITLE, TEXT = 80, 140  # characters of a group and of a text shown on hover
+BUDGET = 300_000  # characters of all texts together, so that 5,000 points and the library stay within 2.5 MB
 LIBRARY = ("bokeh.min.js", "bokeh-api.min.js")
-NOTE = "The exported page, where scripts may run, has a slider over the checkpoints, texts on hover and a search here."
+NOTE = "The exported page, where scripts can run, adds a slider over the checkpoints, hover texts and a search."
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Map:
     """A map as a notebook displays it.
 
     Attributes:
-        html: a picture, an empty `div` with `data-hr-map` and the map's data as a JSON script.
-        alt: what is seen, in a sentence.
+        html: a picture, an empty `div` with `data-hr-map`, and the map's data as a JSON script.
+        alt: a sentence that describes the picture.
     """
 
     html: str = field(repr=False)
@@ -46,12 +47,12 @@ class Map:
 
 
 def interactive_map(layout: Layout, texts: pd.DataFrame) -> Map:
-    """A map to hover, to slide through the checkpoints and to search, which is a picture where no script runs.
+    """A map with hover texts, a slider over the checkpoints and a search; a picture where scripts cannot run.
 
     Args:
-        layout: from `layout.aligned_layout`.
-        texts: all probe texts (side, text, group), as `drift.load_probes` returns them; shown as they are,
-            never read as HTML.
+        layout: from `umap_layout.aligned_layout`.
+        texts: all probe texts (side, text, group), as `probes.load_probes` returns them; shown literally, never
+            parsed as HTML.
 
     Raises:
         InputError: there are fewer texts than the map needs.
@@ -67,7 +68,7 @@ def interactive_map(layout: Layout, texts: pd.DataFrame) -> Map:
 
 
 def scripts() -> list[str]:
-    """The JavaScript that a page with a map needs, to be put inline in this order: the library, then our own.
+    """The JavaScript that a page with a map needs, to be inlined in this order: the library, then our own.
 
     Raises:
         InputError: Bokeh is not installed, or lacks its scripts.
@@ -83,12 +84,12 @@ def scripts() -> list[str]:
         raise InputError(
             f"a script of the map cannot be read ({one_line(error)}); run `pip install --force-reinstall bokeh`."
         ) from error
-    # Inside a script element these would end it or hide its end; in strings and comments a backslash is harmless.
+    # Inside a script element these would end it or hide its end; a backslash is harmless in strings and comments.
     return [re.sub(r"(?i)<(?=/script|!--)", r"<\\", source) for source in sources]
 
 
 def _data(layout: Layout, shown: pd.DataFrame) -> dict:
-    """What the script needs of a map, (N) texts; all places on one grid of whole numbers."""
+    """What the script needs to draw a map of N texts; all places lie on one grid of whole numbers."""
     places = np.stack(list(layout.places.values()))  # (S, N, 2)
     low = places.min(axis=(0, 1))
     scale = GRID / max(np.ptp(places, axis=(0, 1)).max(), 1e-9)
@@ -103,21 +104,15 @@ def _data(layout: Layout, shown: pd.DataFrame) -> dict:
         "kept": [round(share, 3) for share in layout.preservation.values()],
         "x": whole[:, :, 0].tolist(),
         "y": whole[:, :, 1].tolist(),
-        "classes": [[_start(name, TITLE), colours[name]] for name in known],
+        "classes": [[cut(name, TITLE), colours[name]] for name in known],
         "class": [known.index(label) if label in colours else -1 for label in labels],
         "faded": figures.FADED,
-        "sides": [_start(name, TITLE) for name in names],
+        "sides": [cut(name, TITLE) for name in names],
         "side": sides.tolist(),
-        "groups": [_start(title, TITLE) for title in titles],
+        "groups": [cut(title, TITLE) for title in titles],
         "group": groups.tolist(),
-        "texts": [_start(text, length) for text in shown["text"]],
+        "texts": [cut(text, length) for text in shown["text"]],
     }
-
-
-def _start(text: str, length: int) -> str:
-    """The start of a text on one line."""
-    text = " ".join(str(text).split())
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _json(value: dict) -> str:

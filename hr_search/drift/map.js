@@ -10,7 +10,7 @@
     .hr-map p { font-size: .8rem; margin: .3rem 0; }
     .hr-map .plot { border: 1px solid #ccc; border-radius: 8px; overflow: hidden; background: #fff; }
     @media print { .hr-map form { display: none; } }`;
-  // Bokeh puts the values in as text, never as HTML.
+  // Bokeh inserts the values as text, never as HTML.
   const TIP = `<div style="max-width: 22rem; white-space: normal; font-size: 13px; line-height: 1.35">
     <div style="font-weight: 600">@title</div><div style="color: #555">@kind</div><div>@text</div></div>`;
   const WIDE = 1.5;
@@ -26,7 +26,7 @@
   }
 
   function plotOf(source, hits, data) {
-    // One unit is as long across as up, and all checkpoints fit without moving the frame.
+    // One unit is equally long on both axes, and all checkpoints fit without moving the frame.
     const width = Math.max(...data.x.map((row) => Math.max(...row))), height = Math.max(...data.y.map((row) => Math.max(...row)));
     const up = 1.08 * Math.max(height, width / WIDE, 1);
     const range = (end, span) => new Bokeh.Range1d({ start: (end - span) / 2, end: (end + span) / 2 });
@@ -58,15 +58,15 @@
     const slider = make("input", slide, { type: "range", min: 0, max: last, step: 1, value: 0, autocomplete: "off" });
     const find = make("label", form);
     const found = make("output", find);
-    const search = make("input", find, { type: "search", placeholder: "words of a title or a text", autocomplete: "off" });
+    const search = make("input", find, { type: "search", placeholder: "words from a title or a text", autocomplete: "off" });
     const legend = make("ul", place);
     const named = data.class.includes(-1) ? [...data.classes, ["others", data.faded]] : data.classes;
     for (const [name, colour] of named) make("li", legend, {}, name).style.setProperty("--dot", colour);
     const box = make("div", place, { class: "plot" });
-    make("p", place, {}, "Round: queries, triangles: documents. Drag to move, Ctrl and wheel to zoom. " +
-      "Paths look shorter than they are: the layout holds each text near its earlier place.");
+    make("p", place, {}, "Circles are queries, triangles are documents. Drag to move, Ctrl and wheel to zoom. " +
+      "Paths look shorter than they are: the layout keeps each text near its earlier place.");
 
-    // The grey points lie below the coloured ones.
+    // Grey points are drawn below coloured ones.
     const order = data.texts.map((_, row) => row).sort((a, b) => (data.class[a] >= 0) - (data.class[b] >= 0) || a - b);
     const column = (of) => order.map(of);
     const titles = column((row) => data.groups[data.group[row]]), texts = column((row) => data.texts[row]);

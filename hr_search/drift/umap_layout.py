@@ -1,4 +1,4 @@
-"""One map of all checkpoints on which every text keeps its identity, and how far the map can be believed."""
+"""One map of all checkpoints on which every text keeps its identity, and how far the map can be trusted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base.errors import InputError
-from hr_search.drift.measures import Checkpoints, usable_texts
+from hr_search.drift.probes import Checkpoints, usable_texts
 
 FEWEST, MOST = 10, 5000  # points of a map: fewer show nothing, more take minutes and hide each other
-EPOCHS = 100  # of the layout: umap's 200 take twice as long and are trusted no more
+EPOCHS = 100  # of the layout: umap's 200 take twice as long and are no more trustworthy
 DIMENSIONS = 50  # kept by the PCA before a map; the rest of a title's embedding is mostly noise
 
 
@@ -22,11 +22,11 @@ class Layout:
 
     Attributes:
         rows: (N,) which probe texts are on the map, as row numbers of the embeddings.
-        places: step to (N, 2) coordinates, all finite; the unit has no meaning of its own.
-        trustworthiness: step to how far the map's neighbours are true ones, 1 = all (Venna & Kaski, 2001).
+        places: step to (N, 2) coordinates, all finite; their unit has no meaning.
+        trustworthiness: step to how far neighbours on the map are true ones, 1 = all (Venna & Kaski, 2001).
         preservation: step to the share of a text's nearest texts that are nearest on the map too.
-        neighbours: how many nearest texts both of these look at.
-        missing: texts left out because an embedding or a place was not a number.
+        neighbours: how many nearest texts the two measures above look at.
+        missing: texts left out because an embedding or a place was NaN or infinite.
     """
 
     rows: np.ndarray
@@ -38,7 +38,7 @@ class Layout:
 
 
 def thin(checkpoints: Checkpoints, count: int = 5) -> dict[int, np.ndarray]:
-    """The first, the last and evenly spaced checkpoints between: at most `count`, at least those two."""
+    """The first, the last and evenly spaced checkpoints between them: at most `count`, but at least those two."""
     steps = sorted(checkpoints)
     chosen = np.linspace(0, len(steps) - 1, max(2, min(count, len(steps)))).round().astype(int)
     return {steps[index]: checkpoints[steps[index]] for index in chosen if steps}
@@ -54,21 +54,22 @@ def aligned_layout(
 ) -> Layout:
     """One map of all checkpoints on which a point keeps its place, so that its path is its drift.
 
-    An AlignedUMAP (umap-learn) after a PCA to 50 dimensions. It understates movement: aligned layouts
-    pull the places of one text together on purpose (`regularisation` over `window` checkpoints each
-    way), so read lengths from `drift.displacement` and use the map to see who moved where. The first call
-    compiles for some 20 seconds, then a checkpoint of 2,000 points takes about 4; use `thin` on long
-    runs. Equal input and seed give equal bits on one machine.
+    An AlignedUMAP (umap-learn) after a PCA to 50 dimensions. It understates movement: aligned layouts pull
+    the places of one text together on purpose (`regularisation` over `window` checkpoints each way), so read
+    distances from `measures.displacement` and use the map to see which texts moved where. The first call
+    compiles for some 20 seconds, then a checkpoint of 2,000 points takes about 4; use `thin` on long runs.
+    Equal input and seed give equal bits on one machine.
 
     Args:
         checkpoints: step to (P, D) embeddings of the same texts; two or more.
         seed: of the sample of texts and of the layout.
-        neighbours: texts whose closeness the map keeps; fewer where there are few texts.
+        neighbours: how many nearest texts of each text the map tries to keep near, 2 or more; at most half of them.
         points: texts on the map, drawn at random, 10 to 5,000.
-        regularisation, window: how strongly the places of one text attract each other, how many checkpoints away.
+        regularisation, window: how strongly the places of one text attract each other, and over how many checkpoints.
 
     Raises:
-        InputError: fewer than two checkpoints or 10 usable texts, or all texts of a checkpoint on one spot.
+        InputError: fewer than two checkpoints or 10 usable texts, points or neighbours out of range, all texts of
+            a checkpoint share one embedding, or fewer than 10 texts found a place.
     """
     usable = usable_texts(checkpoints)
     if len(checkpoints) < 2:
@@ -85,7 +86,7 @@ def aligned_layout(
     vectors = {step: np.asarray(checkpoints[step][rows], dtype=np.float32) for step in sorted(checkpoints)}
     for step, x in vectors.items():
         if np.abs(x - x[0]).max() < 1e-5:
-            raise InputError(f"at step {step} all texts share one embedding, so there is nothing to map.")
+            raise InputError(f"at step {step} all texts share one embedding; there is nothing to map.")
     near = min(neighbours, (len(rows) - 1) // 2)
     places = _align(list(vectors.values()), near, seed, regularisation, window)
     placed = np.isfinite(np.stack(places)).all(axis=(0, 2))  # umap gives NaN to texts without neighbours
@@ -93,26 +94,30 @@ def aligned_layout(
         raise InputError(f"only {placed.sum()} of {len(rows)} texts found a place on the map; raise neighbours.")
     places = {step: place[placed] for step, place in zip(vectors, places, strict=True)}
     near = min(near, (int(placed.sum()) - 1) // 2)
-    believed = {step: _belief(vectors[step][placed], place, near) for step, place in places.items()}
-    trust, kept = ({step: pair[part] for step, pair in believed.items()} for part in (0, 1))
+    trust, kept = {}, {}
+    for step, place in places.items():
+        trust[step], kept[step] = _trust_and_preservation(vectors[step][placed], place, near)
     return Layout(rows[placed], places, trust, kept, near, missing=int((~usable).sum() + (~placed).sum()))
 
 
 def quality(layout: Layout) -> pd.DataFrame:
-    """How far the map can be believed at each checkpoint, beside what a map drawn by chance would reach.
+    """How far the map can be trusted at each checkpoint, beside what a random map would reach.
 
     Returns:
-        step, trustworthiness (chance: about 0.5), neighbours kept, by chance: the share of each text's
-        `layout.neighbours` nearest texts that are nearest on the map too, and on a map without meaning.
+        step, trustworthiness (of a random map about 0.5), neighbours kept (the share of each text's
+        `layout.neighbours` nearest texts that are nearest on the map too), by chance (the same of a random map).
     """
     chance = layout.neighbours / (len(layout.rows) - 1)
-    return pd.DataFrame({
-        "step": list(layout.places), "trustworthiness": layout.trustworthiness.values(),
-        "neighbours kept": layout.preservation.values(), "by chance": chance,
-    })  # fmt: skip
+    columns = {
+        "step": list(layout.places),
+        "trustworthiness": layout.trustworthiness.values(),
+        "neighbours kept": layout.preservation.values(),
+        "by chance": chance,
+    }
+    return pd.DataFrame(columns)
 
 
-def _belief(x: np.ndarray, place: np.ndarray, near: int) -> tuple[float, float]:
+def _trust_and_preservation(x: np.ndarray, place: np.ndarray, near: int) -> tuple[float, float]:
     """Trustworthiness and the share of the `near` nearest unit rows of (N, D) that (N, 2) places keep."""
     from sklearn.manifold import trustworthiness
     from sklearn.neighbors import NearestNeighbors
@@ -129,7 +134,7 @@ def _align(vectors: list[np.ndarray], near: int, seed: int, regularisation: floa
     from sklearn.metrics import euclidean_distances
 
     with warnings.catch_warnings():
-        # umap says that a seed means one thread and that some texts lie apart; numba speaks of its caches
+        # umap warns that a seed means one thread and that some texts are isolated; numba warns about its caches
         warnings.simplefilter("ignore")
         import umap
 
@@ -137,7 +142,7 @@ def _align(vectors: list[np.ndarray], near: int, seed: int, regularisation: floa
         reduced = [PCA(kept, svd_solver="full").fit_transform(x) for x in vectors]
         # exact distances from here: handed the points, umap calls Python once for every pair of them
         mapper = umap.AlignedUMAP(near, alignment_regularisation=regularisation, alignment_window_size=window)
-        # both seeds, or the map changes; single maps start anywhere, for only their graphs outlive them
+        # both seeds, or the map changes; single maps may start anywhere, because only their graphs are used
         mapper.set_params(metric="precomputed", init="random", n_epochs=EPOCHS, random_state=seed, transform_seed=seed)
         same = {row: row for row in range(len(vectors[0]))}
         places = mapper.fit_transform([euclidean_distances(x) for x in reduced], relations=[same] * (len(reduced) - 1))
