@@ -103,13 +103,13 @@ def report(arguments: argparse.Namespace) -> int:
     # Kernels start in the notebooks' folder, so no path may depend on where the command was typed.
     settings = absolute(settings_from(arguments.recipe, named))
     require_tables(settings)
-    from hr_search.experiment import check
+    from hr_search.checks import check_settings
     from hr_search.models import embedded
     from hr_search.models.requirements import place_of
     from hr_search.reports.notebooks import NotebookFailed
     from hr_search.reports.report import run_report
 
-    check(settings)
+    check_settings(settings)
     if settings.modelname != embedded.NAME:  # the embedded model is always there; checking would build it
         place_of(settings.modelname)
 
