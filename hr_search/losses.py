@@ -50,6 +50,11 @@ def triplet(
 
     Raises:
         InputError: an unknown hardness.
+
+    Example:
+        >>> embeddings = torch.eye(2)
+        >>> triplet(embeddings, embeddings, torch.tensor([0, 1]), ~torch.eye(2).bool())  # s⁺ = 1, s⁻ = 0
+        tensor(0.)
     """
     if hardness not in HARDNESS:
         raise InputError(f"the hardness of negatives is {hardness!r}; {suggestion(hardness, HARDNESS)}")
@@ -114,6 +119,11 @@ def infonce(
 
     Returns:
         The scalar mean over the rows, and over both directions where there are two.
+
+    Example:
+        >>> point = torch.ones(2, 1)  # nothing tells two pairs apart, so the loss is ln 2
+        >>> infonce(point, point, torch.tensor([0, 1]), ~torch.eye(2).bool(), torch.eye(2).bool())
+        tensor(0.6931)
     """
     scores, allowed = _scores(queries, documents, candidates, synthetic)
     own = functional.one_hot(positive, scores.shape[1]).bool()

@@ -149,7 +149,7 @@ def mine(
             than `count` ranks, or a query with fewer than `count` documents that are not relevant to it.
 
     Example:
-        >>> documents = np.array([[1.0, 0.0], [0.9, 0.4], [0.0, 1.0]])
+        >>> documents = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
         >>> own = incidence(np.array([0]), np.array([0]), (1, 3))
         >>> mine(np.array([[1.0, 0.1]]), documents, own, np.array([0]), MiningPolicy(count=1)).negatives
         array([[1]])

@@ -39,7 +39,18 @@ def _setting(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that decides what a training run does; two runs with equal settings and data are equal."""
+    """Everything that decides what a training run does; two runs with equal settings and data are equal.
+
+    Names, types, bounds and help texts of the fields are those of flags, recipes and notebook parameters.
+
+    Raises:
+        InputError: a value of another type, out of bounds or not among the choices.
+
+    Example:
+        >>> settings = Settings.from_mapping({"learning-rate": "3e-5", "loss": "infonce"})
+        >>> settings.learningrate, settings.replace(batchsize=64).batchsize
+        (3e-05, 64)
+    """
 
     # Data
     datapath: str = _setting(

@@ -67,9 +67,9 @@ def fit(
     Example:
         >>> tokens = {"query": encoder.tokens(rows.queries, "query")}
         >>> tokens["document"] = encoder.tokens(rows.documents, "document")
-        >>> progress = fit(encoder, rows, tokens, Settings(maxsteps=2), lambda step: {"mrr": float(step)})
-        >>> [row["step"] for row in progress.history]
-        [0, 2]
+        >>> progress = fit(encoder, rows, tokens, Settings(epochs=2, maxsteps=2), lambda step: {"mrr": float(step)})
+        >>> [row["step"] for row in progress.history]  # one validation before training, one after each epoch
+        [0, 1, 2]
     """
     run = Training(encoder, rows, tokens, settings, fingerprint, accelerator or make_accelerator())
     progress, total = run.progress, run.plan.total

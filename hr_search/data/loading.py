@@ -82,6 +82,11 @@ def load_data(settings: Settings) -> Data:
         InputError: nothing to read, too few groups to split, shares that leave nothing for train, or
             a document of a separate validation or test file that occurs in train or in the other of
             the two (unless `allowleaks`).
+
+    Example:
+        >>> data = load_data(Settings(datapath="sample_ru", testshare=0.2))
+        >>> data.name, list(data.train), len(data.train) + len(data.validation) + len(data.test)
+        ('sample_ru', ['query', 'positive', 'negatives', 'group'], 240)
     """
     own = {name: path for name, path in (("validation", settings.validationpath), ("test", settings.testpath)) if path}
     shares = _shares(settings, own)

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from hr_search.base.choices import CONTACTS
 from hr_search.data.counts import Counts
 
-WORDS = {"emails": "[email]", "phones": "[phone]", "links": "[link]", "handles": "[handle]"}
+WORDS = {kind: f"[{kind.removesuffix('s')}]" for kind in CONTACTS}  # what takes their place
 """The word that replaces each kind."""
 
 # -- links and e-mails ---------------------------------------------------------------------------

@@ -142,10 +142,18 @@ def list_runs() -> list[Run]:
 
 
 def open_run(runid: str = "") -> Run:
-    """The finished run called `runid`; empty = the newest one.
+    """The finished run called `runid`, whose tables and summary can be read.
+
+    Args:
+        runid: name of its folder under `metrics/runs/`; empty = the newest run.
 
     Raises:
         InputError: there are no finished runs, or none of that name.
+
+    Example:
+        >>> run = open_run("my-run")
+        >>> run.table("history")["step"].tolist()
+        [0, 80]
     """
     known = list_runs()
     if not known:

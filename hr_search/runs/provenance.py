@@ -9,7 +9,7 @@ import subprocess
 import pandas as pd
 
 from hr_search.base import paths
-from hr_search.data.redaction import WORDS
+from hr_search.base.choices import CONTACTS
 from hr_search.runs.folders import Run
 
 COLLAPSED = 0.02  # a spread below this means that the embeddings have collapsed
@@ -36,7 +36,7 @@ def origin(run: Run) -> pd.DataFrame:
     """
     environment, config = run.environment, run.config
     known, versions = environment["data"], environment["versions"]
-    replaced = ", ".join(f"{known[kind]} {kind}" for kind in WORDS if kind in known)
+    replaced = ", ".join(f"{known[kind]} {kind}" for kind in CONTACTS if kind in known)
     threads = f"{environment['threads']} threads in each of {environment['processes']} processes"
     rows = {
         "data": f"{known['name']}: {known['train']} train, {known['validation']} validation, {known['test']} test rows",
