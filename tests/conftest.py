@@ -69,10 +69,10 @@ def make_model(folder: Path, architecture: str = "bert", longest: int | None = 6
     core = Tokenizer(models.WordLevel({piece: at for at, piece in enumerate(pieces)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
-        unk_token="<unk>", pad_token="<pad>", mask_token="<mask>", **({"model_max_length": longest} if longest else {}),
-    ).save_pretrained(folder)  # fmt: skip
+    marks = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
+    named = {f"{name}_token": mark for name, mark in marks.items()}
+    limit = {"model_max_length": longest} if longest else {}
+    PreTrainedTokenizerFast(tokenizer_object=core, **named, **limit).save_pretrained(folder)
     config_class, model_class, extra = ARCHITECTURES[architecture]
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     if architecture == "distilbert":

@@ -314,11 +314,9 @@ def test_digests():
 
 def test_everything_written_lies_under_the_root(home):
     assert paths.root() == home.resolve()
-    for place, name in [
-        (paths.models, "data/models"), (paths.cache, "data/cache"), (paths.metrics, "metrics"),
-        (paths.runs, "metrics/runs"), (paths.reports, "reports"),
-    ]:  # fmt: skip
-        assert place() == home.resolve() / name
+    assert paths.models() == home.resolve() / "data" / "models" and paths.cache() == home.resolve() / "data" / "cache"
+    assert paths.runs() == home.resolve() / "metrics" / "runs" and paths.metrics() == home.resolve() / "metrics"
+    assert paths.reports() == home.resolve() / "reports"
     assert not home.exists()  # asking makes no folder
 
 

@@ -63,27 +63,24 @@ def test_the_page_gets_only_what_differs_and_every_metric(home):
     _, soup = index()
     data = json.loads(soup.find("script", id="data").string)
     assert {run["id"]: run["settings"] for run in data["runs"]} == {
-        "a": {"loss": "triplet", "seed": 1}, "b": {"loss": "infonce", "seed": 2},
-    }  # fmt: skip
+        "a": {"loss": "triplet", "seed": 1},
+        "b": {"loss": "infonce", "seed": 2},
+    }
     assert data["common"]["batchsize"] == 32 and "seed" not in data["common"]
     assert data["runs"][0]["metrics"]["trained q2d pass@1"] == [0.6, None, None]
     assert data["runs"][0]["facts"] == {
-        "data": "esco", "model": "embedded", "started": "2026-11-21T18:05:03+00:00", "steps": 120, "seconds": 200.0,
+        "data": "esco",
+        "model": "embedded",
+        "started": "2026-11-21T18:05:03+00:00",
+        "steps": 120,
+        "seconds": 200.0,
         "gain": pytest.approx(0.2),
-    }  # fmt: skip
+    }
 
 
 def test_hostile_texts_of_a_run_stay_text(home):
-    write_run(
-        "a",
-        modelname=MARKUP,
-        datapath=MARKUP,
-        model=MARKUP,
-        verdict=MARKUP,
-        command=MARKUP,
-        projectname=MARKUP,
-        querycolumn=MARKUP,
-    )
+    names = ("modelname", "datapath", "model", "verdict", "command", "projectname", "querycolumn")
+    write_run("a", **dict.fromkeys(names, MARKUP))
     write_run("b", data={"name": MARKUP, "fingerprint": MARKUP})
     text, soup = index()
     assert loads_nothing(text) == 1
@@ -98,10 +95,14 @@ def test_damaged_and_unfinished_runs_are_named_at_the_foot(home):
     (paths.runs() / "unfinished").mkdir()
     (paths.runs() / ".temporary").mkdir()
     (paths.runs() / "a file").write_text("")
-    for name, file, content in [
-        ("not-json", "summary.json", "{"), ("a-list", "summary.json", "[]"), ("no-config", "config.json", None),
-        ("config-list", "config.json", "[1]"), ("config-nan", "config.json", '{"margin": NaN}'),
-    ]:  # fmt: skip
+    damage = [
+        ("not-json", "summary.json", "{"),
+        ("a-list", "summary.json", "[]"),
+        ("no-config", "config.json", None),
+        ("config-list", "config.json", "[1]"),
+        ("config-nan", "config.json", '{"margin": NaN}'),
+    ]
+    for name, file, content in damage:
         folder = write_run(name)
         (folder / file).unlink() if content is None else (folder / file).write_text(content)
     write_run("no-date", started="yesterday")
@@ -110,21 +111,8 @@ def test_damaged_and_unfinished_runs_are_named_at_the_foot(home):
     write_run("bad-steps", steps="many")
     text, soup = index()
     assert [row.find("strong").string for row in soup.select("#runs tbody tr")] == ["good"]
-    named = [code.string for code in soup.select("footer code")]
-    assert named == sorted(
-        [
-            "unfinished",
-            "not-json",
-            "a-list",
-            "no-config",
-            "config-list",
-            "config-nan",
-            "no-date",
-            "no-data",
-            "bad-metric",
-            "bad-steps",
-        ]
-    )
+    named = {code.string for code in soup.select("footer code")}
+    assert named == {name for name, *_ in damage} | {"unfinished", "no-date", "no-data", "bad-metric", "bad-steps"}
     assert "summary.json does not exist" in text and str(home) not in text
 
 

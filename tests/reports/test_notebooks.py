@@ -34,10 +34,9 @@ def test_parameters_have_exact_defaults_and_help(tmp_path):
         "flag: bool = True\nnone = None  # anything"
     )
     found = parameters_of(write_notebook(tmp_path / "n.ipynb", source))
-    assert {name: value for name, (value, _) in found.items()} == {
-        "name": "a # b", "rate": 5e-5, "many": {"a": [1]}, "flag": True, "none": None,
-    }  # fmt: skip
-    assert found["rate"][1] == "peak" and found["flag"][1] == ""
+    defaults = {"name": "a # b", "rate": 5e-5, "many": {"a": [1]}, "flag": True, "none": None}
+    assert {name: parameter.default for name, parameter in found.items()} == defaults
+    assert found["rate"].help == "peak" and found["flag"].help == ""
 
 
 def test_a_notebook_without_parameters_has_none(tmp_path):
@@ -183,9 +182,8 @@ def test_settings_go_where_they_are_declared_and_the_rest_goes_into_more():
     settings = Settings(datapath="sample_ru", learningrate=1e-4, loss="infonce")
     planned = plan(DECLARED, settings, {"points": "12", "scale": 1, "sides": ["document"], "any": 3}, "r")
     assert planned["01_explore_data"] == {"datapath": "sample_ru", "seed": 42}
-    assert planned["02_train"] == {
-        "learningrate": 1e-4, "more": {"datapath": "sample_ru", "loss": "infonce"}, "runid": "r",
-    }  # fmt: skip
+    more = {"datapath": "sample_ru", "loss": "infonce"}
+    assert planned["02_train"] == {"learningrate": 1e-4, "more": more, "runid": "r"}
     drift = planned["03_embedding_drift"]
     assert drift == {"runid": "r", "points": 12, "scale": 1.0, "sides": ["document"], "any": 3}
     assert type(drift["points"]) is int and type(drift["scale"]) is float

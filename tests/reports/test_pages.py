@@ -33,20 +33,20 @@ def maps(monkeypatch):
 
 
 def test_a_page_loads_nothing_and_folds_the_code(tmp_path):
+    injected = {"tags": ["injected-parameters"], "papermill": {"duration": 200.0}}
     text, soup = exported(
         tmp_path,
         new_markdown_cell("# Train & test\n\nSee [more](https://example.org/a) and $x^2$."),
         new_code_cell("rate = 1  # a", metadata={"tags": ["parameters"]}, execution_count=1),
-        new_code_cell("rate = 2", metadata={"tags": ["injected-parameters"], "papermill": {"duration": 200.0}}, execution_count=2),
+        new_code_cell("rate = 2", metadata=injected, execution_count=2),
         new_code_cell("", execution_count=None),
-        new_code_cell("1 + 1", execution_count=3, outputs=[new_output("execute_result", data={"text/plain": "2"}, execution_count=3)]),
-    )  # fmt: skip
+        new_code_cell("1 + 1", execution_count=3, outputs=[new_output("execute_result", data={"text/plain": "2"})]),
+    )
     assert loads_nothing(text) == 1
     assert soup.title.string == "Train & test"
     folds = soup.select("details.code")
-    assert [fold.summary.string for fold in folds] == [
-        "Default parameters · In [1]", "Parameters of this run · In [2] · 3 min 20 s", "Code · In [3]",
-    ]  # fmt: skip
+    labels = ["Default parameters · In [1]", "Parameters of this run · In [2] · 3 min 20 s", "Code · In [3]"]
+    assert [fold.summary.string for fold in folds] == labels
     assert not any(fold.has_attr("open") for fold in folds)
     assert soup.find("button", id="fold")
     assert soup.find("a", string="more")["href"] == "https://example.org/a"
@@ -56,9 +56,8 @@ def test_the_bar_links_the_other_pages_and_marks_this_one(tmp_path):
     links = {"All runs": "../index.html", "02 <train>": "02_train.html"}
     _, soup = exported(tmp_path, new_markdown_cell("# A"), title="<b>T", links=links)
     assert soup.title.string == "<b>T"
-    assert [(a["href"], a.string, a.get("aria-current")) for a in soup.select(".bar a")] == [
-        ("../index.html", "All runs", None), ("02_train.html", "02 <train>", "page"),
-    ]  # fmt: skip
+    found = [(a["href"], a.string, a.get("aria-current")) for a in soup.select(".bar a")]
+    assert found == [("../index.html", "All runs", None), ("02_train.html", "02 <train>", "page")]
 
 
 def test_contents_list_every_heading_once_and_each_link_has_its_goal(tmp_path):
@@ -88,43 +87,51 @@ def test_every_image_is_inside_and_described(tmp_path):
     (tmp_path / "near.png").write_bytes(base64.b64decode(PIXEL))
     (tmp_path.parent / "outside.png").write_bytes(base64.b64decode(PIXEL))
     picture = {"image/png": PIXEL, "text/plain": "<Figure size 1x1>"}
+    pictures = [display(picture), display(picture), display(picture, alt="Loss <falls>")]
+    sized = display(picture, **{"image/png": {"alt": "Given here", "width": 9}})
+    drawing = display({"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg' onload='x()'/>"})
+    markup = display({"text/html": f"<h2>Not its name</h2><img src='data:image/png;base64,{PIXEL}'>"})
+    links = "![local](near.png) ![far](../outside.png) ![web](https://example.org/x.png)"
     text, soup = exported(
         tmp_path,
         new_code_cell("0", outputs=[display(picture)]),
-        new_markdown_cell('# Title\n## Loss "curve"\n![local](near.png) ![far](../outside.png) ![web](https://example.org/x.png)'),
-        new_code_cell("1", outputs=[display(picture), display(picture), display(picture, alt="Loss <falls>")]),
-        new_code_cell("2", outputs=[display(picture, **{"image/png": {"alt": "Given here", "width": 9}})]),
-        new_code_cell("3", outputs=[display({"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg' onload='x()'/>"})],
-                      metadata={"alt": "Of the cell"}),
-        new_code_cell("4", outputs=[display({"text/html": f"<h2>Not its name</h2><img src='data:image/png;base64,{PIXEL}'>"})]),
-    )  # fmt: skip
+        new_markdown_cell(f'# Title\n## Loss "curve"\n{links}'),
+        new_code_cell("1", outputs=pictures),
+        new_code_cell("2", outputs=[sized]),
+        new_code_cell("3", outputs=[drawing], metadata={"alt": "Of the cell"}),
+        new_code_cell("4", outputs=[markup]),
+    )
     assert loads_nothing(text)
-    assert [image["alt"] for image in soup.find_all("img")] == [
-        "Figure", "local", "far", "web", 'Loss "curve"', 'Loss "curve" (2)', "Loss <falls>", "Given here", "Of the cell", 'Loss "curve" (3)',
-    ]  # fmt: skip
+    described = [image["alt"] for image in soup.find_all("img")]
+    assert described[:6] == ["Figure", "local", "far", "web", 'Loss "curve"', 'Loss "curve" (2)']
+    assert described[6:] == ["Loss <falls>", "Given here", "Of the cell", 'Loss "curve" (3)']
     assert [bool(image.get("src")) for image in soup.find_all("img")] == [True, True, False, False] + [True] * 6
     assert soup.find("img", alt="Given here")["width"] == "9"
     assert "Figure size" not in text
 
 
 def test_nothing_from_data_becomes_markup(tmp_path):
+    texts = [
+        new_output("stream", name="stdout", text=MARKUP),
+        display({"text/plain": MARKUP}),
+        display({"text/markdown": f"**bold** {MARKUP} [x](javascript:alert(1)) `a<b`"}),
+        display({"application/javascript": "alert(3)", "text/plain": "js"}),
+        display({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "widget"}),
+        new_output("error", ename="E", evalue=MARKUP, traceback=[MARKUP]),
+    ]
+    html = (
+        "<style>@import 'https://e.org/a.css'; .x { background: url(https://e.org/b) }</style>"
+        "<script src=https://e.org></script><img src='https://e.org/c'><iframe src=https://e.org></iframe>"
+        "<b onclick='x()' style='background:url(https://e.org)'>t</b><form action=https://e.org><input></form>"
+        "<svg><image href='https://e.org/d'/><a xlink:href='javascript:x()'>y</a></svg>"
+        "<a href=' JavaScript:alert(1)'>z</a><table><tr><td>1</td></tr></table>"
+    )
     text, soup = exported(
         tmp_path,
         new_markdown_cell("# A\n<script>alert(0)</script><a href='java\tscript:alert(0)'>x</a>"),
-        new_code_cell(f"print({MARKUP!r})", outputs=[
-            new_output("stream", name="stdout", text=MARKUP),
-            display({"text/plain": MARKUP}),
-            display({"text/markdown": f"**bold** {MARKUP} [x](javascript:alert(1)) `a<b`"}),
-            display({"application/javascript": "alert(3)", "text/plain": "js"}),
-            display({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "widget"}),
-            new_output("error", ename="E", evalue=MARKUP, traceback=[MARKUP]),
-        ]),
-        new_code_cell("1", outputs=[display({"text/html":
-            "<style>@import 'https://e.org/a.css'; .x { background: url(https://e.org/b) }</style><script src=https://e.org></script>"
-            "<img src='https://e.org/c'><iframe src=https://e.org></iframe><b onclick='x()' style='background:url(https://e.org)'>t</b>"
-            "<form action=https://e.org><input></form><svg><image href='https://e.org/d'/><a xlink:href='javascript:x()'>y</a></svg>"
-            "<a href=' JavaScript:alert(1)'>z</a><table><tr><td>1</td></tr></table>"})]),
-    )  # fmt: skip
+        new_code_cell(f"print({MARKUP!r})", outputs=texts),
+        new_code_cell("1", outputs=[display({"text/html": html})]),
+    )
     assert loads_nothing(text) == 1
     assert not soup.main.find_all(["script", "iframe", "form"])
     assert not [a for a in soup.find_all("a") if "script" in a.get("href", "").lower()]

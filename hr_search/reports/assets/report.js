@@ -5,7 +5,7 @@
   const contents = document.querySelector(".toc details");
   if (contents && window.matchMedia("(min-width: 72rem)").matches) contents.open = true;
 
-  // Columns of numbers stand to the right, texts to the left; long ones need some width.
+  // Columns of numbers are right-aligned, texts left-aligned; columns of long texts get some width.
   const numeric = /^(?:[-+−]?[\d.,\s]+(?:e[-+]?\d+)?\s?%?|[-−]?inf|NaN|None|<NA>|–|)$/i;
   for (const table of document.querySelectorAll("main table")) {
     if (table.querySelector("[colspan]:not([colspan='1']), [rowspan]:not([rowspan='1'])")) continue;

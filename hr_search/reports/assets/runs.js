@@ -20,7 +20,7 @@
     return typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value);
   };
 
-  // Every value of a run by name: `learningrate`, `mrr` of the trained model on q2d, `d2q.mrr`, `bm25.mrr`.
+  // All values of a run by name; `mrr` is that of the trained model on q2d, others are `d2q.mrr` or `bm25.mrr`.
   const usual = (word) => word !== "trained" && word !== "q2d";
   const settingsOf = (run) => ({ ...data.common, ...run.settings });
   const values = data.runs.map((run) => {
@@ -38,7 +38,7 @@
     return [name, short, short.replace(/[-_]/g, "")].find((each) => names.has(each));
   };
 
-  // Sorting by anything: a column's head, or a name of the list, which then gets a column of its own.
+  // Sorting: by a column's head, or by any name of the list, which then gets a column of its own.
   const heads = [...table.tHead.rows[0].cells].filter((head) => head.dataset.name);
   const box = find("sort");
   const turn = find("turn");
@@ -71,7 +71,7 @@
     head?.setAttribute("aria-sort", direction);
     box.value = sorted;
     turn.textContent = down ? "↓" : "↑";
-    turn.setAttribute("aria-label", `Sorted ${direction}, turn around`);
+    turn.setAttribute("aria-label", `Sorted ${direction}; reverse`);
   };
   const sortBy = (name) => {
     const falling = name === "started" || values.some((own) => typeof own[name] === "number");
@@ -94,7 +94,7 @@
     button.addEventListener("click", () => sortBy(head.dataset.name));
   }
 
-  // Filtering: every term must hold; `name=value` and the like look into all values of a run.
+  // Filtering: every term must hold; `name=value` and other conditions may name any value of a run.
   const comparisons = {
     "=": (order) => order === 0, "!=": (order) => order !== 0, "<": (order) => order < 0,
     "<=": (order) => order <= 0, ">": (order) => order > 0, ">=": (order) => order >= 0,
@@ -137,7 +137,7 @@
     find("names").append(line);
   }
 
-  // Comparing: what differs in the settings, then every metric, best value of a row marked.
+  // Comparing: the settings that differ, then every metric, with the best value of each row marked.
   const panel = find("compare");
   const chosenTools = [find("clear"), find("jump")];
   const line = (label, cells, mark = () => false) => {
@@ -195,7 +195,7 @@
     compare();
   });
 
-  // Copying: the clipboard where the browser allows it, else the text is selected for Ctrl-C.
+  // Copying: to the clipboard if the browser allows it; otherwise the text is selected for Ctrl-C.
   table.addEventListener("click", async (event) => {
     const button = event.target.closest(".copy");
     if (!button) return;
