@@ -110,7 +110,7 @@ def report(arguments: argparse.Namespace) -> int:
     from hr_search.reports.report import run_report
 
     check_settings(settings)
-    if settings.modelname != embedded.NAME:  # the embedded model is always there; checking would build it
+    if settings.modelname != embedded.NAME:  # that one can always be built, and checking would build it now
         place_of(settings.modelname)
 
     extra = {name: value for name, value in pairs.items() if name not in named}
