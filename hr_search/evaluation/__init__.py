@@ -1,4 +1,4 @@
-"""Owns what is said about search results: ranking metrics, lexical floors, intervals and tests, comparisons, figures.
+"""Owns judging search results: ranking metrics, lexical floors, intervals and tests, comparisons, calibration, figures.
 
-It takes encoders, tasks and the tables of runs as they are, and knows nothing of training, mining or grids.
+It takes encoders, tasks and the tables of runs as given, and knows nothing of training, grids or reports.
 """

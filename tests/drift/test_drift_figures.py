@@ -1,4 +1,4 @@
-"""Figures of drift by what the renderer is handed, and by every table and map they must refuse."""
+"""Figures of drift by what they draw, and by every table and map that they must refuse."""
 
 from __future__ import annotations
 
@@ -160,9 +160,8 @@ def test_small_multiples_have_a_panel_a_checkpoint_on_one_scale_with_every_text(
     colour = figures.classes(texts.iloc[layout.rows])[1]["welder"]
     mine = [part for part in axes[1].collections if to_hex(part.get_facecolor()[0]).upper() == colour.upper()]
     where = np.concatenate([part.get_offsets() for part in mine])
-    assert sorted(map(tuple, where)) == sorted(
-        map(tuple, layout.places[50][texts["group"].iloc[layout.rows] == "welder"])
-    )
+    expected = layout.places[50][texts["group"].iloc[layout.rows] == "welder"]
+    assert sorted(map(tuple, where)) == sorted(map(tuple, expected))
     names = [text.get_text() for text in axes[0].figure.legends[0].get_texts()]
     assert sorted(names) == sorted(["welder", AWKWARD, "others"])
     assert axes[0].figure.get_suptitle() == "40 texts at 3 checkpoints, coloured by the largest groups"
@@ -197,7 +196,7 @@ def test_small_multiples_of_chosen_steps_sides_long_names_and_many_checkpoints()
         (lambda: figures.small_multiples(small_map()[0], small_map()[1][:50]), "text 79 of only 50"),
     ],
 )
-def test_what_cannot_be_drawn_is_named(call, words: str):
+def test_what_no_drift_figure_can_draw_is_named(call, words: str):
     with pytest.raises(InputError, match=re.escape(words)):
         call()
 
@@ -210,7 +209,7 @@ def test_what_cannot_be_drawn_is_named(call, words: str):
         lambda ax: figures.small_multiples(*small_map(), steps=[50], axes=[ax])[0],
     ],
 )
-def test_a_given_axis_is_used_and_no_figure_is_opened(draw):
+def test_drift_figures_use_a_given_axis_and_open_no_figure(draw):
     given = plt.subplots()[1]
     assert draw(given) is given
     assert plt.get_fignums() == [given.figure.number]

@@ -41,13 +41,9 @@ def test_broken_probes_are_named(tmp_path: Path):
     run = write_run(tmp_path, TEXTS, {0: X[:2]})
     step = run / "probes" / "step_000000.npy"
     whole = step.read_bytes()
-    for damage, words in [
-        (whole[:-8], "cannot be read"),
-        (b"", "cannot be read"),
-        (b"PK not an array", "cannot be read"),
-    ]:
+    for damage in (whole[:-8], b"", b"PK not an array"):
         step.write_bytes(damage)
-        with pytest.raises(InputError, match=rf"step_000000\.npy {words}"):
+        with pytest.raises(InputError, match=r"step_000000\.npy cannot be read"):
             load_probes(run)
     np.save(step, np.array([{"a": 1}, {}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=r"step_000000\.npy cannot be read"):

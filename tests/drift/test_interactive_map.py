@@ -1,7 +1,8 @@
-"""The interactive map: what its output holds, that no text of the data leaves its place, and what pages inline."""
+"""The interactive map: what its output holds, that no text of the data becomes markup, and what pages inline."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -53,11 +54,8 @@ def test_the_output_is_a_picture_a_place_and_its_data():
     soup, data = parts(shown)
     assert [tag.name for tag in soup.find_all(True)] == ["div", "figure", "img", "figcaption", "div", "script"]
     assert len(soup.select("div[data-hr-map]")) == 1 and soup.select_one("[data-hr-map]").text == ""
-    assert (
-        soup.select_one("[data-hr-map-picture] img")["alt"]
-        == shown.alt
-        == ("Map of 30 probe texts at step 0 and at step 20")
-    )
+    assert soup.select_one("[data-hr-map-picture] img")["alt"] == shown.alt
+    assert "30 probe texts" in shown.alt and "step 20" in shown.alt
     assert plt.get_fignums() == []
     assert repr(shown) == f"Map(alt={shown.alt!r})"  # what a terminal shows
     assert data["steps"] == [0, 10, 20] and data["kept"] == [0.25, 0.26, 0.27]
@@ -78,8 +76,7 @@ def test_every_point_has_the_text_side_group_and_colour_of_its_row():
     layout = placed(30)
     table = texts(60, ["baker", "cook", "rare"]).assign(text=[f"text {row}" for row in range(60)])
     table.loc[table.index % 6 == 2, "group"] = [f"g{row}" for row in range(10)]
-    layout = Layout(np.arange(0, 60, 2), *(getattr(layout, name) for name in ("places", "trustworthiness")),
-                    layout.preservation, 5, 0)  # fmt: skip
+    layout = dataclasses.replace(layout, rows=np.arange(0, 60, 2))
     _, data = parts(interactive_map.interactive_map(layout, table))
     mine = table.iloc[::2]
     assert data["texts"] == mine["text"].tolist()
@@ -103,9 +100,8 @@ def test_hostile_texts_stay_data_and_come_back_as_they_were():
 
 def test_long_texts_are_cut_and_many_points_stay_small():
     _, data = parts(interactive_map.interactive_map(placed(20), texts(20, ["ж" * 500])))
-    assert data["texts"][0] == "ж" * (interactive_map.TEXT - 1) + "…" and data["groups"] == [
-        "ж" * (interactive_map.TITLE - 1) + "…"
-    ]
+    assert data["texts"][0] == "ж" * (interactive_map.TEXT - 1) + "…"
+    assert data["groups"] == ["ж" * (interactive_map.TITLE - 1) + "…"]
     table = texts(5000, ["ж" * 400]).assign(group=[f"профессия номер {row // 2}" for row in range(5000)])
     shown = interactive_map.interactive_map(placed(5000, 5), table)
     size = len(shown.html.encode()) + sum(len(script.encode()) for script in interactive_map.scripts())
@@ -118,7 +114,7 @@ def test_a_map_that_does_not_fit_its_texts_is_refused():
         interactive_map.interactive_map(placed(30), texts(9, ["a"]))
 
 
-def test_one_spot_is_a_map_too():
+def test_a_map_of_one_point_is_drawn_too():
     layout = placed(20)
     flat = Layout(layout.rows, {0: np.ones((20, 2))}, {0: 1.0}, {0: 1.0}, 5, 0)
     _, data = parts(interactive_map.interactive_map(flat, texts(20, ["a"])))
@@ -137,8 +133,9 @@ def test_scripts_are_the_library_and_then_ours_and_cannot_end_their_element():
 
 def test_our_script_builds_no_code_and_no_html_from_data_and_loads_nothing():
     own = interactive_map.scripts()[-1]
-    for word in ("eval(", "new Function", "innerHTML", "outerHTML", "insertAdjacent", "document.write", "CustomJS",
-                 "://", "fetch(", "import(", "@{", "{safe}"):  # fmt: skip
+    code = ("eval(", "new Function", "CustomJS", "import(")
+    markup = ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "@{", "{safe}")
+    for word in (*code, *markup, "://", "fetch("):
         assert word not in own, word
 
 

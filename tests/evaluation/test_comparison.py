@@ -22,7 +22,7 @@ from hr_search.settings import Settings
 
 COUNT = 8
 QUERIES = ["NA", "007", "null", "a\rb", 'say "x", y', "ёж", "1e5", "long " * 90]
-"""Queries that a careless reader takes for gaps, numbers or ends of rows."""
+"""Queries that a careless reader mistakes for gaps, numbers or ends of rows."""
 DOCUMENTS = [str(number) for number in range(COUNT)]  # texts all the same
 TASKS = {
     name: Task(name, left, right, [np.array([at]) for at in range(COUNT)], [str(at % 3) for at in range(COUNT)])
@@ -45,10 +45,7 @@ def results(ranks: dict[str, list[int]], tasks: dict[str, Task] = TASKS) -> scor
 
 
 BASE = [2, 2, 2, 1, 4, 3, 2, 2]
-RANKS = {
-    "bm25": [8] * COUNT, "tfidf": [4] * COUNT, "base": BASE,
-    "trained": [1, 1, 1, 2, 1, 1, 2, 2],
-}  # fmt: skip
+RANKS = {"bm25": [8] * COUNT, "tfidf": [4] * COUNT, "base": BASE, "trained": [1, 1, 1, 2, 1, 1, 2, 2]}
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +54,21 @@ def tables() -> dict[str, dict[str, pd.DataFrame]]:
     reordered = {
         name: Task(name, task.queries[::-1], task.documents, task.relevant, task.groups) for name, task in TASKS.items()
     }
+    perfect = [1] * COUNT
+    kinds = {
+        "good": (RANKS, TASKS),
+        "perfect": ({"base": BASE, "trained": perfect}, TASKS),
+        "other rows": ({"trained": perfect}, reordered),
+    }
     made = {}
-    for name, ranks, tasks in (
-        ("good", RANKS, TASKS), ("perfect", {"base": BASE, "trained": [1] * COUNT}, TASKS),
-        ("other rows", {"trained": [1] * COUNT}, reordered),
-    ):  # fmt: skip
+    for name, (ranks, tasks) in kinds.items():
         found = results(ranks, tasks)
         made[name] = {
-            "metrics": scoring.metrics_table(found, 0), "queries": scoring.queries_table(found),
-            "documents": scoring.documents_table(tasks), "comparison": scoring.comparison_table(found, 0),
-        }  # fmt: skip
+            "metrics": scoring.metrics_table(found, 0),
+            "queries": scoring.queries_table(found),
+            "documents": scoring.documents_table(tasks),
+            "comparison": scoring.comparison_table(found, 0),
+        }
     return made
 
 
@@ -81,11 +83,9 @@ def make_run(home, tables):
             run.write(name, table)
         files.write_json(run.folder / "config.json", Settings(**changes).to_dict())
         files.write_json(run.folder / "environment.json", {"commit": "abc"})
-        files.write_json(run.folder / "summary.json", {
-            "run_id": runid, "data": {"name": data, "fingerprint": "f" * 16, "train": 100},
-            "steps": 12, "training_seconds": 90.0,
-            "metrics": scoring.nested(tables[kind]["metrics"]) if kind in tables else {},
-        })  # fmt: skip
+        metrics = scoring.nested(tables[kind]["metrics"]) if kind in tables else {}
+        summary = {"run_id": runid, "data": {"name": data, "fingerprint": "f" * 16, "train": 100}, "metrics": metrics}
+        files.write_json(run.folder / "summary.json", summary | {"steps": 12, "training_seconds": 90.0})
         made.append(run)
         os.utime(run.folder / "summary.json", (len(made) * 60, len(made) * 60))
         return run
@@ -140,11 +140,8 @@ def test_unknown_names_are_refused(make_run, names, message):
 def test_queries_of_one_system(make_run):
     run = make_run("a")
     table = comparison.per_query(run, "base", "d2q")
-    assert (
-        table["query"].tolist() == DOCUMENTS
-        and table["rank"].tolist() == BASE
-        and table.index.tolist() == list(range(8))
-    )
+    assert table["query"].tolist() == DOCUMENTS and table["rank"].tolist() == BASE
+    assert table.index.tolist() == list(range(8))
     for system, direction in (("e5", "q2d"), ("base", "x")):
         with pytest.raises(InputError, match=f"the run a has no results of {system} in direction {direction}"):
             comparison.per_query(run, system, direction)
@@ -261,9 +258,8 @@ def test_extremes(make_run):
     won = comparison.extremes(table, "won", 3)
     assert won["query"].tolist() == [QUERIES[4], QUERIES[5], QUERIES[0]]  # equal gains stay in the order of the test
     assert list(won) == ["query", "rank", "found base", "found trained", "expected"]
-    assert won["rank"].tolist() == ["4\u00a0→\u00a01", "3\u00a0→\u00a01", "2\u00a0→\u00a01"] and won[
-        "found base"
-    ].tolist() == ["0", "0", "1"]
+    assert won["rank"].tolist() == ["4\u00a0→\u00a01", "3\u00a0→\u00a01", "2\u00a0→\u00a01"]
+    assert won["found base"].tolist() == ["0", "0", "1"]
     assert won["found trained"].tolist() == ["✓ 4", "✓ 5", "✓ 0"] and won["expected"].tolist() == ["4", "5", "0"]
     assert comparison.extremes(table, "lost")["query"].tolist() == [QUERIES[3]]
     unchanged = comparison.extremes(table, "unchanged")["query"].tolist()
@@ -310,11 +306,8 @@ def test_metrics_with_intervals(make_run):
     row = metrics[(metrics.system == "trained") & (metrics.direction == "q2d") & (metrics.metric == "mrr")].iloc[0]
     assert table.loc["trained", "mrr"] == f"0.812 [{row.low:.3f}, {row.high:.3f}]" and row.low < 0.8125 < row.high
     assert table.loc["bm25", "pass@1"] == "0.000 [0.000, 0.000]"
-    assert comparison.with_intervals(metrics[metrics.system != "tfidf"], "q2d").index.tolist() == [
-        "bm25",
-        "base",
-        "trained",
-    ]
+    fewer = comparison.with_intervals(metrics[metrics.system != "tfidf"], "q2d")
+    assert fewer.index.tolist() == ["bm25", "base", "trained"]
 
 
 # -- runs ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Figures of results by what the renderer is handed, and by every table they must refuse."""
+"""Figures of results by what they draw, and by every table that they must refuse."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_reliability_draws_shares_with_intervals_and_the_forecast():
         (lambda: figures.reliability(pd.DataFrame({"start": [1]})), "no column end"),
     ],
 )
-def test_what_cannot_be_drawn_is_named(call, words: str):
+def test_what_no_evaluation_figure_can_draw_is_named(call, words: str):
     with pytest.raises(InputError, match=re.escape(words)):
         call()
 
@@ -187,7 +187,7 @@ def test_what_cannot_be_drawn_is_named(call, words: str):
         lambda ax: figures.reliability(calibration.reliability(first_table()), ax),
     ],
 )
-def test_a_given_axis_is_used_and_no_figure_is_opened(draw):
+def test_evaluation_figures_use_a_given_axis_and_open_no_figure(draw):
     given = plt.subplots()[1]
     assert draw(given) is given
     assert plt.get_fignums() == [given.figure.number]
