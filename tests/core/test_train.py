@@ -111,9 +111,14 @@ def test_compaction_does_not_change_the_model(tiny_model, jobs):
 MINED = {"negatives": "mined", "minepool": 4, "mineevery": 2, "mixing": "mochi", "loss": "infonce"}
 
 
-@pytest.mark.parametrize("stop", [1, 4, 7])
 @pytest.mark.parametrize(
-    "more", [{"mixing": "weighted"}, {"mixing": "weighted", "bank": 40}, MINED, {"loss": "infonce", "baseshare": 0.3}]
+    ("stop", "more"),
+    [
+        (1, {"mixing": "weighted"}),
+        (4, {"mixing": "weighted", "bank": 40}),
+        (7, MINED),
+        (4, {"loss": "infonce", "baseshare": 0.3}),
+    ],
 )
 def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny_model, jobs, tmp_path, stop, more):
     changes = {"epochs": 3, "dropout": 0.1, "checkpointsteps": 1, "evalsteps": 2, **more}
@@ -144,19 +149,14 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny_model, jobs, tmp_path,
 
 def test_early_stopping_and_the_best_weights(tiny_model, jobs):
     values = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
-    kept = {}
 
     def scripted(step):
         return {"mrr": next(values)}
 
     encoder, progress = run(tiny_model, jobs, patience=2, validate=scripted)
     assert (progress.best, progress.best_step, progress.step) == (0.5, 3, 9)
-    kept["best"] = weights(encoder)
-    one_epoch, _ = run(tiny_model, jobs, validate=lambda step: {"mrr": float(step)}, epochs=6, maxsteps=3)
-    # The schedule of the shorter run differs, so its weights do too; the best ones are those of step 3.
-    assert not torch.equal(kept["best"], weights(one_epoch))
     again, _ = run(tiny_model, jobs, validate=lambda step: {"mrr": 1.0 if step == 3 else 0.0})
-    assert torch.equal(kept["best"], weights(again))
+    assert torch.equal(weights(encoder), weights(again))
 
 
 def test_the_base_model_is_mixed_into_what_is_validated_and_kept_and_not_into_training(tiny_model, jobs):
@@ -284,11 +284,18 @@ def asked_to_stop(monkeypatch, where: str, count: int, number: int) -> list[floa
 
 
 @pytest.mark.parametrize(
-    ("where", "count", "step"),
-    [("step", 1, 1), ("step", 5, 5), ("step", 9, 9), ("validation", 1, 0), ("validation", 2, 2), ("validation", 7, 9),
-     ("mining", 1, 0), ("mining", 3, 6)],
-)  # fmt: skip
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    ("where", "count", "step", "number"),
+    [
+        ("step", 1, 1, signal.SIGINT),
+        ("step", 5, 5, signal.SIGTERM),
+        ("step", 9, 9, signal.SIGINT),
+        ("validation", 1, 0, signal.SIGTERM),
+        ("validation", 2, 2, signal.SIGINT),
+        ("validation", 7, 9, signal.SIGINT),
+        ("mining", 1, 0, signal.SIGINT),
+        ("mining", 3, 6, signal.SIGTERM),
+    ],
+)
 def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on(
     tiny_model, jobs, tmp_path, monkeypatch, caplog, home, undisturbed, where, count, step, number
 ):
