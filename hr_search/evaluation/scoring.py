@@ -38,7 +38,7 @@ def evaluate(encoder: Encoder, tasks: Mapping[str, Task], progress: bool = False
     Args:
         encoder: what `encoder.load_encoder` returns.
         tasks: "q2d" (query to document) and "d2q" (document to query) over the same Q queries and N documents,
-            as `data.tasks.tasks` makes them from a pairs table.
+            as `data.tasks.tasks_of` makes them from a pairs table.
         progress: show a bar on a terminal while texts are encoded.
 
     Returns:
