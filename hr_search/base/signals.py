@@ -98,7 +98,7 @@ def leave(number: int, sentence: str) -> NoReturn:
     """Ends the program as the signal would have: exit code 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, which a notebook outlives.
+        KeyboardInterrupt: after Ctrl-C; a notebook survives it.
         SystemExit: after SIGTERM.
     """
     if number == signal.SIGTERM:

@@ -1,4 +1,4 @@
-"""Notebooks run with checked parameters and exported as pages, and the index page of all runs.
+"""Notebooks run with checked parameters and exported as pages, the index page of all runs, figures of a training step.
 
-Knows nothing of what the notebooks compute; it reads finished runs and computes no numbers of its own.
+Knows nothing of training itself; it reads finished runs and computes no results of its own.
 """
