@@ -76,6 +76,9 @@ class Settings:
         MANY,
     )
     redact: bool = _setting(False, "replaces e-mails, phones, links and handles in all texts on reading")
+    keephtml: bool = _setting(False, "leave HTML in texts as it is; by default tags go and entities become characters")
+    encoding: str = _setting("", "encoding of text files, such as cp1251; empty = detected")
+    trustfile: bool = _setting(False, "read tables that unpack to more memory than a table may have")
     validationshare: float = _setting(0.1, "share of the groups held out for validation", 0.0, 0.8)
     testshare: float = _setting(0.1, "share of the groups held out for the test", 0.0, 0.8)
     splitseed: int = _setting(42, "seed of the split of datapath; the same held-out rows for any --seed", 0, 2**31 - 1)
