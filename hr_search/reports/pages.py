@@ -33,6 +33,7 @@ ASSETS = Path(__file__).parent / "assets"
 PAGE_LIMIT = 6_000_000  # bytes of a page: what most mail servers accept
 TEXT_LIMIT = 30_000  # characters of one console output
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
+COLLAPSED = "jp-MarkdownHeadingCollapsed"  # what JupyterLab notes in the cell of a collapsed heading
 LABELS = {"parameters": "Default parameters", "injected-parameters": "Parameters of this run"}
 LOADING = {"src", "data", "poster", "background", "xlink:href"}
 SENDING = {"srcset", "action", "formaction", "ping"}
@@ -114,6 +115,7 @@ def export_html(
     _disarm(soup.body)
     _make_tables_scroll(main, soup)
     headings = _name_headings(main, soup)
+    _fold_sections(main, soup, {cell.id for cell in notebook.cells if cell.metadata.get(COLLAPSED)})
     soup.title.string = printable(title) or next(filter(None, headings), "") or notebook_path.stem
     used = sum(len(each.encode()) for each in [style, *_scripts(main)])
     _fit(main, PAGE_LIMIT - used, notebook_path.name)
@@ -275,6 +277,29 @@ def _name_headings(main: Tag, soup: BeautifulSoup) -> list[str]:
         fold.extend([soup.new_tag("summary", string="Contents"), contents])
         soup.find("nav", class_="toc").append(fold)
     return headings
+
+
+def _fold_sections(main: Tag, soup: BeautifulSoup, folded: set[str]) -> None:
+    """Folds what follows a collapsed heading, up to the next heading of its level or a higher one.
+
+    Args:
+        main: the page's cells.
+        soup: makes the tags.
+        folded: ids of the cells whose heading is collapsed in JupyterLab; they themselves stay in sight.
+    """
+    for cell in [
+        cell for cell in main.select(".jp-MarkdownCell") if cell.get("id", "").removeprefix("cell-id=") in folded
+    ]:
+        level = cell.select_one("h1, h2, h3, h4").name
+        higher = ", ".join(f"h{number}" for number in range(1, int(level[1]) + 1))
+        section = []
+        for following in cell.find_next_siblings():
+            if "jp-MarkdownCell" in following.get("class", []) and following.select_one(higher):
+                break
+            section.append(following)
+        fold = soup.new_tag("details", attrs={"class": "section"})
+        cell.insert_after(fold)
+        fold.extend([soup.new_tag("summary", string="Show this section"), *(part.extract() for part in section)])
 
 
 def _fit(main: Tag, room: int, name: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from hr_search.base import paths
 from hr_search.reports.parameters import parameters_of
+from hr_search.settings import FIELDS
 
 # The report is the one on hostile texts: what its notebooks compute is checked here, what its pages show elsewhere.
 
@@ -70,4 +71,9 @@ def test_notebooks_are_short_stripped_and_parameterised():
             assert len(lines) <= 15, f"{path.name}: {lines[0]}"
             assert not any(line.lstrip().startswith(("def ", "class ")) for line in lines), path.name
             assert not cell.outputs and cell.execution_count is None, path.name
-        assert all(parameter.help for parameter in parameters_of(path).values()), path.name
+        declared = parameters_of(path)
+        assert all(parameter.help for parameter in declared.values()), path.name
+        code = "\n".join(cell.source for cell in cells)
+        if "Settings.from_mapping" in code:  # by name, never from whatever globals() holds
+            assert all(f'"{name}": {name}' in code for name in declared if name in FIELDS), path.name
+            assert "globals()" not in code, path.name

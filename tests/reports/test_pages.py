@@ -32,6 +32,25 @@ def maps(monkeypatch):
 # Executed notebooks
 
 
+def test_a_collapsed_heading_folds_its_section_and_nothing_else(tmp_path):
+    collapsed = {"jp-MarkdownHeadingCollapsed": True}
+    _, soup = exported(
+        tmp_path,
+        new_markdown_cell("# All"),
+        new_markdown_cell("## Details\n\nFor few readers.", metadata=collapsed),
+        new_code_cell("1"),
+        new_markdown_cell("### Deeper"),
+        new_code_cell("2"),
+        new_markdown_cell("## After"),
+        new_code_cell("3"),
+    )
+    fold = soup.select_one("details.section")
+    assert [tag.get_text().removesuffix("¶") for tag in fold.select("h2, h3")] == ["Deeper"]
+    assert [tag.get_text().strip() for tag in fold.select(".highlight")] == ["1", "2"] and not fold.has_attr("open")
+    assert "For few readers" in fold.find_previous_sibling().get_text()
+    assert "After" in fold.find_next_sibling().get_text()
+
+
 def test_a_page_loads_nothing_and_folds_the_code(tmp_path):
     injected = {"tags": ["injected-parameters"], "papermill": {"duration": 200.0}}
     text, soup = exported(

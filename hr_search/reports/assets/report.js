@@ -5,6 +5,14 @@
   const contents = document.querySelector(".toc details");
   if (contents && window.matchMedia("(min-width: 72rem)").matches) contents.open = true;
 
+  // A link into a folded section opens it.
+  const reveal = () => {
+    const section = document.getElementById(decodeURIComponent(location.hash.slice(1)))?.closest("details.section");
+    if (section) section.open = true;
+  };
+  window.addEventListener("hashchange", reveal);
+  reveal();
+
   // Columns of numbers are right-aligned, texts left-aligned; columns of long texts get some width.
   const numeric = /^(?:[-+−]?[\d.,\s]+(?:e[-+]?\d+)?\s?%?|[-−]?inf|NaN|None|<NA>|–|)$/i;
   for (const table of document.querySelectorAll("main table")) {
