@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import torch
 
 from hr_search.base.errors import InputError, one_line
 from hr_search.base.files import whole_file
+from hr_search.history import Progress, checked_progress
 
 log = logging.getLogger(__name__)
 
 VERSION = 2
 # Settings that may differ between the interrupted run and the one that goes on.
-_FREE = {"resume", "checkpointpath", "checkpointsteps", "outputpath", "projectname", "tracker"}
+_FREE = {"resume", "checkpointpath", "checkpointsteps", "outputpath", "projectname", "tracker", "epochs", "maxsteps"}
 
 Parts = dict[str, Any]  # what has a state_dict and a load_state_dict: model, optimiser, bank, miner
 
@@ -70,31 +72,59 @@ def store(
 
 def restore(
     path: str, settings: dict[str, Any], origin: str, parts: Parts, schedule: Any, process: int = 0
-) -> dict[str, Any] | None:
+) -> tuple[Progress, dict[str, Any]] | None:
     """Loads a checkpoint into the parts, the schedule and the random generators of a run, in its `process`-th process.
 
+    A checkpoint that is torn or edited is passed over for the one before it.
+
+    Args:
+        path: as given to `store`.
+        settings: of the run that goes on, name to value; `epochs` and `maxsteps` may differ.
+        origin: fingerprint of the data and of how it is cut into steps.
+        parts: what has a state of its own.
+        schedule: of the learning rate.
+        process: number of this process in its launch.
+
     Returns:
-        The attributes of the progress; None where there is no checkpoint yet.
+        The progress and the settings it was made with; None where there is no checkpoint yet.
 
     Raises:
-        InputError: as `load_checkpoint`.
+        InputError: no file there is a whole checkpoint, or it belongs to other settings or data.
     """
-    state = load_checkpoint(path, settings, origin)
-    if state is None:
+    found = load_checkpoint(path, settings, origin, lambda state: (_load(state, parts, schedule, process), state))
+    if found is None:
         log.info("no checkpoint at %s yet: starting from the beginning", path)
         return None
-    for name, part in parts.items():
-        part.load_state_dict(state["parts"][name])
-    schedule.last_epoch = state["schedule"]["last_epoch"]
-    schedule._last_lr = [group["lr"] for group in parts["optimiser"].param_groups]
+    progress, state = found
+    log.info("resuming after step %d", progress.step)
+    return progress, state["settings"]
+
+
+def _load(state: dict[str, Any], parts: Parts, schedule: Any, process: int) -> Progress:
+    """Puts the state of a checkpoint into a run.
+
+    Raises:
+        Exception: of any kind, where a part is missing, or has another type or shape than this run.
+    """
+    progress = checked_progress(state["progress"], parts["model"].state_dict())
+    if set(state["parts"]) != set(parts):
+        raise ValueError(f"it has the parts {sorted(state['parts'])}, not {sorted(parts)}")
+    if state["schedule"]["last_epoch"] != progress.step:
+        raise ValueError("its schedule does not fit its step")
     random = state["random"]
     if isinstance(random, list):  # earlier versions kept the state of the first process only
         random = random[process]
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    for parameter, kept in parts["optimiser"].state.items():
+        if any(kept[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
+            raise ValueError("its optimiser is that of another model")
     torch.set_rng_state(random["cpu"])
     if random["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(random["cuda"])
-    log.info("resuming after step %d", state["progress"]["step"])
-    return state["progress"]
+    schedule.last_epoch = state["schedule"]["last_epoch"]
+    schedule._last_lr = [group["lr"] for group in parts["optimiser"].param_groups]
+    return progress
 
 
 # -- the file ------------------------------------------------------------------------------------
@@ -143,47 +173,64 @@ def require_own(path: Path | str) -> None:
         raise InputError(f"{path} is not a checkpoint; it would be overwritten: give another --checkpointpath.")
 
 
-def load_checkpoint(path: Path | str, settings: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
+def load_checkpoint(
+    path: Path | str,
+    settings: dict[str, Any],
+    fingerprint: str,
+    use: Callable[[dict[str, Any]], Any] = lambda state: state,
+) -> Any:
     """The newest whole checkpoint at `path`, or None where there is none.
 
     Args:
         path: as given to `save_checkpoint`.
         settings: of the run that goes on.
         fingerprint: of the data of the run that goes on.
+        use: what is done with the state; where it fails, the checkpoint before is taken.
+
+    Returns:
+        What `use` returns.
 
     Raises:
         InputError: no file there is a whole checkpoint, or it belongs to other settings or data.
     """
     path = Path(path)
     candidates = [file for file in (path, previous(path)) if file.exists()]
-    if not candidates:
-        return None
     for file in candidates:
         state, trouble = _read(file)
         if state is not None:
-            break
+            _require_same(file, state, settings, fingerprint)
+            try:
+                used = use(state)
+            except Exception as error:  # torch, numpy and we ourselves have a dozen kinds for edited states
+                trouble = f"{type(error).__name__}: {one_line(error, 120)}"
+            else:
+                if file != path:
+                    log.warning("going on from the checkpoint before it: %s", file)
+                return used
         log.warning("%s is not a whole checkpoint (%s)", file, trouble)
-    else:
-        raise InputError(
-            f"{path} is not a whole checkpoint of this program; give another --checkpointpath, or delete it."
-        )
-    if file != path:
-        log.warning("going on from the checkpoint before it: %s", file)
-    different = [
-        name for name, value in settings.items() if name not in _FREE and state["settings"].get(name, value) != value
-    ]
-    if different:
-        name = different[0]
-        raise InputError(
-            f"{file} was made with {name} = {state['settings'][name]!r}, not {settings[name]!r}; "
-            "resume with equal settings or give another --checkpointpath."
-        )
-    if state["fingerprint"] != fingerprint:
+    if not candidates:
+        return None
+    raise InputError(f"{path} is not a whole checkpoint of this program; give another --checkpointpath, or delete it.")
+
+
+def _require_same(file: Path, state: dict[str, Any], settings: dict[str, Any], origin: str) -> None:
+    """Checks that a checkpoint belongs to a run with these settings and data.
+
+    Raises:
+        InputError: naming the setting, or the data.
+    """
+    kept = state["settings"]
+    for name, value in settings.items():
+        if name not in _FREE and kept.get(name, value) != value:
+            raise InputError(
+                f"{file} was made with {name} = {kept[name]!r}, not {value!r}; resume with equal settings or give "
+                "another --checkpointpath."
+            )
+    if state["fingerprint"] != origin:
         raise InputError(
             f"{file} was made on other data or by another number of processes; resume as it began or give another "
             "--checkpointpath."
         )
-    return state
 
 
 def _read(file: Path) -> tuple[dict[str, Any] | None, str]:
@@ -196,4 +243,6 @@ def _read(file: Path) -> tuple[dict[str, Any] | None, str]:
         return None, one_line(error, 120)
     if not isinstance(state, dict) or state.get("version") != VERSION or not {"settings", "fingerprint"} <= set(state):
         return None, "another format or version"
+    if not isinstance(state["settings"], dict):
+        return None, "its settings are no mapping"
     return state, ""

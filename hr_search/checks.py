@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,26 @@ import pandas as pd
 from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows, epoch_batches
 from hr_search.mining import anchors
+from hr_search.policies import mining_policy
 from hr_search.release import require_output, require_place
 from hr_search.runs.tracking import require_tracker
 from hr_search.settings import Settings
-from hr_search.train import mining_policy
 
 log = logging.getLogger(__name__)
 
+# Variables that `accelerate launch` sets: its flag, and what to do instead.
+_NOT_SERVED = {
+    "ACCELERATE_DYNAMO_BACKEND": ("--dynamo_backend", "launch without it"),
+    "ACCELERATE_MIXED_PRECISION": ("--mixed_precision", "launch with no and take --precision bf16 or fp32"),
+    "ACCELERATE_USE_DEEPSPEED": ("--use_deepspeed", "launch without it; --gradcache saves memory"),
+    "ACCELERATE_USE_FSDP": ("--use_fsdp", "launch without it; --gradcache saves memory"),
+    "ACCELERATE_USE_MEGATRON_LM": ("--use_megatron_lm", "launch without it"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("--use_parallelism_config", "launch without it"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
+        "--gradient_accumulation_steps",
+        "launch without it and take a larger --batchsize with --gradcache, which keeps in-batch negatives",
+    ),
+}
 _LONELY = 0.1  # share of rows or batches that may have no negative at all
 
 
@@ -27,6 +42,7 @@ def check_settings(settings: Settings) -> None:
     Raises:
         InputError: naming the settings.
     """
+    check_launch(os.environ)
     if settings.resume and not settings.checkpointpath:
         raise InputError("--resume needs --checkpointpath, the file to go on from.")
     if settings.outputpath:
@@ -48,6 +64,21 @@ def check_settings(settings: Settings) -> None:
             "rank; change --loss or take --mineside document."
         )
     require_tracker(settings.tracker)
+
+
+def check_launch(environment: Mapping[str, str]) -> None:
+    """Refuses what `accelerate launch` offers and this training loop does not do.
+
+    Args:
+        environment: the variables of this process; a launcher passes its settings on in them.
+
+    Raises:
+        InputError: naming the flag of the launcher and what to use instead.
+    """
+    for variable, (flag, instead) in _NOT_SERVED.items():
+        value = environment.get(variable, "").strip().lower()
+        if value not in ("", "no", "none", "false", "0", "1" if variable.endswith("STEPS") else ""):
+            raise InputError(f"accelerate's {flag} ({shown(value)}) is not used in this training; {instead}.")
 
 
 def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: int = 1) -> None:

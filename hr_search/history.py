@@ -37,6 +37,7 @@ class Progress:
         sums: loss, active share and spread since the last validation, summed over steps, (3,) float64.
         counts: rows, tokens and steps since then.
         window: seconds since then.
+        rewarmed: the step at which the learning rate began to rise anew, when a finished run went on; else 0.
     """
 
     step: int = 0
@@ -50,6 +51,7 @@ class Progress:
     sums: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     counts: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
     window: float = 0.0
+    rewarmed: int = 0
 
     def count(self, figures: Tensor, rows: int, tokens: int) -> None:
         """Adds a step: its loss, active share and spread (3,), its rows and its tokens."""
@@ -122,6 +124,28 @@ class Progress:
             log.info("stopping: %d validations without a new best %s", self.stale, goal)
             return True
         return False
+
+
+def checked_progress(state: dict[str, Any], weights: dict[str, Tensor]) -> Progress:
+    """The progress that a checkpoint holds; `weights` are those of the model it should belong to.
+
+    Raises:
+        Exception: of any kind, where it is not the progress of such a run.
+    """
+    progress = Progress(**state)
+    whole = (progress.step, progress.best_step, progress.stale, progress.rewarmed, *progress.counts)
+    if not all(type(number) is int and number >= 0 for number in whole) or len(progress.counts) != 3:
+        raise ValueError("a count of its progress is not a whole number")
+    if not all(math.isfinite(number) and number >= 0 for number in (progress.seconds, progress.window)):
+        raise ValueError("its times are not finite")
+    if progress.sums.shape != (3,) or not isinstance(progress.best, float):
+        raise ValueError("its sums or its best value have another type")
+    if not all(isinstance(row, dict) and type(row["step"]) is int for row in [*progress.history, *progress.mining]):
+        raise ValueError("its history is not a list of rows")
+    shapes = [{name: tuple(value.shape) for name, value in part.items()} for part in (progress.best_weights, weights)]
+    if progress.best_weights and shapes[0] != shapes[1]:
+        raise ValueError("its best weights are those of another model")
+    return progress
 
 
 class Clock:

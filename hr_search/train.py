@@ -6,13 +6,11 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
-from torch import nn
 
 from hr_search.base.errors import InputError
 from hr_search.base.progress import bar
@@ -22,11 +20,12 @@ from hr_search.checkpoint import Parts, random_state, require_own, restore, stor
 from hr_search.encoder import Encoder
 from hr_search.fast.tokens import TokenTable
 from hr_search.history import Clock, Progress, peak_memory
-from hr_search.mining import Miner, MiningPolicy
-from hr_search.mixing import Bank, MixingPolicy
+from hr_search.mining import Miner
+from hr_search.mixing import Bank
 from hr_search.models.interpolation import Interpolation
+from hr_search.policies import loss_policy, mining_policy, mixing_policy, parameter_groups, warmup_then_linear
 from hr_search.settings import Settings
-from hr_search.step import Context, LossPolicy, run_step
+from hr_search.step import Context, run_step
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +96,7 @@ def fit(
             run.accelerator.wait_for_everyone()
             log.warning(farewell := last_words(progress.step, total, settings.checkpointpath))
             leave(stop.signal, farewell)
+    run.checkpoint()  # so that a finished run can go on for more epochs
     run.finish()
     return progress
 
@@ -123,10 +123,10 @@ class Training:
         per_step = settings.batchsize * accelerator.num_processes
         self.encoder, self.rows, self.settings, self.accelerator = encoder, rows, settings, accelerator
         self.plan = step_plan(len(rows), per_step, settings.epochs, settings.maxsteps, settings.seed)
-        self.rate = warmup_then_linear(self.plan.total, settings.warmup)
         groups = parameter_groups(encoder, settings.weightdecay)
         optimiser = torch.optim.AdamW(groups, lr=settings.learningrate, fused=True)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
+        self.rate = warmup_then_linear(self.plan.total, settings.warmup)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self.rate(step))
         self.model, self.optimiser = accelerator.prepare(encoder, optimiser)
         self.base = Interpolation(encoder, settings.baseshare)  # before a checkpoint brings other weights
         policies = loss_policy(settings), mixing_policy(settings)
@@ -141,11 +141,66 @@ class Training:
             self.miner = Miner(rows, tokens, mining_policy(settings), self.plan.per_epoch, settings.seed)
             self.parts["miner"] = self.miner
         self.origin = f"{fingerprint} in steps of {per_step}"
-        self.progress = begin(settings, self.origin, self.parts, self.schedule, accelerator.process_index)
+        self.progress = self.begin()
         self.clock = Clock(self.progress.seconds, self.progress.window)
         self.first = self.progress.step  # of this process
         self.stored = self.progress.step or -1  # the step of the last checkpoint
         self.chosen = np.empty(0, np.int64)  # the rows of the last step
+
+    def begin(self) -> Progress:
+        """The progress of a run that starts, or of the checkpoint from which it goes on.
+
+        Raises:
+            InputError: the file is no checkpoint, or belongs to another run.
+        """
+        settings = self.settings
+        if not settings.checkpointpath:
+            return Progress()
+        if not settings.resume:
+            require_own(settings.checkpointpath)
+            return Progress()
+        found = restore(
+            settings.checkpointpath,
+            settings.to_dict(),
+            self.origin,
+            self.parts,
+            self.schedule,
+            self.accelerator.process_index,
+        )
+        if found is None:
+            return Progress()
+        progress, before = found
+        if self.miner:
+            # What was mined for a step that never happened is mined again.
+            self.miner.history = [row for row in self.miner.history if row["step"] < progress.step]
+        if (before["epochs"], before["maxsteps"]) != (settings.epochs, settings.maxsteps):
+            self.extend(progress)
+        self.rate = warmup_then_linear(self.plan.total, settings.warmup, progress.rewarmed)
+        return progress
+
+    def extend(self, progress: Progress) -> None:
+        """Lets a run go on for another number of steps: the learning rate rises anew, and patience starts afresh.
+
+        Raises:
+            InputError: the run has already made more steps than it should have in all.
+        """
+        step, total = progress.step, self.plan.total
+        if step > total:
+            raise InputError(
+                f"{self.settings.checkpointpath} stands at step {step}, and --epochs {self.settings.epochs} with "
+                f"--maxsteps {self.settings.maxsteps} makes {total}; raise --epochs or --maxsteps."
+            )
+        progress.rewarmed, progress.stale = step, 0
+        rate = warmup_then_linear(total, self.settings.warmup, step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learningrate * rate(step)
+        rise = round((total - step) * self.settings.warmup)
+        log.info(
+            "going on to step %d: from step %d the learning rate rises for %d steps and then falls to 0",
+            total,
+            step,
+            rise,
+        )
 
     def batches(self) -> Iterator[tuple[np.ndarray, bool, Batch]]:
         """Row numbers of every step that is left, whether it ends an epoch, and its batch."""
@@ -238,20 +293,6 @@ class Training:
 # -- start and stop ------------------------------------------------------------------------------
 
 
-def begin(settings: Settings, origin: str, parts: Parts, schedule: Any, process: int) -> Progress:
-    """The progress of a run that starts, or of the checkpoint from which it goes on."""
-    if not settings.checkpointpath:
-        return Progress()
-    if not settings.resume:
-        require_own(settings.checkpointpath)
-        return Progress()
-    progress = Progress(**restore(settings.checkpointpath, settings.to_dict(), origin, parts, schedule, process) or {})
-    if miner := parts.get("miner"):
-        # What was mined for a step that never happened is mined again.
-        miner.history = [row for row in miner.history if row["step"] < progress.step]
-    return progress
-
-
 def anywhere(asked: bool, accelerator: Accelerator, step: int) -> bool:
     """Whether any process of a launch was asked to stop: all of them must leave after the same step."""
     if accelerator.num_processes == 1:
@@ -274,65 +315,3 @@ def make_accelerator() -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     # The encoder handles precision itself, in evaluation too.
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[unused])
-
-
-# -- what the settings say -----------------------------------------------------------------------
-
-
-def loss_policy(settings: Settings) -> LossPolicy:
-    """Loss and negatives as the settings name them."""
-    return LossPolicy(settings.loss, settings.margin, settings.temperature, settings.symmetric, settings.hardness,
-                      settings.negatives)  # fmt: skip
-
-
-def mixing_policy(settings: Settings) -> MixingPolicy:
-    """The mixing that `mixing` and the settings named `mix...` ask for."""
-    return MixingPolicy(
-        strategy=settings.mixing,
-        k=settings.mixk,
-        query_weight=settings.mixquery,
-        positive_weight=settings.mixpositive,
-        negative_weight=settings.mixnegative,
-        count=settings.mixcount,
-        start=settings.mixstart,
-        probability=settings.mixprobability,
-        own=settings.mixown,
-        detach=settings.mixdetach,
-    )
-
-
-def mining_policy(settings: Settings) -> MiningPolicy:
-    """The mining that the settings named `mine...` ask for."""
-    return MiningPolicy(
-        count=settings.minepool,
-        start=settings.minestart,
-        stop=settings.minestop,
-        band=(settings.minebandlow, settings.minebandhigh),
-        share=settings.mineshare,
-        sampling=settings.minesampling,
-        side=settings.mineside,
-        drawn=settings.minecount,
-        every=settings.mineevery,
-    )
-
-
-def warmup_then_linear(total: int, share: float) -> Callable[[int], float]:
-    """Step -> factor of the learning rate: up over the first `share` of the steps, then down to 0."""
-    rise = max(1, round(total * share)) if share else 0
-
-    def factor(step: int) -> float:
-        return (step + 1) / rise if step < rise else max(0.0, (total - step) / max(1, total - rise))
-
-    return factor
-
-
-def parameter_groups(encoder: nn.Module, weightdecay: float) -> list[dict[str, Any]]:
-    """Parameters with weight decay (matrices) and without (embeddings, biases, norms).
-
-    Embeddings must stay without: rows left out by vocabulary compaction would otherwise have shrunk.
-    """
-    embedded = {id(p) for m in encoder.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    decayed = [p for p in encoder.parameters() if p.requires_grad and p.ndim > 1 and id(p) not in embedded]
-    chosen = {id(p) for p in decayed}
-    rest = [p for p in encoder.parameters() if p.requires_grad and id(p) not in chosen]
-    return [{"params": decayed, "weight_decay": weightdecay}, {"params": rest, "weight_decay": 0.0}]

@@ -135,8 +135,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture
-def jobs() -> pd.DataFrame:
+def job_pairs() -> pd.DataFrame:
     """Pairs of titles and descriptions: each title with two different texts."""
     rows = []
     for title, text in JOBS.items():
@@ -144,6 +143,12 @@ def jobs() -> pd.DataFrame:
         for part in (text, " ".join(reversed(words))):
             rows.append({"query": title, "positive": part, "negatives": [], "group": title})
     return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def jobs() -> pd.DataFrame:
+    """The pairs of `job_pairs`."""
+    return job_pairs()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from hr_search import step, train
+from hr_search import policies, step, train
 from hr_search.base import choices, files, paths
 from hr_search.batches import Batch, Rows, index_rows, make_batch
 from hr_search.bench.cases import Order, check_numbers
@@ -89,7 +89,7 @@ def run_costs(order: Order, texts: dict[str, list]) -> dict[str, Any]:
 
 def mining_seconds(encoder: Encoder, rows: Rows, tables: dict[str, TokenTable], settings: Settings) -> float:
     """Seconds of one mining, the second one: the first also pays for what a process prepares once."""
-    miner = Miner(rows, tables, train.mining_policy(settings), _steps_per_epoch(rows, settings), settings.seed)
+    miner = Miner(rows, tables, policies.mining_policy(settings), _steps_per_epoch(rows, settings), settings.seed)
     accelerator = train.make_accelerator()
     miner.refresh(encoder, accelerator, 0)
     started = time.perf_counter()
@@ -121,7 +121,7 @@ def loss_context(rows: Rows, settings: Settings, mixing: str, size: int, dimensi
         count = min(size, len(rows.documents))
         bank.add(_unit_vectors(count, dimension), np.arange(count))
     policy = train.mixing_policy(settings.replace(mixing=mixing, mixk=NEIGHBOURS))
-    return step.Context(rows, {}, train.loss_policy(settings), policy, settings.seed, 1, bank)
+    return step.Context(rows, {}, policies.loss_policy(settings), policy, settings.seed, 1, bank)
 
 
 def loss_seconds(embeddings: torch.Tensor, batch: Batch, context: step.Context) -> float:

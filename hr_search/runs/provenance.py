@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import subprocess
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
-from hr_search.base import paths
+from hr_search.base import files, paths
 from hr_search.base.choices import CONTACTS
 from hr_search.runs.folders import Run
 
@@ -25,6 +28,8 @@ _PACKAGES = (
     "umap-learn",
     "bm25s",
 )
+_DECIDING = ("versions", "hardware", "device", "processes", "threads", "precision", "model", "dimension")
+_PLACES = ("outputpath", "checkpointpath", "checkpointsteps", "resume", "projectname", "tracker", "probes")
 _HEADLINE_PACKAGES = ("python", "torch", "transformers", "sentence-transformers")
 
 
@@ -47,8 +52,25 @@ def origin(run: Run) -> pd.DataFrame:
         "machine": f"{environment['hardware']}, {environment['precision']}, {threads}",
         "versions": ", ".join(f"{name} {versions[name]}" for name in _HEADLINE_PACKAGES if name in versions),
         "commit": environment["commit"] or "unknown",
+        "run fingerprint": f"{fingerprint(config, environment)}; runs that share it have the same numbers",
     }
     return pd.DataFrame({"value": rows}).rename_axis("what")
+
+
+def fingerprint(config: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """Twelve digits for everything that a run's numbers depend on, the number of threads included.
+
+    Threads add up the parts of a sum in another order, so the last bits of a weight differ between one thread and
+    two. What does not reach a number, such as where the model goes, is left out.
+
+    Args:
+        config: the settings of the run.
+        environment: of the run, as `environment.json` holds it.
+    """
+    settings = {name: value for name, value in config.items() if name not in _PLACES}
+    machine = {name: environment.get(name) for name in _DECIDING}
+    kept = [settings, machine, environment["data"]["fingerprint"]]
+    return files.digest(json.dumps(kept, sort_keys=True, ensure_ascii=False))[:12]
 
 
 def collapse_sentence(history: pd.DataFrame) -> str:

@@ -234,6 +234,8 @@ def test_settings_that_change_no_result_may_differ(twice):
         "outputpath": "out",
         "projectname": "p",
         "tracker": "wandb",
+        "epochs": 7,
+        "maxsteps": 9,
     }
     assert load(twice, {**SETTINGS, **free})["step"] == 2
     for name in set(FIELDS) - set(free):

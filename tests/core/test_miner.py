@@ -10,8 +10,9 @@ from hr_search.base.errors import InputError
 from hr_search.batches import index_rows
 from hr_search.encoder import load_encoder
 from hr_search.mining import Miner, anchors
+from hr_search.policies import mining_policy
 from hr_search.settings import Settings
-from hr_search.train import make_accelerator, mining_policy
+from hr_search.train import make_accelerator
 
 
 @pytest.fixture

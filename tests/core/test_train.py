@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import threading
 
@@ -10,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import job_pairs
 
-from hr_search import batches, mining, step, train
+from hr_search import batches, mining, policies, step, train
 from hr_search.base import signals
 from hr_search.base.errors import InputError
 from hr_search.batches import index_rows
+from hr_search.checkpoint import previous
 from hr_search.checks import check_mining
 from hr_search.data.tasks import tasks_of
 from hr_search.encoder import load_encoder
@@ -147,6 +150,87 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny_model, jobs, tmp_path,
     )
 
 
+# -- checkpoints that were edited ------------------------------------------------------------------
+
+ZERO = torch.zeros(1)
+EDITED = {
+    "no parts": lambda state: state.pop("parts"),
+    "a part is missing": lambda state: state["parts"].pop("bank"),
+    "a part too many": lambda state: state["parts"].update(other={}),
+    "a part of another type": lambda state: state["parts"].update(optimiser=[1, 2]),
+    "a model's tensor is missing": lambda state: state["parts"]["model"].popitem(),
+    "weights of another shape": lambda state: state["parts"]["model"].update(
+        dict.fromkeys(state["parts"]["model"], ZERO)
+    ),
+    "an optimiser of another shape": lambda state: state["parts"]["optimiser"]["state"][3].update(exp_avg=ZERO),
+    "optimiser groups": lambda state: state["parts"]["optimiser"]["param_groups"].pop(),
+    "a bank of another size": lambda state: state["parts"]["bank"].update(embeddings=ZERO),
+    "no random state": lambda state: state.pop("random"),
+    "random state of text": lambda state: state["random"][0].update(cpu="abc"),
+    "random state too short": lambda state: state["random"][0].update(cpu=torch.zeros(5, dtype=torch.uint8)),
+    "random states of no process": lambda state: state["random"].clear(),
+    "a negative step": lambda state: state["progress"].update(step=-3),
+    "a step of text": lambda state: state["progress"].update(step="3"),
+    "another step than the schedule's": lambda state: state["progress"].update(step=2),
+    "progress unknown": lambda state: state["progress"].update(mood="good"),
+    "no progress": lambda state: state.update(progress=None),
+    "history of numbers": lambda state: state["progress"].update(history=[1, 2]),
+    "seconds infinite": lambda state: state["progress"].update(seconds=math.inf),
+    "counts of text": lambda state: state["progress"].update(counts="abc"),
+    "sums of another shape": lambda state: state["progress"].update(sums=ZERO),
+    "best weights of another model": lambda state: state["progress"].update(best_weights={"a": ZERO}),
+    "a best value of text": lambda state: state["progress"].update(best="0.5"),
+    "no schedule": lambda state: state.update(schedule=7),
+    "settings of another type": lambda state: state.update(settings=[]),
+}
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tiny_model, tmp_path_factory):
+    """The checkpoints after steps 3 and 6 of a run with a bank, and its settings."""
+    place = tmp_path_factory.mktemp("edited") / "c.pt"
+    given = {"mixing": "weighted", "bank": 40, "checkpointsteps": 3, "maxsteps": 6}
+    run(tiny_model, job_pairs(), checkpointpath=str(place), **given)
+    return place, given
+
+
+@pytest.mark.parametrize("edit", EDITED.values(), ids=EDITED)
+def test_an_edited_checkpoint_gives_way_to_the_one_before_or_ends_in_a_sentence(
+    tiny_model, jobs, tmp_path, two_checkpoints, edit, caplog, home
+):
+    place, given = tmp_path / "c.pt", two_checkpoints[1]
+    state = torch.load(two_checkpoints[0], weights_only=True)
+    edit(state)
+    torch.save(state, place)
+    with pytest.raises(InputError, match=r"c.pt is not a whole checkpoint of this program; give another"):
+        run(tiny_model, jobs, checkpointpath=str(place), resume=True, **given)
+    shutil.copy(previous(two_checkpoints[0]), previous(place))
+    _, progress = run(tiny_model, jobs, checkpointpath=str(place), resume=True, **given)
+    assert progress.step == 6 and "going on from the checkpoint before it" in caplog.text
+
+
+# -- more epochs -----------------------------------------------------------------------------------
+
+
+def test_a_finished_run_goes_on_for_more_epochs_with_a_new_warmup(tiny_model, jobs, tmp_path, caplog, home):
+    caplog.set_level("INFO", logger="hr_search")
+    path, rates = str(tmp_path / "c.pt"), "learningrate"
+    _, first = run(tiny_model, jobs, epochs=1, checkpointpath=path)
+    longer = {"epochs": 3, "warmup": 0.5, "checkpointpath": path, "resume": True, "evalsteps": 1}
+    with pytest.raises(InputError, match="warmup = "):
+        run(tiny_model, jobs, **longer)
+    del longer["warmup"], longer["evalsteps"]
+    _, more = run(tiny_model, jobs, **longer)
+    end = first.step
+    assert more.step == 3 * end and [row["step"] for row in more.history] == [0, end, 2 * end, 3 * end]
+    assert f"going on to step {3 * end}: from step {end} the learning rate rises for" in caplog.text
+    assert more.history[1][rates] < more.history[2][rates] > more.history[3][rates] > 0
+    _, again = run(tiny_model, jobs, **longer)  # finished: nothing is left to do
+    assert again.step == 3 * end and [row["mrr"] for row in again.history] == [row["mrr"] for row in more.history]
+    with pytest.raises(InputError, match=rf"stands at step {3 * end}, and --epochs 1 .* makes {end}; raise --epochs"):
+        run(tiny_model, jobs, epochs=1, checkpointpath=path, resume=True)
+
+
 def test_early_stopping_and_the_best_weights(tiny_model, jobs):
     values = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
 
@@ -217,9 +301,9 @@ def test_collapse_is_said_aloud(tiny_model, jobs, caplog, home):
 
 
 def test_schedule_and_plan():
-    factor = train.warmup_then_linear(100, 0.1)
+    factor = policies.warmup_then_linear(100, 0.1)
     assert [factor(0), factor(9), factor(10), factor(100)] == pytest.approx([0.1, 1.0, 1.0, 0.0])
-    assert train.warmup_then_linear(10, 0.0)(0) == 1.0
+    assert policies.warmup_then_linear(10, 0.0)(0) == 1.0
     plan = batches.step_plan(10, 4, 3, 7, 42)
     assert (plan.per_epoch, plan.total) == (3, 7)
     steps = list(plan.batches())
@@ -230,7 +314,7 @@ def test_schedule_and_plan():
 
 def test_weight_decay_spares_embeddings_biases_and_norms(tiny_model):
     encoder = load_encoder(str(tiny_model))
-    decayed, rest = train.parameter_groups(encoder, 0.1)
+    decayed, rest = policies.parameter_groups(encoder, 0.1)
     assert all(parameter.ndim == 2 for parameter in decayed["params"]) and rest["weight_decay"] == 0.0
     names = {id(parameter): name for name, parameter in encoder.named_parameters()}
     assert not any("embeddings" in names[id(parameter)] for parameter in decayed["params"])

@@ -1,0 +1,74 @@
+"""What a run's settings mean to the parts that know no settings: loss, mixing, mining, schedule, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from hr_search.mining import MiningPolicy
+from hr_search.mixing import MixingPolicy
+from hr_search.settings import Settings
+from hr_search.step import LossPolicy
+
+
+def loss_policy(settings: Settings) -> LossPolicy:
+    """Loss and negatives as the settings name them."""
+    return LossPolicy(settings.loss, settings.margin, settings.temperature, settings.symmetric, settings.hardness,
+                      settings.negatives)  # fmt: skip
+
+
+def mixing_policy(settings: Settings) -> MixingPolicy:
+    """The mixing that `mixing` and the settings named `mix...` ask for."""
+    return MixingPolicy(
+        strategy=settings.mixing,
+        k=settings.mixk,
+        query_weight=settings.mixquery,
+        positive_weight=settings.mixpositive,
+        negative_weight=settings.mixnegative,
+        count=settings.mixcount,
+        start=settings.mixstart,
+        probability=settings.mixprobability,
+        own=settings.mixown,
+        detach=settings.mixdetach,
+    )
+
+
+def mining_policy(settings: Settings) -> MiningPolicy:
+    """The mining that the settings named `mine...` ask for."""
+    return MiningPolicy(
+        count=settings.minepool,
+        start=settings.minestart,
+        stop=settings.minestop,
+        band=(settings.minebandlow, settings.minebandhigh),
+        share=settings.mineshare,
+        sampling=settings.minesampling,
+        side=settings.mineside,
+        drawn=settings.minecount,
+        every=settings.mineevery,
+    )
+
+
+def warmup_then_linear(total: int, share: float, start: int = 0) -> Callable[[int], float]:
+    """Step -> factor of the learning rate from step `start` on: up over `share` of the steps, then down to 0."""
+    steps = total - start
+    rise = max(1, round(steps * share)) if share else 0
+
+    def factor(step: int) -> float:
+        step -= start
+        return (step + 1) / rise if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
+
+    return factor
+
+
+def parameter_groups(encoder: nn.Module, weightdecay: float) -> list[dict[str, Any]]:
+    """Parameters with weight decay (matrices) and without (embeddings, biases, norms).
+
+    Embeddings must stay without: rows left out by vocabulary compaction would otherwise have shrunk.
+    """
+    embedded = {id(p) for m in encoder.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    decayed = [p for p in encoder.parameters() if p.requires_grad and p.ndim > 1 and id(p) not in embedded]
+    chosen = {id(p) for p in decayed}
+    rest = [p for p in encoder.parameters() if p.requires_grad and id(p) not in chosen]
+    return [{"params": decayed, "weight_decay": weightdecay}, {"params": rest, "weight_decay": 0.0}]
