@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -29,7 +30,7 @@ from hr_search.evaluation.significance import verdict
 from hr_search.fast.tokens import TokenTable
 from hr_search.history import Progress
 from hr_search.models import condenser
-from hr_search.release import command, model_card, save_model
+from hr_search.release import command, model_card, model_folder, save_model
 from hr_search.runs import folders, provenance
 from hr_search.runs.folders import Run
 from hr_search.runs.ledgers import append_rows
@@ -58,6 +59,7 @@ class Prepared:
         accelerator: device and processes.
         run: the run's folder; for every process but the first, a temporary one.
         begun: when it began; `started` the same on the processor's clock, s.
+        claims: on the places that it writes, until it is closed.
     """
 
     settings: Settings
@@ -71,6 +73,7 @@ class Prepared:
     run: Run
     begun: str
     started: float
+    claims: contextlib.ExitStack
 
 
 def run_experiment(settings: Settings, runid: str = "") -> Run:
@@ -92,10 +95,11 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
         ['bm25', 'tfidf', 'base', 'trained']
     """
     prepared = prepare(settings, runid)
-    before = test_before(prepared)
-    progress = train_encoder(prepared)
-    test_after(prepared, before)
-    deliver(prepared, progress)
+    with prepared.claims:
+        before = test_before(prepared)
+        progress = train_encoder(prepared)
+        test_after(prepared, before)
+        deliver(prepared, progress)
     return prepared.run
 
 
@@ -112,6 +116,7 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
     places = {name: os.path.expanduser(getattr(settings, name)) for name in ("outputpath", "checkpointpath")}
     settings = settings.replace(**places)
     check_settings(settings)
+    folders.require_new(runid)
     data = load_data(settings)
     rows = index_rows(data.train)
     accelerator = train.make_accelerator()
@@ -131,6 +136,9 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
     # Every process of a launch computes the same numbers; the others' copies are thrown away.
     create = folders.create_run if accelerator.is_main_process else folders.scratch_run
     run = create(runid, settings.projectname)
+    model = settings.outputpath and model_folder(settings.outputpath)
+    places = {"outputpath": model, "checkpointpath": settings.checkpointpath} if accelerator.is_main_process else {}
+    held = folders.claim_places(run, places)
     files.write_json(run.folder / "config.json", settings.to_dict())
     files.write_json(run.folder / "environment.json", environment(settings, data, encoder, accelerator))
     sizes = len(data.train), len(data.validation), len(data.test)
@@ -139,7 +147,7 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
     log.info("vocabulary: %d of %d embedding rows occur and are trained", kept, len(encoder.model.tokenizer))
     return Prepared(
         settings, data, rows, encoder, tokens, (validation, held_out[0]), (test, held_out[1]), accelerator, run, begun,
-        started,
+        started, held,
     )  # fmt: skip
 
 
@@ -202,7 +210,7 @@ def train_encoder(prepared: Prepared) -> Progress:
                 tracker.log,
             )  # fmt: skip
         except InputError:  # there is no result to keep
-            shutil.rmtree(run.folder, ignore_errors=True)
+            folders.remove_run(run)
             raise
     run.write("history", pd.DataFrame(progress.history))
     if progress.mining:
@@ -287,6 +295,7 @@ def deliver(prepared: Prepared, progress: Progress) -> None:
             save_model(prepared.encoder, settings.outputpath, model_card(settings, summary))
         else:
             log.info("the model is not kept: no --outputpath was given")
+    prepared.claims.close()
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         shutil.rmtree(run.folder.parent)
@@ -326,6 +335,7 @@ def summarise(prepared: Prepared, progress: Progress) -> dict:
         "best_step": progress.best_step,
         "data": {"name": data.name, "fingerprint": data.fingerprint, **sizes},
         "model": settings.modelname,
+        "fingerprint": provenance.fingerprint(run.config, run.environment),
         "command": command(settings, prepared.accelerator.num_processes),
         "metrics": scoring.nested(run.table("metrics")) if tested else {},
         "verdict": sentence,
