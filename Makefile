@@ -36,7 +36,7 @@ lab: setup ## open the notebooks in JupyterLab
 # The models of the unit tests are so small that a second thread waits more than it works.
 test: setup ## unit tests, and every notebook with its defaults and with other parameters
 	@rm -rf $(TEST_HOME)
-	OMP_NUM_THREADS=1 HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" $(BIN)/python -m pytest tests -q --durations=8
+	OMP_NUM_THREADS=1 HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" $(BIN)/python -m pytest tests -q -m "not slow" --durations=8
 	HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" HR_SEARCH_HEADLESS=1 $(BIN)/python -m pytest notebooks -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-lowest: ## unit tests with the lowest versions that pyproject.toml allows (10 to 20 minutes)
