@@ -7,12 +7,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
-
-import yaml
 
 from hr_search.base.choices import (
     DIRECTIONS,
@@ -25,10 +22,10 @@ from hr_search.base.choices import (
     SAMPLINGS,
     TRACKERS,
 )
-from hr_search.base.errors import InputError, one_line, quoted, shown, suggestion
+from hr_search.base.errors import InputError, quoted, shown, suggestion
+from hr_search.base.yaml_files import read_yaml
 
 MANY = 10**12  # more than any count of rows or steps, and small enough for all arithmetic
-YAML_LIMIT = 1_000_000  # characters of a YAML file, and values it may stand for: aliases make billions of a few lines
 
 
 def _setting(
@@ -55,52 +52,52 @@ class Settings:
     # Data
     datapath: str = _setting(
         "esco",
-        "table of pairs or triplets: a .pkl, .csv, .tsv, .jsonl[.gz] or .parquet file, "
-        "hf:OWNER/NAME, esco (bundled, English) or sample_ru (bundled, Russian)",
+        "table of pairs or triplets: a file (.csv, .tsv, .jsonl, .json, .parquet, .pkl; also .gz), hf:OWNER/NAME, "
+        "esco (bundled, English) or sample_ru (bundled, Russian)",
     )
-    validationpath: str = _setting("", "table for validation; empty = a grouped part of datapath")
-    testpath: str = _setting("", "table for the final test; empty = a grouped part of datapath")
+    validationpath: str = _setting("", "table for validation; empty = part of datapath, whole groups")
+    testpath: str = _setting("", "table for the final test; empty = part of datapath, whole groups")
     querycolumn: str = _setting("", "column with the query; empty = found by name")
     positivecolumn: str = _setting("", "column with the matching document; empty = found by name")
-    negativecolumn: str = _setting("", "column(s) with wrong documents, separated by commas; empty = found by name")
+    negativecolumn: str = _setting("", "column(s) with negatives, separated by commas; empty = found by name")
     groupcolumn: str = _setting(
-        "", "column whose equal values are relevant to each other; empty = the normalised query"
+        "", "rows with equal values in this column are relevant to each other; empty = the normalised query"
     )
-    template: str = _setting("", 'makes the query of several columns, such as "{title}. Skills: {skills}"')
-    documenttemplate: str = _setting("", 'makes the matching document likewise, such as "{text} {requirements}"')
+    template: str = _setting("", 'builds the query from several columns, such as "{title}. Skills: {skills}"')
+    documenttemplate: str = _setting("", 'builds the matching document likewise, such as "{text} {requirements}"')
     condense: int = _setting(
         0,
-        "characters kept of a long document: the sentences whose words tell the query, by the train rows; 0 = all; "
-        "about 4 for each token of maxlength",
+        "characters kept of a long document: the sentences whose words predict the query, learnt from the train rows; "
+        "0 = all; about 4 per token of maxlength is a good value",
         0,
         MANY,
     )
-    redact: bool = _setting(False, "replaces e-mails, phones, links and handles in all texts on reading")
-    keephtml: bool = _setting(False, "leave HTML in texts as it is; by default tags go and entities become characters")
+    redact: bool = _setting(False, "replace e-mails, phones, links and handles in all texts as they are read")
+    keephtml: bool = _setting(False, "keep HTML in texts; by default tags are removed and entities decoded")
     encoding: str = _setting("", "encoding of text files, such as cp1251; empty = detected")
-    trustfile: bool = _setting(False, "read tables that unpack to more memory than a table may have")
-    validationshare: float = _setting(0.1, "share of the groups held out for validation", 0.0, 0.8)
-    testshare: float = _setting(0.1, "share of the groups held out for the test", 0.0, 0.8)
-    splitseed: int = _setting(42, "seed of the split of datapath; the same held-out rows for any --seed", 0, 2**31 - 1)
+    trustfile: bool = _setting(False, "read tables that unpack to more memory than the limit")
+    validationshare: float = _setting(0.1, "share of the groups, and of the rows, held out for validation", 0.0, 0.8)
+    testshare: float = _setting(0.1, "share of the groups, and of the rows, held out for the test", 0.0, 0.8)
+    splitseed: int = _setting(
+        42, "seed of the split of datapath; --seed does not change the held-out rows", 0, 2**31 - 1
+    )
     maxrows: int = _setting(0, "train on at most this many rows; 0 = all", 0, MANY)
-    allowleaks: bool = _setting(False, "go on although validation or test texts occur in train")
+    allowleaks: bool = _setting(False, "continue although validation or test texts occur in train")
 
     # Model
     modelname: str = _setting("embedded", "embedded (multilingual-e5-small, no download), a Hub name or a local folder")
-    maxlength: int = _setting(128, "tokens a text is cut to, special tokens included", 8, 8192)
+    maxlength: int = _setting(128, "tokens a text is truncated to, special tokens included", 8, 8192)
     trainlength: int = _setting(
         0,
-        "tokens a text is cut to while training, condensed in proportion; validation, test and search read maxlength; "
-        "0 = maxlength",
+        "tokens a text is truncated to in training, condensed in proportion; validation, test and search use "
+        "maxlength; 0 = maxlength",
         0,
         8192,
     )
     queryprompt: str = _setting("", "text put before every query; empty = the model's own")
     documentprompt: str = _setting("", "text put before every document; empty = the model's own")
     dropout: float = _setting(0.0, "dropout while training; -1 = the model's own", -1.0, 0.9)
-    precision: str = _setting(
-        "auto", "auto = bf16 where the hardware multiplies it fast, else fp32", choices=PRECISIONS
-    )
+    precision: str = _setting("auto", "auto = bf16 if the hardware is fast at it, else fp32", choices=PRECISIONS)
 
     # Loss
     loss: str = _setting("triplet", "training loss", choices=LOSSES)
@@ -111,93 +108,97 @@ class Settings:
     )
     negatives: str = _setting(
         "batch",
-        "given = the table's wrong documents; random = a random document of the batch; "
-        "batch = all wrong documents of the batch (and the given ones); mined = batch and hard ones mined from train",
+        "given = those in the table; random = one random document of the batch; batch = in-batch negatives and given "
+        "ones; mined = batch plus hard negatives mined from train",
         choices=NEGATIVES,
     )
     hardness: str = _setting(
         "hardest",
-        "which wrong documents a triplet loss looks at: hardest = the nearest; semi-hard = the nearest that is "
-        "further away than the positive; all = the mean over all that violate the margin",
+        "which negative a triplet loss takes: hardest = the nearest; semi-hard = the nearest that is further away than "
+        "the positive; all = the mean over all that violate the margin",
         choices=HARDNESS,
     )
 
     # Mining: with negatives = mined
-    minepool: int = _setting(10, "hard negatives mined for each query, or document", 1, 1000)
-    minecount: int = _setting(1, "of them join the batch with each row, drawn anew at every step", 1, 100)
+    minepool: int = _setting(10, "hard negatives mined per query (or per document, see mineside)", 1, 1000)
+    minecount: int = _setting(1, "of these, how many join the batch with each row, drawn anew at every step", 1, 100)
     mineside: str = _setting(
         "document",
-        "document = wrong documents for each query; query = wrong queries for each document, which infonce and "
-        "margin-ce rank in their second direction: cheap where queries are short",
+        "document = mine negative documents for each query; query = negative queries for each document, which infonce "
+        "and margin-ce use in their second direction: cheap if queries are short",
         choices=("document", "query"),
     )
-    mineevery: int = _setting(0, "mine anew every this many steps; 0 = at the start of each epoch", 0, MANY)
-    minestart: int = _setting(0, "first rank taken; skipping the nearest avoids right documents nobody marked", 0, MANY)
-    minestop: int = _setting(0, "rank behind the last one taken; 0 = 100, or the end of the band", 0, MANY)
-    minebandlow: float = _setting(0.0, "ranks from this share of the corpus on (ConFit v2: 0.03)", 0.0, 1.0)
-    minebandhigh: float = _setting(0.0, "ranks up to this share of the corpus (ConFit v2: 0.04); 0 = no band", 0.0, 1.0)
+    mineevery: int = _setting(0, "steps between minings; 0 = mine at the start of each epoch", 0, MANY)
+    minestart: int = _setting(0, "first rank taken, from 0; skipping the nearest avoids unmarked positives", 0, MANY)
+    minestop: int = _setting(0, "rank after the last one taken; 0 = 100, or the end of the band", 0, MANY)
+    minebandlow: float = _setting(0.0, "take ranks from this share of the corpus (ConFit v2: 0.03)", 0.0, 1.0)
+    minebandhigh: float = _setting(0.0, "up to this share of the corpus (ConFit v2: 0.04); 0 = no band", 0.0, 1.0)
     mineshare: float = _setting(
-        0.95, "a negative scores at most this share of the positive's score (NV-Retriever); 0 = off", 0.0, 1.0
+        0.95, "a negative may score at most this share of the positive's score (NV-Retriever); 0 = off", 0.0, 1.0
     )
-    minesampling: str = _setting("top", "top = the nearest that are left; random = any of them", choices=SAMPLINGS)
+    minesampling: str = _setting(
+        "top", "top = the nearest of those that remain; random = any of them", choices=SAMPLINGS
+    )
 
     # Mixing: training only
     mixing: str = _setting(
         "none",
-        "the query embedding is mixed with its nearest positives and negatives (mean, weighted, rocchio, slerp), or "
-        "further negatives are mixed (mochi, synco)",
+        "mix the query's embedding with those of its nearest positives and negatives (mean, weighted, rocchio, slerp), "
+        "or make synthetic negatives (mochi, synco)",
         choices=MIXINGS,
     )
     mixk: int = _setting(1, "neighbours of each kind that are mixed in", 1, 64)
     mixquery: float = _setting(0.8, "weight of the query itself", 0.0, 1.0)
-    mixpositive: float = _setting(0.2, "weight of its nearest positives; of slerp: share of the way", -1.0, 1.0)
+    mixpositive: float = _setting(
+        0.2, "weight of its nearest positives; for slerp: share of the way to them", -1.0, 1.0
+    )
     mixnegative: float = _setting(-0.1, "weight of its nearest negatives", -1.0, 1.0)
-    mixcount: int = _setting(4, "negatives of each kind that mochi and synco make for a row", 1, 1000)
+    mixcount: int = _setting(4, "synthetic negatives of each kind that mochi and synco make per row", 1, 1000)
     mixstart: float = _setting(0.0, "share of the steps before mixing begins", 0.0, 1.0)
     mixprobability: float = _setting(1.0, "share of the rows that are mixed", 0.0, 1.0)
-    mixown: bool = _setting(False, "a row's own positive may be one of its nearest; lowers the loss by itself")
-    mixdetach: bool = _setting(True, "neighbours get no gradient from being mixed in")
-    bank: int = _setting(
-        0, "recent documents kept as further neighbours for mixing; 0 = those of the batch only", 0, 1_000_000
-    )
+    mixown: bool = _setting(False, "a row's own positive may be mixed in; this alone lowers the loss")
+    mixdetach: bool = _setting(True, "no gradient flows into the neighbours that are mixed in")
+    bank: int = _setting(0, "recent documents kept as further neighbours for mixing; 0 = the batch only", 0, 1_000_000)
 
     # Optimisation
     learningrate: float = _setting(5e-5, "peak learning rate of AdamW", 1e-9, 1.0)
-    batchsize: int = _setting(32, "rows a step; in-batch negatives grow with it, so does memory", 1, 65536)
+    batchsize: int = _setting(32, "rows per step; more rows mean more in-batch negatives and more memory", 1, 65536)
     epochs: int = _setting(1, "passes over the train rows", 1, 10000)
-    maxsteps: int = _setting(0, "stop after this many steps; 0 = after the epochs", 0, MANY)
+    maxsteps: int = _setting(0, "stop after this many steps; 0 = when the epochs are over", 0, MANY)
     warmup: float = _setting(0.1, "share of the steps in which the learning rate rises", 0.0, 0.9)
     weightdecay: float = _setting(0.0, "AdamW weight decay (never on embeddings, biases and norms)", 0.0, 1.0)
     clip: float = _setting(1.0, "largest gradient norm; 0 = no clipping", 0.0)
     baseshare: float = _setting(
         0.0,
-        "share of the weights before training in the model that is validated, tested and kept (WiSE-FT); 0 = none",
+        "share of the base model's weights in the model that is validated, tested and kept (WiSE-FT); 0 = none",
         0.0,
         0.9,
     )
-    chunktokens: int = _setting(0, "padded tokens encoded at a time; 0 = what suits the device", 0, MANY)
+    chunktokens: int = _setting(0, "padded tokens encoded at a time; 0 = chosen for the device", 0, MANY)
     gradcache: bool = _setting(
-        False, "encode each batch twice, chunktokens at a time: memory of one part, a third more time, the same loss"
+        False, "encode each batch twice, in parts of chunktokens: the memory of one part, a third more time, equal loss"
     )
-    seed: int = _setting(42, "seed of order, dropout and sampling", 0, 2**31 - 1)
+    seed: int = _setting(42, "seed of row order, dropout and sampling", 0, 2**31 - 1)
 
     # Evaluation and stopping
-    evalsteps: int = _setting(0, "also validate every this many steps; 0 = after each epoch only", 0, MANY)
+    evalsteps: int = _setting(0, "also validate every this many steps; 0 = only after each epoch", 0, MANY)
     goal: str = _setting("mrr", "validation metric that picks the best model", choices=METRICS)
     direction: str = _setting(
-        "q2d", "direction the goal is measured in: q2d = query to document, d2q = document to query", choices=DIRECTIONS
+        "q2d", "search direction of the goal: q2d = query to document, d2q = document to query", choices=DIRECTIONS
     )
     patience: int = _setting(3, "stop after this many validations without a new best; 0 = never", 0, MANY)
     target: float = _setting(0.0, "stop once the goal reaches this value; 0 = never", 0.0, 1.0)
     probes: int = _setting(
-        1000, "validation texts of each side whose embeddings are kept at every validation, for drift", 0, 5000
+        1000, "validation texts per side whose embeddings are kept at each validation, to measure drift", 0, 5000
     )
 
     # Output
-    projectname: str = _setting("hr-search", "name of the run and of the tracked project")
-    outputpath: str = _setting("", "where the model goes: a folder, or FILE.pt for weights and a folder beside it")
-    checkpointpath: str = _setting("", "file the checkpoint is written to, and resumed from; empty = none")
-    checkpointsteps: int = _setting(1000, "write the checkpoint every this many steps", 1, MANY)
+    projectname: str = _setting("hr-search", "name of the run, and of the project in a tracker")
+    outputpath: str = _setting(
+        "", "where the model is saved: a folder, or FILE.pt for the weights and a folder beside it"
+    )
+    checkpointpath: str = _setting("", "file for checkpoints, also to resume from; empty = none")
+    checkpointsteps: int = _setting(1000, "steps between checkpoints", 1, MANY)
     resume: bool = _setting(False, "go on from checkpointpath where it exists")
     tracker: str = _setting("none", "also log to an experiment tracker (extra: track)", choices=TRACKERS)
 
@@ -298,46 +299,6 @@ def converted(name: str, value: Any, kind: type, source: str = "the settings") -
 
 
 _KIND_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-
-
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping a YAML file holds, read with the safe loader.
-
-    Raises:
-        InputError: the file is missing, is not YAML, is not a mapping of names to values or gives a name twice.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(YAML_LIMIT + 1)
-        node = yaml.compose(text, yaml.SafeLoader) if len(text) <= YAML_LIMIT else None
-        endless = len(text) > YAML_LIMIT or _values_of(node, {}) > YAML_LIMIT
-        values = None if endless else yaml.safe_load(text)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; recipes lie in data/recipes.") from error
-    # Impossible dates and numbers of thousands of digits are plain ValueErrors, deep nesting ends the recursion.
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read as YAML ({one_line(error)}).") from error
-    if endless:
-        raise InputError(
-            f"{path} has, with its aliases written out, more than {YAML_LIMIT:,} values or characters; give a file of "
-            "settings, not of data."
-        )
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold lines of `name: value`.")
-    # YAML itself keeps the last of two and says nothing.
-    if twice := [name for name, count in Counter(name.value for name, _ in node.value).items() if count > 1]:
-        raise InputError(f"{path} gives {shown(twice[0])} twice; keep one of the two.")
-    return values
-
-
-def _values_of(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """How many values a YAML node stands for with its aliases written out; endless where it holds itself."""
-    if id(node) not in known:
-        known[id(node)] = YAML_LIMIT + 1
-        inner = node.value if isinstance(node, yaml.CollectionNode) else []
-        pairs = (each if isinstance(each, tuple) else (each,) for each in inner)
-        known[id(node)] = 1 + sum(_values_of(each, known) for pair in pairs for each in pair)
-    return known[id(node)]
 
 
 def read_recipe(path: Path | str) -> Settings:

@@ -16,6 +16,7 @@ import numpy as np
 from hr_search import settings as config
 from hr_search.base import files, paths
 from hr_search.base.errors import InputError, quoted, shown, suggestion
+from hr_search.base.yaml_files import read_yaml
 from hr_search.runs.folders import checked_run_id
 from hr_search.settings import FIELDS, TYPES, Settings
 
@@ -76,7 +77,7 @@ def read_grid(path: Path | str) -> Grid:
     Raises:
         InputError: an unknown key or setting, a value out of bounds, or no cell at all.
     """
-    source, values = str(path), config.read_yaml(path)
+    source, values = str(path), read_yaml(path)
     _check_keys(values, KEYS, source)
     forms = [form for form in FORMS if form in values]
     if len(forms) != 1:
