@@ -25,8 +25,11 @@ class Counts:
         distractors: documents of judged collections that are relevant to no query.
         negative_leaks: given negatives dropped from train because they are held-out documents.
         train: train rows.
+        train_groups: their groups.
         validation: validation rows.
+        validation_groups: their groups.
         test: test rows.
+        test_groups: their groups.
         exact_leaks: rows of validation and test whose document occurs in train.
         near_leaks: rows of validation and test most of whose document occurs in one train document.
         test_leaks: test rows whose document occurs in validation.
@@ -49,8 +52,11 @@ class Counts:
     distractors: int | None = None
     negative_leaks: int | None = None
     train: int | None = None
+    train_groups: int | None = None
     validation: int | None = None
+    validation_groups: int | None = None
     test: int | None = None
+    test_groups: int | None = None
     exact_leaks: int | None = None
     near_leaks: int | None = None
     test_leaks: int | None = None

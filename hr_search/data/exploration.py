@@ -22,8 +22,11 @@ _WORDS = {
     "handles": "replaced: handles, such as @name",
     "groups": "groups",
     "train": "train rows",
+    "train_groups": "train groups",
     "validation": "validation rows",
+    "validation_groups": "validation groups",
     "test": "test rows",
+    "test_groups": "test groups",
     "distractors": "documents of judged collections that are right for no query",
 }
 _LEAKS = {

@@ -108,7 +108,7 @@ def load_data(settings: Settings) -> Data:
     parts["train"] = _sampled(parts["train"], settings.maxrows, settings.splitseed)
     if not settings.allowleaks:
         splits.refuse_leaks(parts, own, set(judged))
-    counts += Counts(**{name: len(part) for name, part in parts.items()}) + splits.leaks(parts, exact)
+    counts += splits.sizes(parts) + splits.leaks(parts, exact)
     logger.info("%s: %s", settings.datapath, counts)
     final = {name: part[COLUMNS].reset_index(drop=True) for name, part in parts.items()}
     stamp = fingerprint(final.values(), [both["q2d"].documents for both in judged.values()])

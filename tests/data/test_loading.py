@@ -6,6 +6,7 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -53,6 +54,7 @@ def test_each_group_is_in_exactly_one_part(table: str) -> None:
     assert list(parts.validation.index) == list(range(12))
     assert parts.name == "rows.jsonl"
     some = {"rows": 120, "groups": 40, "train": 96, "validation": 12, "test": 12, "near_exact": 1}
+    some |= {"train_groups": 32, "validation_groups": 4, "test_groups": 4}
     none = ["empty", "duplicates", "exact_leaks", "near_leaks", "test_leaks", "seen_queries", "seen_groups"]
     assert parts.counts.to_dict() == some | dict.fromkeys([*none, "negative_leaks"], 0)
 
@@ -81,6 +83,44 @@ def test_no_group_and_no_document_is_ever_torn_apart(pairs: list[tuple[int, int]
         assert len(set.union(*sides)) == sum(len(side) for side in sides)
     assert sum(len(part) for part in parts.values()) == len(frame)
     assert min(part["group"].nunique() for part in parts.values()) >= 2
+
+
+def parts_of(sizes: list[int], seed: int, shares: tuple[float, float] = (0.1, 0.1)) -> list[tuple[int, int]]:
+    """Rows and groups of each part of a table whose groups have so many rows."""
+    names = [f"g{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    frame = pd.DataFrame({"group": names, "document_key": [f"d{row}" for row in range(len(names))]})
+    parts, _ = splits.split(frame, dict(zip(PARTS[1:], shares, strict=True)), seed, "rows.csv")
+    return [(len(part), part["group"].nunique()) for part in parts.values()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_large_group_does_not_take_the_place_of_a_part(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    for sizes in ([60] + [1] * 60, [400] + [5] * 80, [40, 40, 30] + [2] * 70, [3000] + [2, 1] * 1000):
+        rows, groups = sum(sizes), len(sizes)
+        for share, (held, known) in zip((0.8, 0.1, 0.1), parts_of(sizes, seed), strict=True):
+            assert share * rows / 2 <= held <= 2 * share * rows
+            assert share * groups / 2.5 <= known <= 2.5 * share * groups
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_split_that_whole_groups_do_not_allow_is_told(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    (train, _), *held = parts_of([150] + [1] * 20, seed)
+    assert train > 150 and held[0] == held[1] and held[0][0] >= 5
+    said = caplog.messages[0]
+    assert f"validation {held[0][0]} rows of {held[0][1]} groups" in said and "for 10%" in said
+    assert '"g0", has 150 of 170 rows' in said and said.startswith("rows.csv: ")
+
+
+def test_a_fair_split_counts_groups_only(caplog: pytest.LogCaptureFixture) -> None:
+    sizes = [1, 2, 3, 4, 6, 9] * 20
+    for seed in range(5):
+        part, order = [0] * len(sizes), np.random.default_rng(seed).permutation(len(sizes))
+        for place, group in enumerate(order[:24]):  # the first tenth goes to validation, the second to the test
+            part[group] = 1 + place // 12
+        rows = [sum(size for size, own in zip(sizes, part, strict=True) if own == number) for number in range(3)]
+        assert parts_of(sizes, seed) == list(zip(rows, (96, 12, 12), strict=True))
+    assert not caplog.records
 
 
 def test_groups_that_share_a_document_or_a_near_copy_stay_together(tmp_path: Path) -> None:
