@@ -37,12 +37,19 @@ def exclusive(path: Path | str, wait: bool = False) -> Iterator[bool]:
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        yield _flock(handle, wait)
+        yield flock(handle, wait)
     finally:
         os.close(handle)
 
 
-def _flock(handle: int, wait: bool) -> bool:
+def flock(handle: int, wait: bool = False) -> bool:
+    """Locks an open file or folder until it is closed; False where the system has no such locks.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is False.
+    """
+    if fcntl is None:
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:

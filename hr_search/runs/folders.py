@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 import shutil
 import tempfile
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hr_search.base import files, paths
+from hr_search.base import claims, files, paths
 from hr_search.base.errors import InputError, one_line, suggestion
 
 TABLE_NAMES = ("history", "metrics", "queries", "documents", "comparison", "timing", "mining", "scores")
@@ -107,27 +109,94 @@ def checked_run_id(text: str) -> str:
 
 
 def create_run(runid: str = "", projectname: str = "") -> Run:
-    """An empty run folder that belongs to this process.
+    """An empty run folder that this process alone writes, until `release_run` or until it ends.
 
     Args:
         runid: its name; the files of an unfinished run of that name are deleted. Empty = a new one.
         projectname: how a new name begins.
 
     Raises:
-        InputError: a finished run has that name, or the folder cannot be made.
+        InputError: a finished run has that name, another process is writing it, or the folder cannot be made.
     """
     folder = paths.runs() / (runid or new_run_id(projectname))
-    if runid and (folder / "summary.json").exists():
-        raise InputError(f"the run {runid} exists already; choose another --runid or delete {folder}.")
+    require_new(runid)
+    lock = claims.inside(folder)
     try:
-        if runid and folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-    except FileExistsError:  # another process took the new name in the same second
-        return create_run(runid, projectname)
+        folder.mkdir(parents=True, exist_ok=bool(runid))
+        if not claims.holds(lock):  # a notebook may prepare its run again
+            claims.claim(lock, f"the run {folder.name}", "choose another --runid")
+        try:
+            require_new(runid)  # it may have been finished just before it was claimed
+            _clear(folder)
+        except BaseException:
+            claims.release(lock)
+            raise
     except OSError as error:
+        if isinstance(error, FileExistsError) and not runid:  # another process took the new name in the same second
+            return create_run(runid, projectname)
         raise InputError(f"{folder} cannot be made ({one_line(error)}); choose another place or --runid.") from error
     return Run(folder)
+
+
+def require_new(runid: str) -> None:
+    """Checks that no finished run is called `runid`; an empty one means a new name.
+
+    Raises:
+        InputError: there is one.
+    """
+    folder = paths.runs() / runid
+    if runid and (folder / "summary.json").exists():
+        raise InputError(f"the run {runid} exists already; choose another --runid or delete {folder}.")
+
+
+def claim_places(run: Run, places: Mapping[str, Path | str]) -> contextlib.ExitStack:
+    """Claims what else a run writes, beside its folder.
+
+    Args:
+        run: from `create_run`.
+        places: files and folders that are replaced as a whole, by the name of their setting; empty ones are left out.
+
+    Returns:
+        What lets go of all of them and of the run's folder when it is closed.
+
+    Raises:
+        InputError: another process writes one of them; the run's folder is gone then.
+    """
+    held = contextlib.ExitStack()
+    held.callback(release_run, run)
+    for name, place in places.items():
+        if place and not claims.holds(lock := claims.beside(place)):  # a notebook may prepare its run again
+            try:
+                claims.claim(lock, f"the {name} {place}", f"choose another --{name}")
+            except InputError:
+                remove_run(run)
+                held.close()
+                raise
+        if place:
+            held.callback(claims.release, lock)
+    return held
+
+
+def release_run(run: Run) -> None:
+    """Lets other processes write a run's folder again."""
+    claims.release(claims.inside(run.folder))
+
+
+def remove_run(run: Run) -> None:
+    """Removes the folder of a run without a result."""
+    _clear(run.folder)
+    release_run(run)
+    with contextlib.suppress(OSError):
+        run.folder.rmdir()
+
+
+def _clear(folder: Path) -> None:
+    """Removes all files of a folder except its lock, so that nobody else can claim it in between."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != claims.NAME:
+            path.unlink()
 
 
 def scratch_run(runid: str = "", projectname: str = "") -> Run:
