@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from hr_search.base.errors import InputError, one_line, shown
-from hr_search.base.paths import extension
+from hr_search.base.hub_files import train_files
 
 MODEL_TIMEOUT = 3.0  # seconds to look up a model's name: with the start of Python and torch, an answer within ten
 TIMEOUT = 8.0  # seconds until the Hub counts as out of reach
@@ -57,21 +57,29 @@ def require_model(name: str) -> None:
 
 
 def files_of(place: str) -> list[tuple[str, Path]]:
-    """Names and local copies of the files of a Hub data set `hf:OWNER/NAME`: its train split, in one format.
+    """Names and local copies of the files of a Hub data set: its train split, or what the place names besides.
+
+    Args:
+        place: `hf:OWNER/NAME`, or `hf:OWNER/NAME/WHICH` for a configuration, a split, a folder or a file of it.
 
     Raises:
-        InputError: the name is invalid, the Hub cannot be reached, or the data set has no readable file.
+        InputError: the name is invalid, the Hub cannot be reached, the data set has no readable file, or it has
+            several configurations or no train split and the place does not say which.
     """
-    name = place.removeprefix("hf:")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or ".." in name:
+    found = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:/(.+?)/?)?", place)
+    if not found or ".." in place:
         raise InputError(f"{shown(place)} is not the name of a data set; write hf:OWNER/NAME.")
+    name, which = found[1], found[2] or ""
     import huggingface_hub
 
     try:
         info = within(TIMEOUT, lambda: huggingface_hub.HfApi().dataset_info(name, timeout=TIMEOUT))
         fixed = {"repo_id": name, "repo_type": "dataset", "revision": info.sha, "etag_timeout": TIMEOUT}
-        wanted = train_files([file.rfilename for file in info.siblings or []])
+        card = info.card_data.to_dict() if getattr(info, "card_data", None) else {}
+        wanted = train_files([file.rfilename for file in info.siblings or []], which, card, place)
         files = [(file, Path(huggingface_hub.hf_hub_download(filename=file, **fixed))) for file in wanted]
+    except InputError:
+        raise
     except Exception as error:  # errors of the client, of its transport or of the system
         advice = "download its files on a machine with a network and give the path of one."
         raise InputError(f"{place} cannot be fetched ({one_line(error, 120)}); {advice}") from error
@@ -92,16 +100,3 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:
 
     threading.Thread(target=run, daemon=True).start()
     return future.result(timeout=seconds)
-
-
-def train_files(names: Sequence[str]) -> list[str]:
-    """The files of the train split, or all but test and validation if no name says train, in the best format."""
-    for kind in (".parquet", ".jsonl", ".csv", ".tsv", ".json", ".pkl"):
-        own = sorted(
-            name for name in names if extension(name) == kind and not re.search(r"(infos?|state|config)\.json$", name)
-        )
-        train = [name for name in own if re.search(r"(?<![a-z])train", name.lower())]
-        rest = [name for name in own if not re.search(r"(?<![a-z])(test|valid|dev|eval)", name.lower())]
-        if own:
-            return train or rest or own
-    return []

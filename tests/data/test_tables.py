@@ -504,7 +504,7 @@ def test_data_sets_on_a_hub(tmp_path):
         "for name in sys.argv[1:]:\n    try:\n        table, counts = tables.read_pairs(name)\n"
         "        print(table['query'].tolist(), counts)\n    except InputError as error:\n        print(error)\n"
     )
-    names = ("hf:owner/name", "hf:owner/nothing", "hf:owner/missing", "hf:owner", "hf:a/b/c")
+    names = ("hf:owner/name", "hf:owner/nothing", "hf:owner/missing", "hf:owner", "hf:owner/name/other")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
@@ -521,7 +521,7 @@ def test_data_sets_on_a_hub(tmp_path):
     assert said[0] == "['a', 'c'] rows 3, empty 1"
     assert "has no .parquet, .jsonl" in said[1]
     assert "hf:owner/missing cannot be fetched" in said[2] and "404" in said[2]
-    assert "write hf:OWNER/NAME" in said[3] and "write hf:OWNER/NAME" in said[4]
+    assert "write hf:OWNER/NAME" in said[3] and "the data set has no other; it has" in said[4]
 
 
 @pytest.mark.parametrize("listens", [True, False])
@@ -544,18 +544,6 @@ def test_waiting_ends():
     assert hub.within(5, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         hub.within(5, lambda: 1 / 0)
-
-
-def test_the_train_split_comes_first():
-    choose = hub.train_files
-    split = ["data/train-0.parquet", "data/train-1.parquet"]
-    assert choose(["data/validation.parquet", *reversed(split), "train.csv"]) == split
-    assert choose(["test.csv", "jobs.csv", "valid.csv", "dev_set.csv"]) == ["jobs.csv"]
-    assert choose(["constraints.csv", "pretrained.csv", "my_train.csv"]) == ["my_train.csv"]
-    assert choose(["test.csv"]) == ["test.csv"]
-    assert choose(["dataset_info.json", "state.json", "a.pkl"]) == ["a.pkl"]
-    assert choose(["TRAIN.JSONL.gz", "x.txt"]) == ["TRAIN.JSONL.gz"]
-    assert choose(["README.md"]) == []
 
 
 def seeds(folder: pathlib.Path) -> dict[str, bytes]:
