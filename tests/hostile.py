@@ -109,6 +109,7 @@ class HostileReport:
         }
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(paths.HOME_VARIABLE, str(folder / "home"))
+            patch.setenv("NUMBA_DISABLE_JIT", "1")  # a map this small is drawn faster than its code is compiled
             given = [word for name, value in parameters.items() for word in ("-p", f"{name}={value}")]
             assert parser.main(["report", *given]) == 0
         (run,) = (folder / "home" / "metrics" / "runs").iterdir()

@@ -1,4 +1,4 @@
-"""The catalogue of bad input: every verb answers with one sentence that names place and remedy, and leaves nothing."""
+"""Bad input, verb by verb: exit code 2, one sentence that says what is wrong, where, and what to do; no file changed."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_a_bad_setting(place, refused, tiny_model, name, value):
 # flags that are fine one by one -> place and remedy
 COMBINATIONS = {
     "--negatives given": ("--negatives given needs wrong documents", "--negatives batch"),
-    "--batchsize 1": ("nothing to compare with", "a --batchsize of 2 or more"),
+    "--batchsize 1": ("no in-batch negatives", "a --batchsize of 2 or more"),
     "--negatives mined --minepool 500": ("takes 500 documents a query", "lower --minepool"),
     "--negatives mined --minepool 3 --minecount 5": ("minecount 5 is more than minepool 3", "lower it"),
     "--mixing mean --bank 3": ("a bank of 3 documents is smaller than a batch", "raise --bank"),
@@ -258,11 +258,11 @@ COMBINATIONS = {
     "--checkpointpath .": ("is a folder", "give the path of a file"),
     "--checkpointpath jobs.csv/x.pt": ("cannot be written", "permission"),
     "--outputpath jobs.csv": ("jobs.csv is a file", "give a folder"),
-    "--outputpath full": ("the folder full holds something else than a model", "give another outputpath"),
+    "--outputpath full": ("the folder full holds files that are no model", "give another outputpath"),
     "--outputpath folder.pt": ("folder.pt is a folder", "give a folder without .pt"),
     "--outputpath jobs.csv/model": ("cannot be written", "permission"),
     f"--outputpath {'a' * 300}": ("File name too long", "choose a place"),
-    f"--checkpointpath {'a' * 300}": ("File name too long", "check path"),
+    f"--checkpointpath {'a' * 300}": ("File name too long", "check the path"),
     "--tracker wandb": ("the tracker wandb is not installed", "--tracker none"),
     "--recipe none.yaml": ("none.yaml does not exist", "data/recipes"),
     "--runid ..": ("cannot name a folder", "use letters"),
@@ -389,7 +389,7 @@ MODELS = {
     "weightless": ("weightless cannot be loaded", "check the folder"),
     "tokenless": ("has no tokenizer, or one that knows no words", "copy its tokenizer files"),
     "configless": ("configless cannot be loaded", "check the folder"),
-    "nan": ("make NaN of a text", "copy it again"),
+    "nan": ("nan are damaged: they turn a text into NaN", "copy it again"),
     "vocabulary": ("the tokenizer of", "put the tokenizer that belongs to the model"),
     "foreign": ("belong to another architecture", "copy the model again"),
     "decoder": ("is a decoder (GPT2LMHeadModel)", "take an encoder"),
@@ -417,10 +417,10 @@ def test_a_bad_model(place, refused, models, verb, name):
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("", "does not exist"), ("  ", "does not exist"), ("two words", "neither a local folder nor a name"),
+        ("", "does not exist"), ("  ", "does not exist"), ("two words", "nor a valid name on the Hub"),
         ("a/b/c", "does not exist"), ("~nobody-of-that-name/x", "cannot be the folder of a model"),
         ("a" * 300, "cannot be the folder of a model"), ("a--b", "nor a valid name on the Hub"), ("a..b", "nor a valid name on the Hub"),
-        ("модель", "neither a local folder nor a name"), ("\x1b[2J", "neither a local folder nor a name"),
+        ("модель", "nor a valid name on the Hub"), ("\x1b[2J", "nor a valid name on the Hub"),
     ],
     ids=lambda text: ascii(text)[1:30],
 )  # fmt: skip
@@ -464,7 +464,7 @@ VERBS: dict[str, tuple[list[str], str, str]] = {
     "compare one": (["compare", "one"], "a comparison needs two runs", "or more"),
     "compare an unknown run": (["compare", "one", "tow"], "no finished run tow", "did you mean"),
     "compare a path": (["compare", "one", "../../x"], "no finished run ../../x", "valid names"),
-    "compare untested runs": (["compare", "one", "two"], "has no test results", "train with a test file"),
+    "compare untested runs": (["compare", "one", "two"], "no test results", "train with a test file"),
     "compare other data": (["compare", "one", "other"], "one was tested on esco and other on mine", "same data"),
     "compare a damaged summary": (["compare", "one", "bare"], "a file of one or bare is damaged", "repeat that run"),
     "compare a torn summary": (["compare", "one", "torn"], "not a readable JSON file", "summary.json"),
@@ -546,17 +546,12 @@ def test_a_bad_command(place, refused, name):
         (["-m", "hr_search", "trian"], "invalid choice"),
         ([str(paths.checkout() / "train.py"), "--epochs", "0"], "epochs is 0"),
         (["-m", "hr_search", "search", "x", "--corpus", "\udcff\x1b[31m.txt"], ".txt does not exist"),
-        (["-m", "hr_search", "train", "--datapath", "none.csv"], "none.csv does not exist"),
     ],
 )
 def test_a_real_process_says_one_line_and_ends_with_2(place, words, part):
     # A terminal that knows neither Cyrillic nor half characters must not end in a traceback either.
     environment = {**os.environ, "PYTHONPATH": str(paths.checkout()), "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, timeout=600, check=False)
     said = done.stderr.decode()
     assert done.returncode == 2 and done.stdout == b""
     assert said.startswith("hr_search: ") and said.count("\n") == 1 and part in said and "\x1b" not in said
-
-
-def test_the_catalogue_is_long_enough():
-    assert sum(map(len, (TABLES, COLUMNS, SETTINGS, COMBINATIONS, RECIPES, MODELS, VERBS))) >= 200

@@ -1,4 +1,4 @@
-"""Numbers that would lie: shuffled labels give chance, leaks and NaN stop the run, a collapse is said beside its numbers."""
+"""Numbers that would mislead: shuffled labels score at chance, leaks and NaN stop the run, a collapse is reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORDS = [text.split()[0] for text in JOBS.values()]  # one word of each descript
 
 
 def chance(documents: int) -> tuple[float, float]:
-    """Mean and deviation of the reciprocal rank of one right document in a random ranking: H_N / N and so on."""
+    """Mean (H_N / N) and standard deviation of the reciprocal rank of one relevant document in a random ranking."""
     ranks = 1 / np.arange(1, documents + 1)
     return ranks.mean(), ranks.std()
 
@@ -39,7 +39,7 @@ def chance(documents: int) -> tuple[float, float]:
 
 
 def learnable() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Queries of two titles and documents of the two words that belong to them; the held-out pairs of titles are new."""
+    """Queries of two titles, documents of the two words that belong to them; the held-out pairs of titles are new."""
     rows = [
         {
             "query": f"{TITLES[a]} {TITLES[b]}",
@@ -302,7 +302,9 @@ def test_what_the_numbers_rest_on(tmp_path):
     assert provenance.origin(run)["value"]["contacts replaced"] == "2 emails, 0 phones"
 
 
-def test_the_notebook_of_a_run_shows_both():
-    notebook = Path(train.__file__).parents[1] / "notebooks" / "02_train.ipynb"
-    code = "".join("".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"])
-    assert "display(provenance.origin(run))" in code and "provenance.collapse_sentence(history)" in code
+def test_the_page_of_a_run_shows_both(hostile_report):
+    (page,) = (hostile_report.home / "reports").rglob("02_train.html")
+    text, run = page.read_text(encoding="utf-8"), hostile_report.run
+    assert run.environment["data"]["fingerprint"] in text
+    warning = "WARNING: the embeddings had collapsed"
+    assert (warning in text) == bool(provenance.collapse_sentence(run.table("history")))

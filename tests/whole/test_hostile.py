@@ -1,4 +1,4 @@
-"""Texts, files and names that mean harm go through everything as texts: nothing runs, climbs out or calls home."""
+"""Hostile texts, files and names are treated as text: nothing runs, leaves its folder or calls home."""
 
 from __future__ import annotations
 
@@ -239,7 +239,10 @@ def watch(event, args):
 sys.addaudithook(watch)
 from hr_search.commands.parser import main
 codes = [main(words.split("|")) for words in sys.argv[1:]]
-print(codes, asked)
+import socket
+before = list(asked)
+socket.socket().connect_ex(("127.0.0.1", 9))  # the watch sees what is asked for
+print(codes, before, len(asked))
 """
 
 
@@ -255,18 +258,10 @@ def test_nothing_is_asked_for_with_bundled_model_and_data(tmp_path):
     }
     environment |= {"PYTHONPATH": str(paths.checkout()), paths.HOME_VARIABLE: str(tmp_path / "home")}
     done = subprocess.run(
-        [sys.executable, "-c", WATCH, train, search], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", WATCH, train, search], env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    assert "повар варит суп" in done.stdout and done.stdout.splitlines()[-1] == "[0, 0] []"
-
-
-def test_the_watch_sees_what_is_asked_for():
-    code = (
-        WATCH.split("from hr_search")[0] + "import socket; socket.socket().connect_ex(('127.0.0.1', 9)); print(asked)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "socket.connect" in done.stdout
+    assert "повар варит суп" in done.stdout and done.stdout.splitlines()[-1] == "[0, 0] [] 1"
 
 
 def test_telemetry_is_off_before_any_library_is_loaded():
@@ -275,12 +270,12 @@ def test_telemetry_is_off_before_any_library_is_loaded():
         name: value for name, value in os.environ.items() if "TELEMETRY" not in name and name != "DO_NOT_TRACK"
     }
     environment["PYTHONPATH"] = str(paths.checkout())
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600)
     assert done.stdout == "True 1\n", done.stderr
     assert Settings().tracker == "none"
 
 
 def test_data_on_hostile_texts_are_the_same_every_time(tmp_path):
-    hostile_table(tmp_path / "t.jsonl")
+    hostile_table(tmp_path / "t.jsonl", 100_000)
     settings = Settings(datapath=str(tmp_path / "t.jsonl"), groupcolumn="group", testshare=0.3)
     assert loading.load_data(settings).fingerprint == loading.load_data(settings).fingerprint
