@@ -1,18 +1,15 @@
 """Crash and resume: a run killed at any moment, or asked to stop, ends as the one that nobody disturbed.
 
-The processes are real and are killed for good. They come from a server that has imported torch once.
+The processes are real and are killed for good.
 `HR_SEARCH_KILLS=20` makes the long version of the test with SIGKILL.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import resource
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,101 +19,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lives import FLAGS, PHASES, Life, launch
 
-from hr_search import checkpoint, experiment, train
 from hr_search.base import paths, progress
 from hr_search.checkpoint import previous
-from hr_search.commands import parser
 from hr_search.runs.folders import Run
 
 KILLS = int(os.environ.get("HR_SEARCH_KILLS", "6"))
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["pytest", "bm25s", "sklearn.feature_extraction.text", "sentence_transformers", "hr_search.experiment", "hr_search.commands.parser",
-     "transformers.models.bert.modeling_bert"]
-)  # fmt: skip
-# What a process is doing: the function, and how many seconds into it the parent's hand may fall.
-PHASES = {
-    "step": (train, "run_step", 0.008),
-    "validation": (train.Training, "validate", 0.02),
-    "checkpoint": (checkpoint, "save_checkpoint", 0.008),
-    "model": (experiment, "save_model", 0.02),
-}
-NAMES = list(PHASES)
-# All that has a state takes part: dropout, a bank, mined negatives, mixing, a schedule, early stopping.
-FLAGS = (
-    "--epochs 60 --batchsize 4 --learningrate 3e-3 --precision fp32 --dropout 0.1 --loss infonce --mixing mochi --bank 12 "
-    "--negatives mined --minepool 4 --mineevery 25 --evalsteps 3 --patience 60 --validationshare 0.2 --testshare 0.2 "
-    "--probes 4 --seed 1"
-)
 CHECKPOINTS = ["--checkpointsteps", "3", "--resume"]
 WALL = ["rows_per_s", "tokens_per_s", "memory_gb", "seconds"]  # columns that tell of the clock and the machine
-
-
-def train_process(words: list[str], home: str, output: str, shared, limit: int, environment: dict[str, str]) -> None:
-    """The life of a process: `train`, each of its phases noted where a death leaves it to be read."""
-    os.environ.update({paths.HOME_VARIABLE: home, progress.HEADLESS_VARIABLE: "1", **environment})
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    handle = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    torch.set_num_threads(1)
-    for number, (module, name, _) in enumerate(PHASES.values(), 1):
-        setattr(module, name, noted(getattr(module, name), number, shared))
-    if limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    sys.exit(parser.main(["train", *words]))
-
-
-def noted(function, number: int, shared):
-    def inside(*arguments, **named):
-        shared[number] += 1
-        shared[0] = number
-        try:
-            return function(*arguments, **named)
-        finally:
-            shared[0] = 0
-
-    return inside
-
-
-class Life:
-    """One process that trains."""
-
-    def __init__(self, words: list[str], folder: Path, limit: int = 0, **environment: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.output = folder / "output.txt"
-        self.shared = CONTEXT.RawArray("i", 1 + len(PHASES))
-        self.begin = len(self.said)
-        arguments = ([*map(str, words)], str(folder), str(self.output), self.shared, limit, environment)
-        self.process = CONTEXT.Process(target=train_process, args=arguments)
-        self.process.start()
-
-    @property
-    def said(self) -> str:
-        return self.output.read_text() if self.output.exists() else ""
-
-    @property
-    def doing(self) -> str:
-        return ["elsewhere", *NAMES][self.shared[0]]
-
-    def wait_for(self, phase: str, count: int = 1) -> bool:
-        """Whether the process came to do something for the `count`-th time before it ended."""
-        number = 1 + NAMES.index(phase)
-        while self.shared[0] != number or self.shared[number] < count:
-            if not self.process.is_alive():
-                return False
-            time.sleep(0.0002)
-        return True
-
-    def end(self, patience: float = 600) -> tuple[int, str]:
-        """The exit code, and what the process said."""
-        self.process.join(patience)
-        alive = self.process.is_alive()
-        if alive:
-            self.process.kill()
-        assert not alive, self.said
-        return self.process.exitcode, self.said[self.begin :]
 
 
 def results(run: Run) -> dict[str, str]:
@@ -259,22 +170,13 @@ def test_the_command_line_as_a_person_types_it(tmp_path, words):
             said.append(line)
             if line.startswith("step 12 of"):
                 os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(300) == 130, "".join(said)
+        assert process.wait(600) == 130, "".join(said)
     assert sum("goes on from" in line for line in said) == 1 and said[-1] == "hr_search: interrupted\n"
     assert not any("Traceback" in line for line in said)
     assert torch.load(tmp_path / "c.pt", weights_only=True)["progress"]["step"] >= 12
 
 
 # -- several processes ---------------------------------------------------------------------------
-
-
-def launch(words: list[str], folder: Path) -> list[Life]:
-    """Two processes that train together, as `accelerate launch` sets them up."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    return [Life(words, folder / f"rank{rank}", RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
 
 
 def test_of_several_processes_all_stop_after_the_same_step_and_one_writes(tmp_path, words):
@@ -337,11 +239,11 @@ def in_kernel(folder: Path, cells: list[str]) -> tuple[list[str], list[str]]:
     ended, printed = [], []
     try:
         client.start_channels()
-        client.wait_for_ready(60)
+        client.wait_for_ready(600)
         for cell in cells:
             sent, lines, interrupted = client.execute(cell), "", False
             while True:
-                message = client.get_iopub_msg(timeout=60)
+                message = client.get_iopub_msg(timeout=600)
                 if message["parent_header"].get("msg_id") != sent:
                     continue
                 content = message["content"]
@@ -351,7 +253,7 @@ def in_kernel(folder: Path, cells: list[str]) -> tuple[list[str], list[str]]:
                     interrupted = True
                 if message["msg_type"] == "status" and content["execution_state"] == "idle":
                     break
-            reply = client.get_shell_msg(timeout=60)["content"]
+            reply = client.get_shell_msg(timeout=600)["content"]
             ended.append(reply.get("ename", reply["status"]))
             printed.append(lines)
     finally:

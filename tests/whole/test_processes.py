@@ -1,4 +1,4 @@
-"""Several processes: two that share each batch end where one with the doubled batch does."""
+"""Two processes that share each batch end with the weights of one process with the doubled batch."""
 
 from __future__ import annotations
 
@@ -7,57 +7,50 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
+from lives import Life, launch
 
 from hr_search.base import paths
 from hr_search.runs import folders
+from hr_search.runs.folders import Run
 
 
-def launch(processes: int, home, *flags: str) -> None:
-    """`train.py` under torchrun, as `accelerate launch` starts it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        paths.HOME_VARIABLE: str(home),
-        "PYTHONPATH": str(paths.checkout()),
-    }
-    done = subprocess.run(
-        [*command, str(paths.checkout() / "train.py"), *flags],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.fixture
+def words(tiny_model, jobs_file) -> list[str]:
+    """The command line of a short run; the batch is left to each test."""
+    flags = "--loss infonce --learningrate 1e-3 --precision fp32 --epochs 4 --mixing weighted --validationshare 0.2 --testshare 0.2"
+    return ["--datapath", str(jobs_file), "--modelname", str(tiny_model), *flags.split()]
 
 
-def test_two_processes_train_as_one_with_the_doubled_batch(home, tmp_path, tiny_model, jobs_file):
-    common = ["--datapath", str(jobs_file), "--modelname", str(tiny_model), "--loss", "infonce", "--learningrate", "1e-3",
-              "--precision", "fp32", "--epochs", "4", "--mixing", "weighted", "--validationshare", "0.2", "--testshare",
-              "0.2"]  # fmt: skip
+def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path, words):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    code, said = Life([*words, "--batchsize", "8", "--runid", "r", "--outputpath", weights / "one.pt"], tmp_path).end()
+    assert code == 0, said
+    one, first = Run(tmp_path / "metrics" / "runs" / "r"), torch.load(weights / "one.pt", weights_only=True)
     # The second pair of processes encodes its share in parts of 40 tokens, twice.
-    for name, processes, batch, more in (("one", 1, 8, []), ("two", 2, 4, []),
-                                         ("parts", 2, 4, ["--gradcache", "--chunktokens", "40"])):  # fmt: skip
-        launch(
-            processes,
-            home,
-            *common,
-            *more,
-            "--batchsize",
-            str(batch),
-            "--runid",
-            name,
-            "--outputpath",
-            str(tmp_path / f"{name}.pt"),
-        )
-    one, *others = (folders.open_run(name) for name in ("one", "two", "parts"))
-    first, *models = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two", "parts"))
-    for other, model in zip(others, models, strict=True):
+    for name, more in (("two", []), ("parts", ["--gradcache", "--chunktokens", "40"])):
+        place = weights / f"{name}.pt"
+        pair = launch([*words, *more, "--batchsize", "4", "--runid", "r", "--outputpath", place], tmp_path / name)
+        assert [life.end()[0] for life in pair] == [0, 0], [life.said for life in pair]
+        assert not (tmp_path / name / "rank1" / "metrics").exists()  # one of the two writes
+        other, model = Run(tmp_path / name / "rank0" / "metrics" / "runs" / "r"), torch.load(place, weights_only=True)
         for column in ("loss", "active", "spread", "mrr"):
             np.testing.assert_allclose(
                 one.table("history")[column], other.table("history")[column], rtol=1e-4, atol=1e-5
             )
         assert other.environment["processes"] == 2
-        assert all(torch.allclose(first[name], model[name], atol=1e-5) for name in first)
-    assert len(folders.list_runs()) == 3
+        assert all(torch.allclose(first[key], model[key], atol=1e-5) for key in first)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_two_processes_that_leave_one_run(home, words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.checkout())}
+    done = subprocess.run(
+        [*command, str(paths.checkout() / "train.py"), *words, "--batchsize", "4", "--runid", "r"],
+        env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert folders.open_run("r").environment["processes"] == 2 and len(folders.list_runs()) == 1

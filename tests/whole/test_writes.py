@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_crash import CONTEXT, FLAGS, Life
+from lives import CONTEXT, FLAGS, Life
 
 from hr_search import release
 from hr_search.base import files, paths
