@@ -51,8 +51,8 @@ def stand_in(cell: Cell) -> None:
 
 
 def slow(cell: Cell) -> None:
-    """Takes a minute where the cell's target is above 0, until the file `quick` exists."""
+    """Takes ten minutes where the cell's target is above 0, until the file `quick` exists."""
     if cell.settings.target and not (paths.root() / "quick").exists():
         files.write_text(cell.folder / "begun", str(os.getpid()))
-        time.sleep(60)
+        time.sleep(600)
     stand_in(cell)

@@ -170,12 +170,11 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(home, tmp_path):
     )
     found = read_grid(path)
     begun = [cell.folder / "begun" for cell in found.cells[2:4]]
-    deadline = time.monotonic() + 60
-    while not all(each.exists() for each in begun) and time.monotonic() < deadline:
+    while not all(each.exists() for each in begun) and process.poll() is None:
         time.sleep(0.05)
     started = [int(each.read_text()) for each in begun]
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "hr_search: interrupted" and "Traceback" not in errors
     assert runner.read_cells("tiny")["status"].tolist() == ["finished"] * 2 + ["waiting"] * 3

@@ -245,7 +245,7 @@ def test_a_report_runs_all_notebooks_and_says_how_long_it_will_take(tmp_path, ho
     assert any(line.startswith("1/4 01_explore_data") and "about 3 min 20 s" in line for line in said)
     assert any(line.startswith("2/4 02_train") and "about 7 min 00 s" in line for line in said)
     kept = json.loads((home / "reports" / "timings.json").read_text())
-    assert set(kept) == set(report.STEPS) and all(0 < seconds < 60 for seconds in kept.values())
+    assert set(kept) == set(report.STEPS) and all(seconds > 0 for seconds in kept.values())
 
 
 def test_a_failed_report_stops_there_and_keeps_what_is_done(tmp_path, home):

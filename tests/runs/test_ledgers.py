@@ -80,7 +80,7 @@ def append_many(path: str, writer: int, barrier: multiprocessing.Barrier, portab
         done += count
 
 
-@pytest.mark.parametrize(("portable", "writers", "rows"), [(False, 8, 200), (True, 4, 50)])
+@pytest.mark.parametrize(("portable", "writers", "rows"), [(False, 6, 80), (True, 4, 30)])
 def test_processes_that_append_at_once_lose_and_double_no_row(tmp_path, portable, writers, rows):
     path = tmp_path / "table.csv"
     kinds = multiprocessing.get_all_start_methods()
@@ -92,7 +92,7 @@ def test_processes_that_append_at_once_lose_and_double_no_row(tmp_path, portable
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     table = pd.read_csv(path)
     assert len(table) == writers * rows
