@@ -204,6 +204,27 @@ def _refusal(path: Path, error: Exception) -> InputError | None:
     return InputError(f"{path} cannot be written ({said}); choose a place with room and permission.")
 
 
+# -- what stands in place of a file --------------------------------------------------------------
+
+
+def refuse_pointer(path: Path | str) -> None:
+    """Checks that a file, where it exists, is not a pointer that Git left in its place.
+
+    Raises:
+        InputError: it is a pointer of Git LFS or of git-annex.
+    """
+    start = b""
+    with contextlib.suppress(OSError, ValueError):  # whoever reads the file says what is wrong
+        if os.path.isfile(path):  # a pipe would wait for its writer
+            with open(path, "rb") as file:
+                start = file.read(64)
+    if start.startswith((b"version https://git-lfs.github.com/spec/", b"/annex/objects/")):
+        raise InputError(
+            f"{path} is a pointer that Git keeps in place of a large file; fetch the file itself (git lfs pull, or "
+            "git annex get)."
+        )
+
+
 # -- formats -------------------------------------------------------------------------------------
 
 

@@ -46,7 +46,7 @@ def joined(table: pd.DataFrame, template: str, source: str, flag: str) -> list[s
     Raises:
         InputError: no field in the template, a column that does not exist, or a cell that is not a text.
     """
-    names = list(dict.fromkeys(_FIELD.findall(template)))
+    names = fields_of(template)
     if not names:
         raise InputError(f'--{flag} "{shown(template)}" names no column; write columns in braces, like "{{title}}".')
     for name in names:
@@ -54,6 +54,11 @@ def joined(table: pd.DataFrame, template: str, source: str, flag: str) -> list[s
     fields = {name: [", ".join(items) for items in lists(table, name, source, numbers=True)] for name in names}
     rows = [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)]
     return [_filled(template, row) if any(row.values()) else "" for row in rows]
+
+
+def fields_of(template: str) -> list[str]:
+    """The columns that a template names, each once."""
+    return list(dict.fromkeys(_FIELD.findall(template)))
 
 
 def _filled(template: str, row: dict[str, str]) -> str:
@@ -108,6 +113,11 @@ def lists(table: pd.DataFrame, column: str, source: str, numbers: bool = False) 
             raise _wrong(wrong[0], source, row, column)
         found.append([text for text in (clean(item) for item in items if not empty(item)) if text])
     return found
+
+
+def is_list(value: Any) -> bool:
+    """Whether a cell is a list, or a text that spells one."""
+    return isinstance(_written(value) if isinstance(value, str) else value, list | tuple)
 
 
 def _number(value: Any) -> Any:

@@ -25,7 +25,9 @@ _NAMES = {
     "IntegerArray FloatingArray BooleanArray Int8Dtype Int16Dtype Int32Dtype Int64Dtype UInt8Dtype UInt16Dtype "
     "UInt32Dtype UInt64Dtype Float32Dtype Float64Dtype BooleanDtype Categorical CategoricalDtype NA _nat_unpickle "
     "__nat_unpickle DatetimeArray TimedeltaArray DatetimeTZDtype Timestamp _unpickle_timestamp Timedelta "
-    "_timedelta_unpickle Day",
+    "_timedelta_unpickle Day "
+    "IntervalIndex _new_IntervalIndex IntervalArray IntervalDtype Interval PeriodIndex PeriodArray PeriodDtype Period "
+    "SparseArray SparseDtype IntIndex BlockIndex",
     "numpy": "_reconstruct _frombuffer ndarray dtype scalar",
     "pyarrow": "_restore_array chunked_array type_for_alias py_buffer",
     "builtins": "slice bytearray bytes object",

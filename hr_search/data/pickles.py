@@ -18,55 +18,47 @@ import pandas as pd
 from hr_search.base.errors import InputError, one_line, shown
 from hr_search.data.cleaning import Unread
 from hr_search.data.pickle_records import AGAIN, Record, followed
-from hr_search.data.unpacking import content
+from hr_search.data.unpacking import CELL, Room, content
 
 _ARROW = ("ArrowStringArray", "ArrowStringArrayNumpySemantics", "ArrowExtensionArray")
 _MASKED = ("IntegerArray", "FloatingArray", "BooleanArray")
-_DATES = (
-    "date",
-    "datetime",
-    "time",
-    "timedelta",
-    "Decimal",  # not a date, but as useless as one
-    "Timestamp",
-    "_unpickle_timestamp",
-    "Timedelta",
-    "_timedelta_unpickle",
-)
 
 
-def read_pickle_frame(path: Path | str) -> pd.DataFrame:
+def read_pickle_frame(path: Path | str, trustfile: bool = False) -> pd.DataFrame:
     """The table of a `.pkl` or `.pkl.gz` file, read without running anything the file holds.
 
     Columns of numbers keep their type. All others are columns of objects: texts and numbers unchanged,
     `None` for every kind of missing value, lists for lists, tuples and one-dimensional arrays, `Unread`
-    for dates. A named row index becomes the first column; other row labels are dropped. A pickled list of
-    dicts or dict of lists is a table too.
+    for anything else, such as dates and mappings. A named row index becomes the first column; other row
+    labels are dropped. A pickled list of dicts or dict of lists is a table too.
 
     Args:
         path: the file; protocol 0 to 5, written by Python 3.
+        trustfile: let the table be of any size.
 
     Raises:
-        InputError: the pickle names a global outside `ALLOWED`, is damaged, is not a table, or has a cell
-            that is not a text, a number, a date, empty, or a flat list of these.
+        InputError: the pickle names a global outside `ALLOWED`, is damaged, is not a table, or has more columns or
+            takes more memory than a table may; what it repeats by reference counts each time.
     """
-    data = content(path)
+    data = content(path, trustfile)
     try:
-        return _table(followed(data, path), path)
+        return _table(followed(data, path), path, Room(path, trustfile))
     except InputError:
         raise
     except Exception as error:  # a damaged pickle may fail at any step, and no step runs foreign code
         raise InputError(f"{path} is not a readable pickle of a plain table ({one_line(error)}); {AGAIN}") from error
 
 
-def _table(value: Any, path: Path | str) -> pd.DataFrame:
+def _table(value: Any, path: Path | str, room: Room) -> pd.DataFrame:
     """The table that a pickle holds."""
     if type(value) is Record and value.name == "DataFrame":
-        columns = _frame_columns(value, path)
+        columns = _frame_columns(value, path, room)
     elif type(value) is dict and all(type(cells) in (list, tuple) for cells in value.values()):
         columns = list(value.items())
     elif type(value) is list and all(type(row) is dict for row in value):
+        room.take(sum(map(len, value)) * CELL)
         labels = dict.fromkeys(label for row in value for label in row)
+        room.take_cells(len(value), len(labels))
         columns = [(label, [row.get(label) for row in value]) for label in labels]
     else:
         kind = value.name if type(value) is Record else type(value).__name__
@@ -75,14 +67,15 @@ def _table(value: Any, path: Path | str) -> pd.DataFrame:
         )
     if len({len(cells) for _, cells in columns}) > 1:
         raise ValueError("columns of different lengths")
-    names = [str(_plain_cell(label, f"{path}, a column name")) for label, _ in columns]
-    plain = {
-        place: _plain_column(cells, f'column "{shown(names[place])}"', path) for place, (_, cells) in enumerate(columns)
-    }
-    return pd.DataFrame(plain).set_axis(pd.Index(names, dtype=object), axis="columns")
+    room.take_cells(len(columns[0][1]) if columns else 0, len(columns))
+    names = [_plain_cell(label, room) for label, _ in columns]
+    if wrong := [name for name in names if isinstance(name, list | Unread)]:
+        raise InputError(f"{path} has a column name that is {shown(wrong[0])}; give each column a text as its name.")
+    plain = {place: _plain_column(cells, room) for place, (_, cells) in enumerate(columns)}
+    return pd.DataFrame(plain).set_axis(pd.Index([str(name) for name in names], dtype=object), axis="columns")
 
 
-def _frame_columns(frame: Record, path: Path | str) -> list[tuple[Any, Sequence[Any]]]:
+def _frame_columns(frame: Record, path: Path | str, room: Room) -> list[tuple[Any, Sequence[Any]]]:
     """Label and cells of each column of a pickled DataFrame, the row index first where it has a name."""
     manager = frame.state["_mgr"] if "_mgr" in frame.state else frame.state["_data"]
     if manager.args:  # pandas 1.4 and later: the blocks, then the labels of columns and rows
@@ -90,35 +83,38 @@ def _frame_columns(frame: Record, path: Path | str) -> list[tuple[Any, Sequence[
     else:  # pandas 1.0 to 1.2
         parts = manager.state[3]["0.14.1"]
         blocks, (columns, rows) = [(block["values"], block["mgr_locs"]) for block in parts["blocks"]], parts["axes"]
-    labels = _labels(columns)
+    labels = _labels(columns, room)
     if labels is None:
         raise InputError(f"{path} has column names on several levels; give each column one name.")
-    if len(labels) > 100_000:
-        raise ValueError("too many columns")
+    room.take_cells(0, len(labels))
+    if len(blocks) > len(labels):
+        raise ValueError("more blocks than columns")
     lines: dict[int, Any] = {}
     for values, where in blocks:
-        places = range(len(labels))[slice(*where.args)] if where.name == "slice" else _array(where).tolist()
-        values = _array(values)
+        places = range(len(labels))[slice(*where.args)] if where.name == "slice" else _array(where, room).tolist()
+        values = _array(values, room)
+        if values is not None and values.ndim > 1 and len(values) != len(places):
+            raise ValueError("a block of another height")
         block = [None] * len(places) if values is None else [values] if values.ndim == 1 else list(values)
         lines.update(zip(places, block, strict=True))
     length = max((len(line) for line in lines.values() if line is not None), default=0)
     unread = [Unread("date or another value that is not a text")] * length
     result = [(label, unread if lines[place] is None else lines[place]) for place, label in enumerate(labels)]
-    name, values = rows.args[1].get("name"), _labels(rows)
+    name, values = rows.args[1].get("name"), _labels(rows, room)
     if type(name) is str and values is not None and len(values) == length and name not in list(labels):
         result.insert(0, (name, values))
     return result
 
 
-def _labels(index: Record) -> range | np.ndarray | None:
+def _labels(index: Record, room: Room) -> range | np.ndarray | None:
     """The labels of a pickled index of one level; None for several levels or dates."""
     kind, parts = index.args[:2]
     if kind.name == "RangeIndex":
         return range(parts["start"], parts["stop"], parts["step"])
-    return _array(parts["data"]) if "data" in parts else None
+    return _array(parts["data"], room) if "data" in parts else None
 
 
-def _array(value: Record) -> np.ndarray | None:
+def _array(value: Record, room: Room) -> np.ndarray | None:
     """The values of a pickled numpy, pandas or pyarrow array; None where they are neither texts nor numbers."""
     name, state = value.name, value.state
     if name == "_reconstruct":
@@ -130,20 +126,23 @@ def _array(value: Record) -> np.ndarray | None:
     if name in _ARROW:
         chunks = state["_pa_array"] if "_pa_array" in state else state["_data"]
         texts = [
-            _arrow_texts(*part.args[0]) for part in (chunks.args[0] if chunks.name == "chunked_array" else [chunks])
+            _arrow_texts(room, *part.args[0])
+            for part in (chunks.args[0] if chunks.name == "chunked_array" else [chunks])
         ]
         return None if None in texts else _objects([text for chunk in texts for text in chunk])
     if name in _MASKED:
-        return np.where(_array(state["_mask"]), None, _array(state["_data"]).astype(object))
+        return np.where(_array(state["_mask"], room), None, _array(state["_data"], room).astype(object))
     if name == "__pyx_unpickle_NDArrayBacked":  # pandas 1.4 and later
         name, (kind, values) = value.args[0].name, state[:2]
     elif name in ("StringArray", "Categorical"):  # pandas 1.0 to 1.2
         kind, values = state["_dtype"], state["_ndarray" if name == "StringArray" else "_codes"]
     if name == "Categorical":
-        categories = _labels(kind.state["categories"])
-        codes = [] if categories is None else _array(values).tolist()
+        index = kind.state["categories"]
+        categories = _labels(index, room) if index.args and len(index.args) > 1 else None
+        codes = [] if categories is None else _array(values, room).tolist()
+        categories = categories.tolist() if isinstance(categories, np.ndarray) else categories
         return None if categories is None else _objects([None if code < 0 else categories[code] for code in codes])
-    return _array(values) if name == "StringArray" else None
+    return _array(values, room) if name == "StringArray" else None
 
 
 def _shaped(cells: Any, kind: Record, shape: tuple[int, ...], order: str) -> np.ndarray | None:
@@ -176,13 +175,14 @@ def _raw(buffer: Any) -> bytes:
 
 
 def _arrow_texts(
-    kind: Record, length: int, _: int, start: int, buffers: list[Any], *__: Any
+    room: Room, kind: Record, length: int, _: int, start: int, buffers: list[Any], *__: Any
 ) -> list[str | None] | None:
     """The texts of a pickled Arrow array (validity bits, offsets, UTF-8 bytes); None for other types."""
     if kind.args[0] not in ("string", "large_string"):
         return None
     if length == 0:
         return []
+    room.take(CELL * length)
     valid, offsets, letters = (b"" if buffer is None else _raw(buffer) for buffer in buffers)
     width = "<i8" if kind.args[0] == "large_string" else "<i4"
     edges = np.frombuffer(offsets, width)[start : start + length + 1].tolist()
@@ -195,24 +195,38 @@ def _arrow_texts(
     return [text if bit else None for text, bit in zip(texts, bits, strict=True)]
 
 
-def _plain_column(cells: Sequence[Any], column: str, path: Path | str) -> pd.Series:
-    """A column of numbers unchanged, any other as objects: texts, numbers, None, `Unread` and lists."""
+def _plain_column(cells: Sequence[Any], room: Room) -> pd.Series:
+    """A column of numbers unchanged, any other as objects: texts, numbers, None, lists and `Unread`."""
     if isinstance(cells, np.ndarray) and cells.dtype.kind in "biufc":
         return pd.Series(cells)
-    values = enumerate(cells.tolist() if isinstance(cells, np.ndarray) else cells, 1)
-    plain = [cell if type(cell) is str else _plain_cell(cell, f"{path}, row {row}, {column},") for row, cell in values]
+    plain, known = [], {}  # what a pickle refers to many times is made plain once, and counted each time
+    for cell in cells.tolist() if isinstance(cells, np.ndarray) else cells:
+        if type(cell) is str:
+            room.take(len(cell))
+        elif cell is not None:
+            if id(cell) not in known:
+                made = _plain_cell(cell, room)
+                known[id(cell)] = made, _size(made), cell  # kept, so that its id stays its own
+            cell, size, _ = known[id(cell)]
+            room.take(size)
+        plain.append(cell)
     return pd.Series(_objects(plain), dtype=object)
 
 
-def _plain_cell(value: Any, where: str, inside: bool = False) -> Any:
-    """One cell (or, `inside`, one item of a list) in plain Python; `where` names it in an error."""
+def _size(cell: Any) -> int:
+    """The least bytes that a cell takes beyond its place in the column."""
+    if isinstance(cell, list):
+        return sum(CELL + _size(item) for item in cell)
+    return len(cell) if isinstance(cell, str) else 0
+
+
+def _plain_cell(value: Any, room: Room, inside: bool = False) -> Any:
+    """One cell (or, `inside`, one item of a list) in plain Python; `Unread` for what no table of texts needs."""
     name = value.name if type(value) is Record else type(value).__name__
     if type(value) is Record and name.endswith("_nat_unpickle"):
         return None
-    if type(value) is Record and name in _DATES:
-        return Unread(name.removeprefix("_unpickle_"))
     if type(value) is Record and name in ("scalar", "_reconstruct", "_frombuffer"):
-        values = _shaped(value.args[1], value.args[0], (1,), "C") if name == "scalar" else _array(value)
+        values = _shaped(value.args[1], value.args[0], (1,), "C") if name == "scalar" else _array(value, room)
         value = Unread("date") if values is None else values.tolist()[0] if name == "scalar" else values.tolist()
     if type(value) is float and value != value:
         return None
@@ -220,7 +234,6 @@ def _plain_cell(value: Any, where: str, inside: bool = False) -> Any:
         return Unread("number of absurd size")
     if type(value) in (str, int, float, complex, bool, type(None), Unread):
         return value
-    if type(value) in (list, tuple) and not inside:
-        return [_plain_cell(item, where, inside=True) for item in value]
-    what = "a list inside a list" if type(value) in (list, tuple) else f"a value of type {name}"
-    raise InputError(f"{where} holds {what}; keep texts, numbers and flat lists of them, and drop other columns.")
+    if type(value) in (list, tuple):
+        return Unread("list inside a list") if inside else [_plain_cell(item, room, inside=True) for item in value]
+    return Unread("mapping" if type(value) is dict else f"value of type {name.removeprefix('_unpickle_')}")

@@ -11,30 +11,14 @@ import pandas as pd
 
 from hr_search.base import hub
 from hr_search.base.errors import InputError, shown
+from hr_search.base.paths import extension
 from hr_search.data import cleaning
+from hr_search.data.columns import KNOWN, NEGATIVE, SEVERAL, known_column, known_names, reduced
 from hr_search.data.counts import Counts
-from hr_search.data.formats import NEEDED, decoded, read_table
+from hr_search.data.encodings import refuse_misread
+from hr_search.data.formats import NEEDED, read_table, read_text
 
 logger = logging.getLogger(__name__)
-
-# The explicit roles come first, so that a title beside a query is not taken for the query.
-_ROLES = (
-    ("anchor", "positive pos"),
-    ("query запрос", "positive pos document doc passage документ"),
-    ("question вопрос", "correctanswer answer positive правильныйответ ответ"),
-    (
-        "position jobtitle title vacancyname jobname name должность названиевакансии названиедолжности вакансия "
-        "название наименование профессия",
-        "description jobdescription vacancydescription text описание описаниевакансии текст текствакансии",
-    ),
-)
-KNOWN = [(tuple(queries.split()), tuple(positives.split())) for queries, positives in _ROLES]
-"""Names of the query column and of its document column, as `reduced` writes them; earlier ones come first."""
-
-NEGATIVE = re.compile(
-    r"(hard)?neg(ative)?s?\d*|(wrong|incorrect)answers?\d*|distractors?\d*|(неправильн|неверн)(ый|ые)ответы?\d*"
-)
-"""Names of columns with negatives, as `reduced` writes them."""
 
 _QUERY, _DOCUMENT = "(--template)", "(--documenttemplate)"  # columns that templates add
 
@@ -47,18 +31,23 @@ def read_pairs(
     groupcolumn: str = "",
     template: str = "",
     documenttemplate: str = "",
+    encoding: str = "",
+    trustfile: bool = False,
 ) -> tuple[pd.DataFrame, Counts]:
     """The pairs of a file or Hub data set as clean texts, and how many rows were read and dropped.
 
     Args:
-        path: a .pkl, .csv, .tsv, .jsonl, .json (each also .gz) or .parquet file, or `hf:OWNER/NAME`.
+        path: a file that `formats.read_table` reads, or `hf:OWNER/NAME`.
         querycolumn: column with the query; empty = found by name (`KNOWN`).
-        positivecolumn: column with the matching document; empty = found by name.
+        positivecolumn: column with the matching document; empty = found by name. A cell of a column named as in
+            `SEVERAL` may be a list of documents, each of which makes a pair.
         negativecolumn: columns with negatives, separated by commas; empty = found by name (`NEGATIVE`), or
             none. A cell is one text, a list, or a list written as text.
         groupcolumn: column whose equal values are relevant to each other; empty = none.
         template: builds the query from several columns, such as "{title}. Skills: {skills}".
         documenttemplate: builds the matching document likewise.
+        encoding: the encoding of a text file; empty = detected.
+        trustfile: let a table take more memory than a table may.
 
     Returns:
         The table with columns `query` (str), `positive` (str), `negatives` (list of str) and, if
@@ -69,13 +58,18 @@ def read_pairs(
         InputError: the file, a column or a cell is not as described.
     """
     parts = []
-    for source, part in _tables(path):
+    fields = [*cleaning.fields_of(template), *cleaning.fields_of(documenttemplate)]
+    named = [name for name in (querycolumn, positivecolumn, groupcolumn, *fields) if name]
+    for source, part in _tables(path, encoding, trustfile, named):
         if template:
             part, querycolumn = part.assign(**{_QUERY: cleaning.joined(part, template, source, "template")}), _QUERY
         if documenttemplate:
             texts = cleaning.joined(part, documenttemplate, source, "documenttemplate")
             part, positivecolumn = part.assign(**{_DOCUMENT: texts}), _DOCUMENT
-        parts.append(_pairs(part, source, querycolumn, positivecolumn, negativecolumn, groupcolumn))
+        pairs = _pairs(part, source, querycolumn, positivecolumn, negativecolumn, groupcolumn)
+        if not encoding:
+            refuse_misread(zip(pairs["query"], pairs["positive"], strict=True), source)
+        parts.append(pairs)
     table = pd.concat(parts, ignore_index=True)
     if table.empty:
         raise InputError(f"{path} has column names and no rows; {NEEDED}")
@@ -85,12 +79,15 @@ def read_pairs(
     return filled, Counts(rows=len(table), empty=len(table) - len(filled))
 
 
-def read_texts(path: Path | str, column: str = "") -> list[str]:
+def read_texts(path: Path | str, column: str = "", encoding: str = "", trustfile: bool = False) -> list[str]:
     """The texts of one column, or the lines of a .txt file, as a corpus to search in.
 
     Args:
-        path: as for `read_pairs`, or a .txt file with one document per line.
+        path: as for `read_pairs`, or a .txt file with one document per line. A .txt file whose lines are fields
+            separated by tabs under a header with the column is a table.
         column: the column; empty = the document column found by name, or the only column.
+        encoding: the encoding of a text file; empty = detected.
+        trustfile: let a table take more memory than a table may.
 
     Returns:
         One text per row; "" where the cell is empty, so that positions are row numbers.
@@ -99,37 +96,38 @@ def read_texts(path: Path | str, column: str = "") -> list[str]:
         InputError: the file, the column or a cell is not as described.
     """
     texts: list[str] = []
-    if Path(path).suffix.lower() == ".txt":
-        texts = [cleaning.clean(line) for line in decoded(path).removesuffix("\n").split("\n")]
+    plain = read_text(path, encoding, trustfile) if extension(path) == ".txt" else ""
+    if plain and not _is_table(plain, column):
+        texts = [cleaning.clean(line) for line in plain.removesuffix("\n").split("\n")]
     else:
-        for source, table in _tables(path):
+        for source, table in _tables(path, encoding, trustfile, [column] if column else []):
             names = list(table.columns)
             only = names[0] if len(names) == 1 else ""
-            wanted = _given(column, names, source, "column") or known_column(names, _names(1)) or only
+            wanted = _given(column, names, source, "column") or known_column(names, known_names(1)) or only
             if not wanted:
                 raise InputError(f"{source} has no column known to hold documents ({_listed(names)}); give --column.")
             texts += cleaning.texts(table, wanted, source)
     if not any(texts):
         raise InputError(f"{path} has no texts; it needs one document in each row.")
+    if not encoding:
+        refuse_misread(((text,) for text in texts), str(path))
     return texts
 
 
-def known_column(columns: Iterable[str], names: Sequence[str]) -> str:
-    """The column with the first of the known names that occurs, "" for none."""
-    places = {reduced(column): column for column in columns}
-    return next((places[name] for name in names if name in places), "")
+def _is_table(text: str, column: str) -> bool:
+    """Whether the lines of a .txt file are rows of fields separated by tabs."""
+    header = text.lstrip("\n").split("\n", 1)[0].split("\t")
+    return bool(column) or (len(header) > 1 and bool(known_column(header, known_names(1))))
 
 
-def reduced(name: str) -> str:
-    """A column name in lower case, without punctuation and the dots of ё."""
-    return re.sub(r"[\W_]+", "", name.lower().replace("ё", "е"))
-
-
-def _tables(path: Path | str) -> Iterable[tuple[str, pd.DataFrame]]:
+def _tables(
+    path: Path | str, encoding: str, trustfile: bool, named: Sequence[str]
+) -> Iterable[tuple[str, pd.DataFrame]]:
     """Name and raw table of a file, or of each file of a data set on the Hub."""
     if str(path).startswith("hf:"):
-        return ((f"{path} ({name})", read_table(file)) for name, file in hub.files_of(str(path)))
-    return [(str(path), read_table(path))]
+        files = hub.files_of(str(path))
+        return ((f"{path} ({name})", read_table(file, encoding, trustfile, named)) for name, file in files)
+    return [(str(path), read_table(path, encoding, trustfile, named))]
 
 
 def _pairs(table: pd.DataFrame, source: str, *columns: str) -> pd.DataFrame:
@@ -137,9 +135,18 @@ def _pairs(table: pd.DataFrame, source: str, *columns: str) -> pd.DataFrame:
     query, positive, negatives, group = _columns(list(table.columns), source, *columns)
     lists = [cleaning.lists(table, column, source) for column in negatives]
     negatives = [[text for texts in row for text in texts] for row in zip(*lists, strict=True)]
-    pairs = {"query": cleaning.texts(table, query, source), "positive": cleaning.texts(table, positive, source)}
+    documents = _documents(table, positive, source)
+    pairs = {"query": cleaning.texts(table, query, source), "positive": documents}
     pairs |= {"negatives": negatives or [[] for _ in range(len(table))]}
-    return pd.DataFrame(pairs | ({"group": cleaning.texts(table, group, source, numbers=True)} if group else {}))
+    frame = pd.DataFrame(pairs | ({"group": cleaning.texts(table, group, source, numbers=True)} if group else {}))
+    return frame.explode("positive", ignore_index=True) if any(type(cell) is list for cell in documents) else frame
+
+
+def _documents(table: pd.DataFrame, column: str, source: str) -> list[str] | list[list[str]]:
+    """The document of each row, or its documents, at least one, where the cells of a column hold several."""
+    if reduced(column) in SEVERAL and any(cleaning.is_list(cell) for cell in table[column].tolist()):
+        return [texts or [""] for texts in cleaning.lists(table, column, source)]
+    return cleaning.texts(table, column, source)
 
 
 def _columns(
@@ -152,7 +159,15 @@ def _columns(
     parts = [negative] if negative in columns else [part.strip() for part in negative.split(",")]
     negatives = [_given(part, columns, source, "negativecolumn") for part in parts if part]
     free = [name for name in columns if name not in (query, positive, *negatives)]
+    given = (query, positive)
     query, positive = _known_pair(free, query, positive)
+    for name, flag in ((query, "querycolumn"), (positive, "positivecolumn")):
+        alike = [other for other in free if name and other != name and reduced(other) == reduced(name)]
+        if alike and name not in given:
+            raise InputError(
+                f'{source} has the columns "{shown(name)}" and "{shown(alike[0])}", which may both be meant; name one '
+                f"with --{flag}."
+            )
     if not query or not positive:
         raise InputError(
             f"{source} has no known pair of query and document columns (found: {_listed(columns)}); "
@@ -175,17 +190,12 @@ def _known_pair(free: Sequence[str], query: str, positive: str) -> tuple[str, st
         return query, positive
     if query:
         own = [name for queries, positives in KNOWN if reduced(query) in queries for name in positives]
-        return query, known_column(free, own + _names(1))
+        return query, known_column(free, own + known_names(1))
     if positive:
         own = [name for queries, positives in KNOWN if reduced(positive) in positives for name in queries]
-        return known_column(free, own + _names(0)), positive
+        return known_column(free, own + known_names(0)), positive
     pairs = ((known_column(free, queries), known_column(free, positives)) for queries, positives in KNOWN)
     return next(filter(all, pairs), ("", ""))
-
-
-def _names(side: int) -> list[str]:
-    """All known names of queries (0) or documents (1)."""
-    return [name for names in KNOWN for name in names[side]]
 
 
 def _given(name: str, columns: Sequence[str], source: str, flag: str) -> str:
