@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -117,6 +118,13 @@ def claimed(lock: Path, what: str, advice: str) -> Iterator[None]:
     try:
         yield
     finally:
+        release(lock)
+
+
+@atexit.register
+def _release_all() -> None:
+    """Tidies up where a program ends before it lets go; the locks themselves vanish with it anyway."""
+    for lock in list(_held):
         release(lock)
 
 

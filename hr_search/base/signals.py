@@ -1,19 +1,26 @@
-"""Ctrl-C and SIGTERM, postponed until a run has reached a point from which it can be resumed."""
+"""Ctrl-C, SIGTERM and a closed terminal: postponed to a point from which work can be resumed, or obeyed at once.
+
+Either way the program ends its children before it leaves.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ENDED = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, *ENDED)
+CLEANUP = 9.0  # seconds that children have to end in; what asked to stop may follow with SIGKILL after ten
 _ECHO = 2.0  # seconds within which a launcher repeats a signal that the terminal already sent to all its processes
 
 
@@ -68,7 +75,7 @@ class Request:
 
 @contextlib.contextmanager
 def postponed(launched: bool = False) -> Iterator[Request]:
-    """A block in which Ctrl-C and SIGTERM are only noted, so that the work can stop where it can be resumed.
+    """A block in which signals are only noted, so that the work can stop where it can be resumed.
 
     Outside the main thread, where Python does not permit signal handlers, nothing changes.
 
@@ -78,29 +85,86 @@ def postponed(launched: bool = False) -> Iterator[Request]:
     Yields:
         The request to stop. A signal that the block did not act on has its usual effect afterwards.
     """
-    request, before = Request(launched), {}
-    if threading.current_thread() is threading.main_thread():
-        # A program started in the background with its signals ignored goes on ignoring them.
-        usual = {number: signal.getsignal(number) for number in SIGNALS}
-        before = {number: handler for number, handler in usual.items() if handler not in (signal.SIG_IGN, None)}
-        for number in before:
-            signal.signal(number, request.receive)
-    try:
+    request = Request(launched)
+    with _handled(SIGNALS, request.receive):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if request.signal:
         signal.raise_signal(request.signal)
 
 
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """A block that SIGTERM and a closed terminal end as Ctrl-C does, so that it can end its children first.
+
+    Raises:
+        SystemExit: one of them came, and what the block cleans up is done; more of them change nothing meanwhile.
+    """
+    asked: list[tuple[int, float]] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if not asked or time.monotonic() - asked[-1][1] > CLEANUP:  # an exception may get lost in foreign code
+            asked.append((number, time.monotonic()))
+            raise Interrupted
+
+    with _handled(ENDED, receive):
+        try:
+            yield
+        except KeyboardInterrupt:
+            if asked:
+                raise SystemExit(128 + asked[0][0]) from None
+            raise
+
+
+@contextlib.contextmanager
+def _handled(numbers: Iterable[int], receive: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """A block in which signals are received by a function; not outside the main thread, where Python permits none."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        # A program started in the background with its signals ignored (nohup) goes on ignoring them.
+        usual = {number: signal.getsignal(number) for number in numbers}
+        before = {number: handler for number, handler in usual.items() if handler not in (signal.SIG_IGN, None)}
+        for number in before:
+            signal.signal(number, receive)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def obey_parent() -> None:
+    """Makes a child process leave to its parent what the terminal says, and end with it: at SIGTERM, or at its death.
+
+    Raises:
+        SystemExit: later, when SIGTERM comes.
+    """
+    for number in set(SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, lambda number, frame: None)  # unlike SIG_IGN, grandchildren do not inherit this
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, lambda number, frame: None)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    """Waits for the death of the parent and ends this process, by force if it takes long."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(CLEANUP)
+    os._exit(128 + signal.SIGTERM)
+
+
 def leave(number: int, sentence: str) -> NoReturn:
-    """Ends the program as the signal would have: exit code 130 after Ctrl-C, 143 after SIGTERM.
+    """Ends the program as the signal would have: exit code 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; a notebook survives it.
-        SystemExit: after SIGTERM.
+        SystemExit: after the others.
     """
-    if number == signal.SIGTERM:
+    if number in ENDED:
         raise SystemExit(128 + number) from None
     raise KeyboardInterrupt(sentence) from None

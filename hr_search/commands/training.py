@@ -11,6 +11,7 @@ import sys
 from hr_search import settings as config
 from hr_search.base import paths
 from hr_search.base.errors import InputError, plain, shown
+from hr_search.base.signals import stoppable
 from hr_search.commands.flags import add_settings, given, settings_from
 from hr_search.commands.output import print_metrics
 from hr_search.places import absolute, require_tables
@@ -54,6 +55,7 @@ def add_grid(verbs: argparse._SubParsersAction) -> None:
     verb.set_defaults(run=grid)
 
 
+@stoppable()
 def grid(arguments: argparse.Namespace) -> int:
     """`grid`: the cells of a file, then their page; exit code 1 if a cell or the page failed."""
     from hr_search.grids.grid_file import read_grid
@@ -92,6 +94,7 @@ def add_report(verbs: argparse._SubParsersAction) -> None:
     verb.set_defaults(run=report)
 
 
+@stoppable()
 def report(arguments: argparse.Namespace) -> int:
     """`report`: the notebooks into reports/<run_id>/; exit code 1 if one of them fails."""
     pairs: dict[str, str] = {}

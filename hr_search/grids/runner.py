@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from hr_search.base import files, paths
+from hr_search.base import claims, files, paths
 from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.base.progress import bar, watched
 from hr_search.grids.grid_file import OWN, Cell, Grid, grid_folder, read_grid, source_folder
-from hr_search.grids.workers import Outcome, alone, on_cluster, on_processes, train_cell
+from hr_search.grids.workers import Outcome, on_cluster, on_processes, train_cell
 from hr_search.places import READ, absolute, require_tables
 from hr_search.runs.folders import Run
 
@@ -28,8 +28,8 @@ def run_grid(
 ) -> pd.DataFrame:
     """Runs the cells of a grid that are not finished yet and writes `metrics/grids/<name>/cells.csv` after each.
 
-    A cell that fails does not stop the others. Ctrl-C stops the running cells; finished ones stay, and the next start
-    continues from there.
+    A cell that fails does not stop the others. Ctrl-C (from the command line also SIGTERM and a closed terminal) stops
+    the running cells; finished ones stay, and the next start continues from there.
 
     Args:
         grid: from `read_grid`.
@@ -48,7 +48,7 @@ def run_grid(
     """
     if workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1.")
-    with alone(grid.folder, f"the grid {grid.name}"):
+    with claims.claimed(claims.inside(grid.folder), f"the grid {grid.name}", "stop it"):
         outcomes = known_outcomes(grid)
         again = ("waiting", "failed") if retry else ("waiting",)
         todo = [_ready(cell) for cell in grid.cells if outcomes[cell.runid].status in again]
@@ -57,16 +57,32 @@ def run_grid(
         if not todo:
             return table
         results = on_cluster(todo, run, scheduler) if scheduler else on_processes(todo, run, workers)
-        with contextlib.closing(results), bar(total=len(todo), what=grid.name, unit="cell") as shown:
-            for number, (cell, outcome) in enumerate(results, 1):
-                outcome = _confirmed(cell, outcome)
-                outcomes[cell.runid] = outcome
-                table = write_cells(grid, outcomes)
-                shown.update()
-                if not watched():
-                    what = f"{outcome.status}{': ' * bool(outcome.error)}{outcome.error}"
-                    log.info("%d/%d %s, %.0f s, %s", number, len(todo), cell.runid, outcome.seconds, what)
+        try:
+            with contextlib.closing(results), bar(total=len(todo), what=grid.name, unit="cell") as shown:
+                for number, (cell, outcome) in enumerate(results, 1):
+                    outcome = _confirmed(cell, outcome)
+                    outcomes[cell.runid] = outcome
+                    table = write_cells(grid, outcomes)
+                    shown.update()
+                    if not watched():
+                        what = f"{outcome.status}{': ' * bool(outcome.error)}{outcome.error}"
+                        log.info("%d/%d %s, %.0f s, %s", number, len(todo), cell.runid, outcome.seconds, what)
+        except KeyboardInterrupt:
+            log.warning(_farewell(grid, outcomes, scheduler))
+            raise
         return table
+
+
+def _farewell(grid: Grid, outcomes: Mapping[str, Outcome], scheduler: str) -> str:
+    """What a grid that was asked to stop says about how to go on."""
+    left = sum(outcome.status == "waiting" for outcome in outcomes.values())
+    ended = (
+        "cells that a worker of the cluster had begun run to their end there" if scheduler else "all cells have ended"
+    )
+    return (
+        f"grid {grid.name}: stopped, {ended}; {len(outcomes) - left} of {len(outcomes)} cells are done, and the same "
+        f"command goes on with the other {left}."
+    )
 
 
 def _ready(cell: Cell) -> Cell:
@@ -160,7 +176,7 @@ def open_or_smoke(name: str = "") -> str:
     if name:
         read_cells(name)
         return name
-    known = sorted(grid_folder("").glob("*/cells.csv"), key=lambda path: path.stat().st_mtime, reverse=True)
+    known = sorted(grid_folder("").glob("*/cells.csv"), key=lambda path: (path.stat().st_mtime, path), reverse=True)
     for place in known:
         if (read_cells(place.parent.name)["status"] == "finished").any():
             return place.parent.name
@@ -178,8 +194,9 @@ def write_page(name: str) -> Path:
     """
     from hr_search.reports import index, notebooks, pages
 
-    source = paths.notebooks() / f"{NOTEBOOK}.ipynb"
-    done = notebooks.run_notebook(source, paths.reports() / name, {"grid": name})
-    page = pages.export_html(done, done.with_suffix(".html"), f"grid · {name}", {"All runs": "../index.html"})
+    source, folder = paths.notebooks() / f"{NOTEBOOK}.ipynb", paths.reports() / name
+    with claims.claimed(claims.inside(folder), f"the page of the grid {name}", "start it again later"):
+        done = notebooks.run_notebook(source, folder, {"grid": name})
+        page = pages.export_html(done, done.with_suffix(".html"), f"grid · {name}", {"All runs": "../index.html"})
     index.write_index()
     return page

@@ -17,14 +17,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from hr_search.base import locks, paths
+from hr_search.base import claims, paths
 from hr_search.base.cores import THREAD_VARIABLES, share_of_cores
 from hr_search.base.errors import InputError, one_line
+from hr_search.base.signals import CLEANUP, SIGNALS, obey_parent
 from hr_search.grids.grid_file import Cell
 
 NOTEBOOK = "02_train"
 _GLANCE = 2.0  # seconds between looks at the workers of a cluster
-PATIENCE = 20.0  # seconds a cluster has to answer, and a stopped worker to end its kernel
+PATIENCE = 20.0  # seconds a cluster has to answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ def attempt(run: Callable[[Cell], None], cell: Cell, home: str, threads: int) ->
     os.environ.update({paths.HOME_VARIABLE: home} | dict.fromkeys(THREAD_VARIABLES, str(threads)))
     begin, notebook = time.perf_counter(), ""
     try:
-        with alone(cell.folder, f"the cell {cell.runid}"):
+        with claims.claimed(claims.inside(cell.folder), f"the cell {cell.runid}", "stop it"):
             run(cell)
     except Exception as error:
         if isinstance(error, CellFailed):
@@ -99,29 +100,6 @@ def attempt(run: Callable[[Cell], None], cell: Cell, home: str, threads: int) ->
         name = "" if isinstance(error, InputError | CellFailed) else f"{type(error).__name__}: "
         return Outcome("failed", time.perf_counter() - begin, name + one_line(error), notebook)
     return Outcome("finished", time.perf_counter() - begin)
-
-
-@contextlib.contextmanager
-def alone(folder: Path, what: str) -> Iterator[None]:
-    """Keeps other processes from running the same grid or cell until the block ends or this process dies.
-
-    Args:
-        folder: of the grid or cell, made where it is missing; the lock is on the folder itself and leaves no file.
-        what: how to name the grid or cell in the error.
-
-    Raises:
-        InputError: another process holds the folder, or it cannot be made.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Where the system has no folder locks, two processes may run the same grid unnoticed.
-            stack.enter_context(locks.exclusive(folder))
-        except BlockingIOError as error:
-            raise InputError(f"{what} is being run by another process; wait for it or stop it.") from error
-        except OSError as error:
-            raise InputError(f"{folder} cannot be made ({one_line(error)}); choose a place with permission.") from error
-        yield
 
 
 # -- in processes --------------------------------------------------------------------------------
@@ -178,39 +156,40 @@ def on_processes(cells: Sequence[Cell], run: Callable[[Cell], None], workers: in
 
 
 def _start(setup: tuple[Callable[[Cell], None], str, int]) -> _Worker:
-    """A new worker; Ctrl-C reaches only this process, which then stops the workers."""
+    """A new worker; what the terminal says reaches only this process, which then stops the workers."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, *setup), daemon=True)
     # Otherwise the first start of a process would start it, and unblock Ctrl-C again.
     resource_tracker.ensure_running()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if hasattr(signal, "pthread_sigmask") else None
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, set(SIGNALS) - {signal.SIGTERM})  # until it has its own ways
     try:
         process.start()
     finally:
-        if blocked is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     theirs.close()
     return _Worker(process, ours)
 
 
 def _serve(line: Connection, run: Callable[[Cell], None], home: str, threads: int) -> None:
-    """The life of a worker: cells come in, outcomes go out, until the line is closed."""
+    """The life of a worker: cells come in, outcomes go out, until the line is closed or the parent ends."""
+    obey_parent()
     with contextlib.suppress(EOFError, OSError):
         while True:
             line.send(attempt(run, line.recv(), home, threads))
 
 
 def _stop(busy: Sequence[_Worker], idle: Sequence[_Worker]) -> None:
-    """Ends all workers: busy ones are terminated, idle ones end as their line closes."""
+    """Ends all workers: busy ones are terminated and end their kernels, idle ones end as their line closes."""
+    deadline = time.monotonic() + CLEANUP
     for worker in busy:
         worker.process.terminate()
     for worker in [*busy, *idle]:
         worker.line.close()
     for worker in [*busy, *idle]:
-        worker.process.join(PATIENCE)
+        worker.process.join(max(0.0, deadline - time.monotonic()))
         if worker.process.is_alive():
-            worker.process.kill()
+            worker.process.kill()  # its kernel sees that within a second
 
 
 # -- on a cluster --------------------------------------------------------------------------------

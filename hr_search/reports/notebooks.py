@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nbformat
 import papermill
@@ -21,6 +22,7 @@ from papermill.iorw import LocalHandler, papermill_io
 from hr_search.base import files
 from hr_search.base.errors import InputError, one_line, plain, suggestion
 from hr_search.base.progress import HEADLESS_VARIABLE
+from hr_search.base.signals import CLEANUP
 from hr_search.reports import pages
 from hr_search.reports.parameters import papermill_path, parameters_of, quiet_papermill
 
@@ -54,10 +56,18 @@ class NotebookFailed(InputError):
 
 
 class ThisPython(AsyncKernelManager):
-    """Starts kernels with the interpreter that runs this program, whichever kernels are installed elsewhere."""
+    """Starts kernels with the interpreter that runs this program, whichever kernels are installed elsewhere.
+
+    Attributes:
+        stderr: where a kernel complains; one that is told to stop in the middle of its work does so at length.
+    """
+
+    stderr: IO[str] | None = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        # Half of it is for the step and the checkpoint of a training that is interrupted.
+        self.shutdown_wait_time = CLEANUP - 2
         # Without folders to search, jupyter_client falls back to ipykernel's own specification: sys.executable.
         self.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
         package = str(Path(__file__).resolve().parents[2])
@@ -65,6 +75,10 @@ class ThisPython(AsyncKernelManager):
         self.kernel_spec.env[HEADLESS_VARIABLE] = "1"
         if self.has_trait("transport_encryption") and zmq.has("curve"):
             self.transport_encryption = "auto"  # other users of the machine cannot listen in
+
+    async def start_kernel(self, **options: Any) -> None:
+        """As jupyter_client, except for what the kernel writes to its standard error."""
+        await super().start_kernel(stderr=self.stderr, **options)
 
 
 class _LineLog:
@@ -120,30 +134,51 @@ def run_notebook(path: Path | str, folder: Path | str, parameters: Mapping[str, 
     return output
 
 
+def finished(path: Path) -> bool:
+    """Whether an executed notebook is there that ran to its end, and its page."""
+    try:
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError):
+        return False
+    records = [cell.metadata.get("papermill", {}) for cell in cells]
+    whole = all(record.get("status") == "completed" and not record.get("exception") for record in records)
+    return whole and path.with_suffix(".html").is_file()  # written last: the cell that was stopped counts as completed
+
+
 def _execute(path: Path, output: Path, parameters: Mapping[str, Any]) -> NotebookFailed | None:
     """Executes a notebook and writes it to `output`; returns what stopped it."""
-    try:
-        with quiet_papermill():
+    with tempfile.TemporaryFile("w+", errors="replace") as complaints, quiet_papermill():
+        try:
             papermill.execute_notebook(
                 papermill_path(path),
                 papermill_path(output),
                 dict(parameters),
                 kernel_name="python3",
-                kernel_manager_class=ThisPython,
+                kernel_manager_class=type("ThisPython", (ThisPython,), {"stderr": complaints}),
                 language="python",
                 cwd=str(path.parent),
                 progress_bar=False,
                 stdout_file=_LineLog(),
                 stderr_file=_LineLog(),
             )
-    except PapermillExecutionError as error:
-        name = "" if error.ename == "InputError" else error.ename
-        line = ": ".join(filter(None, [name, one_line(error.evalue) if error.evalue.strip() else ""]))
-        return NotebookFailed(output, error.exec_count, line)
-    except DeadKernelError:
-        cells = [cell for cell in nbformat.read(output, as_version=4).cells if cell.cell_type == "code"]
-        started = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
-        return NotebookFailed(output, len(started), "the kernel died, usually out of memory")
-    except OSError as error:
-        raise InputError(f"{output} cannot be written ({one_line(error)}); choose a place with room.") from error
+        except KeyboardInterrupt:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of tasks that nobody waits for any more
+            raise
+        except PapermillExecutionError as error:
+            name = "" if error.ename == "InputError" else error.ename
+            line = ": ".join(filter(None, [name, one_line(error.evalue) if error.evalue.strip() else ""]))
+            return NotebookFailed(output, error.exec_count, line)
+        except DeadKernelError:
+            cells = [cell for cell in nbformat.read(output, as_version=4).cells if cell.cell_type == "code"]
+            started = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+            return NotebookFailed(output, len(started), "the kernel died, usually out of memory")
+        except RuntimeError as error:  # the kernel died before its first cell, or did not answer
+            complaints.seek(0)
+            said = [line for line in complaints.read().splitlines() if line.strip()][-1:]
+            raise InputError(
+                f"the kernel of {path.name} does not start ({one_line(said[0] if said else error)}); repair the "
+                "environment, or free memory and try again."
+            ) from error
+        except OSError as error:
+            raise InputError(f"{output} cannot be written ({one_line(error)}); choose a place with room.") from error
     return None

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hr_search.base import files, paths
+from hr_search.base import claims, files, paths
 from hr_search.base.errors import InputError
 from hr_search.reports import index, pages
-from hr_search.reports.notebooks import NotebookFailed, run_notebook
+from hr_search.reports.notebooks import NotebookFailed, finished, run_notebook
 from hr_search.reports.parameters import parameters_of, plan
-from hr_search.runs.folders import checked_run_id, new_run_id, open_run
+from hr_search.runs.folders import Run, checked_run_id, new_run_id, open_run
 from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ STEPS: dict[str, tuple[str, float]] = {
     "03_embedding_drift": ("measures and draws how the embeddings moved", 60),
     "04_analyse_metrics": ("analyses the metrics: intervals, tests, the hardest queries", 20),
 }
+TRAINING = "02_train"
+NEEDED = ("01_explore_data", TRAINING)  # notebooks whose failure ends the report; the others do not need each other
 
 
 def run_report(
@@ -35,7 +37,8 @@ def run_report(
     """Explores, trains, measures drift and analyses: all notebooks one after another, as pages to read.
 
     Everything is checked before the first notebook starts. Each page is written into `reports/<run id>/` as soon
-    as its notebook is done, and the index of all runs at the end, even after a failure.
+    as its notebook is done, and the index of all runs at the end, even after a failure. A report that was stopped, or
+    failed, after its training goes on with the notebooks that it lacks when it is started again as it was.
 
     Args:
         settings: the settings of the run.
@@ -47,42 +50,113 @@ def run_report(
         The path of the index page.
 
     Raises:
-        InputError: a parameter or a place is wrong; nothing was started.
-        NotebookFailed: a notebook stopped; the following ones were not started.
+        InputError: a parameter or a place is wrong, or another process writes this report; nothing was started.
+        NotebookFailed: a notebook stopped. Those that need it were not started.
     """
-    runid = checked_run_id(runid) if runid else new_run_id(settings.projectname)
-    if (paths.runs() / runid / "summary.json").exists():
-        raise InputError(f"the run {runid} exists already; choose another run id or delete {paths.runs() / runid}.")
     folder = paths.notebooks() if folder is None else Path(folder)
-    sources = [folder / f"{name}.ipynb" for name in STEPS]
+    sources = {name: folder / f"{name}.ipynb" for name in STEPS}
     if otherid := (extra or {}).get("otherid"):
         open_run(str(otherid))
-    planned = plan({source.stem: parameters_of(source) for source in sources}, settings, extra or {}, runid)
-    place, timings = paths.reports() / runid, _timings()
-    for name in STEPS:  # pages of an earlier report of this name would look like new ones
+    declared = {name: parameters_of(source) for name, source in sources.items()}
+    plan(declared, settings, extra or {}, runid)  # whatever it refuses is refused before a folder is made
+    kept = _kept(checked_run_id(runid), settings) if runid else []
+    runid, lock = _claimed(runid, settings.projectname)
+    try:
+        planned = plan(declared, settings, extra or {}, runid)
+        todo = {name: source for name, source in sources.items() if name not in kept}
+        return _run(todo, planned, [lock.parent / f"{name}.ipynb" for name in kept], settings)
+    finally:
+        claims.release(lock)
+
+
+def _kept(runid: str, settings: Settings) -> list[str]:
+    """The notebooks that an earlier start of this very report has finished, the training among them.
+
+    Raises:
+        InputError: the run is there, but not of this report, or nothing of it is missing.
+    """
+    run, place = Run(paths.runs() / runid), paths.reports() / runid
+    if not (run.folder / "summary.json").exists():
+        return []
+    done = [name for name in STEPS if finished(place / f"{name}.ipynb")]
+    missing = [name for name in STEPS if name not in done and not _nothing_to_read(name, settings)]
+    if TRAINING not in done or not missing or run.config != settings.to_dict():
+        raise InputError(f"the run {runid} exists already; choose another run id or delete {run.folder}.")
+    return done
+
+
+def _claimed(runid: str, projectname: str) -> tuple[str, Path]:
+    """The run id, a new one where none is given, and the lock of its pages, which this process now holds."""
+    while True:
+        name = runid or new_run_id(projectname)
+        lock = claims.inside(paths.reports() / name)
+        try:
+            claims.claim(lock, f"the report {name}", "choose another run id")
+            return name, lock
+        except InputError:
+            if runid or not lock.exists():
+                raise  # else another process took the new name in the same second
+
+
+def _run(
+    sources: Mapping[str, Path], planned: Mapping[str, dict[str, Any]], done: list[Path], settings: Settings
+) -> Path:
+    """Runs the notebooks that are left of a report and writes all its pages."""
+    runid = planned[TRAINING]["runid"]
+    place, timings, failures = paths.reports() / runid, _timings(), []
+    for name in sources:  # pages of an earlier report of this name would look like new ones
         for suffix in (".ipynb", ".html"):
             (place / f"{name}{suffix}").unlink(missing_ok=True)
-    done: list[Path] = []
+    if done:
+        log.info("going on after %s", ", ".join(path.stem for path in done))
+    name = ""
     try:
-        for number, source in enumerate(sources, 1):
-            if missing := _nothing_to_read(source.stem, settings):
-                log.info("%d/%d %s is left out: %s", number, len(STEPS), source.stem, missing)
+        for name, source in sources.items():
+            if missing := _nothing_to_read(name, settings):
+                log.info("%d/%d %s is left out: %s", _number(name), len(STEPS), name, missing)
                 continue
-            what, rough = STEPS[source.stem]
-            expected = pages.duration(timings.get(source.stem, rough))
-            log.info("%d/%d %s %s (about %s)", number, len(STEPS), source.stem, what, expected)
+            what, rough = STEPS[name]
+            expected = pages.duration(timings.get(name, rough))
+            log.info("%d/%d %s %s (about %s)", _number(name), len(STEPS), name, what, expected)
             begin = time.monotonic()
-            done.append(run_notebook(source, place, planned[source.stem]))
-            timings[source.stem] = round(time.monotonic() - begin, 1)
+            try:
+                done = sorted([*done, run_notebook(source, place, planned[name])])
+            except NotebookFailed as failure:
+                failures.append(failure)
+                _export(sorted([*done, failure.path]), runid)
+                if name in NEEDED:
+                    break
+                log.warning("   stopped in cell %d: %s", failure.cell, failure.line)
+                continue
+            timings[name] = round(time.monotonic() - begin, 1)
             files.write_json(paths.reports() / "timings.json", timings)
-            _export(done, runid)
-            log.info("   done in %s: %s", pages.duration(timings[source.stem]), done[-1].with_suffix(".html"))
-    except NotebookFailed as failure:
-        _export([*done, failure.path], runid)
+            _export(sorted([*done, *(failure.path for failure in failures)]), runid)
+            log.info("   done in %s: %s", pages.duration(timings[name]), (place / name).with_suffix(".html"))
+    except KeyboardInterrupt:
+        log.warning(_farewell(name, runid, settings))
         raise
     finally:
         page = index.write_index()
+    if failures:
+        raise failures[0]
     return page
+
+
+def _farewell(name: str, runid: str, settings: Settings) -> str:
+    """What a report that was asked to stop says about how to go on."""
+    start = f"the report {runid} was stopped in {name}, and no notebook runs any more; the same command"
+    again = f"{start} with --runid {runid}"
+    if finished(paths.reports() / runid / f"{TRAINING}.ipynb"):
+        return f"{again} goes on there."
+    if (paths.runs() / runid / "summary.json").exists():
+        return f"{start} with another run id starts it again; the run itself is finished: {paths.runs() / runid}."
+    if settings.checkpointpath and Path(settings.checkpointpath).exists():
+        return f"{again} and -p resume=true goes on from {settings.checkpointpath}."
+    return f"{again} starts it again."
+
+
+def _number(name: str) -> int:
+    return 1 + list(STEPS).index(name)
 
 
 def _nothing_to_read(name: str, settings: Settings) -> str:

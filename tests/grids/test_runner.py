@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from stand_ins import slow, stand_in, write_grid
 
-from hr_search.base import paths
+from hr_search.base import claims, paths
 from hr_search.base.errors import InputError
 from hr_search.experiment import run_experiment
 from hr_search.grids import runner, workers
@@ -84,12 +84,15 @@ def test_cells_added_to_the_file_run_and_finished_ones_do_not(home, tmp_path):
 def test_a_grid_runs_once_at_a_time(home, tmp_path):
     found = read_grid(write_grid(tmp_path, product={"seed": [1]}))
     with (
-        workers.alone(found.folder, "it"),
-        pytest.raises(InputError, match="grid tiny is being run by another process"),
+        claims.claimed(claims.inside(found.folder), "it", ""),
+        pytest.raises(InputError, match="the grid tiny is being written by"),
     ):
         run_grid(found, run=stand_in)
-    with workers.alone(found.cells[0].folder, "it"):
-        assert "being run by another process" in run_grid(found, run=stand_in)["error"][0]
+    with claims.claimed(claims.inside(found.cells[0].folder), "it", ""):
+        said = run_grid(found, run=stand_in)["error"][0]
+        assert said.startswith(
+            f"the cell {found.cells[0].runid} is being written by another process ({os.getpid()} on "
+        )
     assert run_grid(found, retry=True, run=stand_in)["status"].tolist() == ["finished"]
 
 
