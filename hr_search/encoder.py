@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,26 +17,28 @@ from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.base.files import read_json, whole_folder, write_json
 from hr_search.base.progress import bar, quiet
 from hr_search.fast import packing
-from hr_search.fast.compaction import CompactVocabulary
+from hr_search.fast.compaction import CompactVocabulary, tables_of
 from hr_search.fast.dropout import pool_dropout
-from hr_search.fast.tokens import TokenTable, batches_by_length, tokenise
-from hr_search.models import embedded, requirements
+from hr_search.fast.texts import embed_texts, text_table
+from hr_search.fast.tokens import APART, TokenTable, batches_by_length, set_apart, tokenise
+from hr_search.models import embedded, fidelity, layout, opening, requirements
 from hr_search.models.condenser import Condenser
+from hr_search.models.prompts import side_prompts
 
 log = logging.getLogger(__name__)
-
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names sentence-transformers looks for, in its order
 
 
 class Encoder(nn.Module):
     """A sentence-transformers model that embeds token tables: `encoder(rows) -> (N, D)`, L2-normalised.
 
     Attributes:
-        model: the whole sentence-transformers model; its first module is the transformer.
+        model: the whole sentence-transformers model.
         name: what it was loaded from.
         maxlength: tokens a text is cut to.
         bf16: whether matrix products run in bfloat16 (autocast; the weights stay float32).
         condenser: what is done to documents before they are tokenised; None = nothing.
+        packs: whether the transformer can be fed texts without padding.
+        foreign: whether sentence-transformers tokenises and encodes; a row then holds a text (`fast.texts`).
     """
 
     def __init__(
@@ -55,21 +56,26 @@ class Encoder(nn.Module):
         self.model = model
         self.name = name
         self._dropouts = dropouts or {}  # those of the model's own configuration, for `save`
-        limit = min(model.max_seq_length or maxlength or _LENGTH, _places(self.transformer))
+        self.foreign = self.transformer is None
+        limit = opening.limit(model, maxlength)
         self.maxlength = min(maxlength or limit, limit)
         if not isinstance(model[-1], Normalize):
             # Training and search go by cosine; whoever loads the saved folder gets the same vectors.
             model.append(Normalize())
-        model.max_seq_length = self.maxlength  # so that a saved model cuts texts where training and tests did
+        try:
+            model.max_seq_length = self.maxlength  # so that a saved model cuts texts where training and tests did
+        except AttributeError:  # static embeddings: no text is too long for them
+            self.maxlength = opening.ENDLESS
         if maxlength > limit:
             log.warning("%s takes at most %d tokens; maxlength %d is lowered", name, limit, maxlength)
         self.bf16 = use_bf16(precision, self.device)
-        self.packs = packing.packs(self.transformer)
-        self.dropout = max(
-            (module.p for module in self.transformer.modules() if isinstance(module, nn.Dropout)), default=0
-        )
-        pool_dropout(self.transformer)
-        packing.cast_once(self.transformer)
+        body = self.transformer or model
+        self.packs = not self.foreign and packing.packs(body)
+        self.dropout = max((module.p for module in body.modules() if isinstance(module, nn.Dropout)), default=0)
+        pool_dropout(body)
+        packing.cast_once(body)
+        # INSTRUCTOR and its kin read the prompt and leave its tokens out of the mean.
+        self._excludes = any(getattr(module, "include_prompt", True) is False for module in model)
         self.condenser = condenser
         self._vocabulary: CompactVocabulary | None = None
 
@@ -90,15 +96,13 @@ class Encoder(nn.Module):
         return 2048 if self.device.type == "cpu" else 65536
 
     @property
-    def transformer(self) -> nn.Module:
-        """The transformers model inside."""
-        return self.model[0].auto_model
+    def transformer(self) -> nn.Module | None:
+        """The transformers model inside; None where the first module is another."""
+        return getattr(self.model[0], "auto_model", None)
 
     def prompt(self, side: str) -> str:
         """The text put before every `side` ("query" or "document") text."""
-        prompts = self.model.prompts or {}
-        names = _DOCUMENT_PROMPTS if side == "document" else ("query",)
-        return next((prompts[name] for name in names if prompts.get(name)), "")
+        return (self.model.prompts or {}).get(side) or ""
 
     def tokens(self, texts: Sequence[str], side: str, cached: bool = True, length: int = 0) -> TokenTable:
         """The token table of `texts` with the prompt of their side; documents are condensed where there is a condenser.
@@ -112,19 +116,33 @@ class Encoder(nn.Module):
         Raises:
             InputError: the tokenizer knows tokens that the model has no embedding for.
         """
-        length = min(length or self.maxlength, self.maxlength)
+        length = min(length or self.maxlength, self.maxlength) if self.maxlength < opening.ENDLESS else self.maxlength
         if self.condenser and side == "document":
             condense = self.condenser.scaled(length / self.maxlength)
             texts = [condense(text) for text in texts]
+        if self.foreign:
+            return text_table(texts, side, length if length < self.maxlength else 0)
         table = tokenise(self.model.tokenizer, texts, self.prompt(side), length, cached)
-        embedding = self.transformer.get_input_embeddings()
-        rows = self._vocabulary.size if self._vocabulary else embedding.num_embeddings
-        if (highest := int(table.ids.max(initial=0))) >= rows:
+        if self.vocabulary and (highest := int(table.ids.max(initial=0))) >= self.vocabulary:
             raise InputError(
-                f"the tokenizer of {self.name} knows a token {highest} and the model has embeddings for {rows}; put "
-                "the tokenizer that belongs to the model into its folder."
+                f"the tokenizer of {self.name} knows a token {highest} and the model has embeddings for "
+                f"{self.vocabulary}; put the tokenizer that belongs to the model into its folder."
             )
+        if self._excludes and (prompt := self.prompt(side)):
+            return set_apart(table, self.model.preprocess(["a"], prompt=prompt).get("prompt_length") or 0)
         return table
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the whole table of token embeddings; 0 where there is no such table."""
+        if self._vocabulary:
+            return self._vocabulary.size
+        tables = tables_of(self.transformer)
+        return tables[0].num_embeddings if tables else 0
+
+    def token_ids(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The rows of a token table without the marks of tokens that the pooling leaves out."""
+        return [row & ~APART for row in rows] if self._excludes else list(rows)
 
     def forward(self, rows: Sequence[np.ndarray], budget: int = 0) -> torch.Tensor:
         """Embeddings of token rows, in their order.
@@ -145,7 +163,8 @@ class Encoder(nn.Module):
     @property
     def packed(self) -> bool:
         """Whether texts are encoded without padding where the model is now, in its present mode."""
-        return self.packs and packing.works(self.transformer, self.bf16, self.training and self.dropout > 0)
+        drops = self.training and self.dropout > 0
+        return self.packs and not self.foreign and packing.works(self.transformer, self.bf16, drops)
 
     def _groups(self, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
         split = packing.chunks if self.packed else batches_by_length
@@ -153,10 +172,25 @@ class Encoder(nn.Module):
 
     def _embed(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features = self._packed(rows) if self.packed else self._padded(rows)
-            for module in list(self.model)[1:] if self.packed else self.model:
-                features = module(features)
-        return nn.functional.normalize(features["sentence_embedding"].float(), dim=-1)
+            if self.foreign:
+                embeddings = embed_texts(self.model, rows, self.prompt)
+            else:
+                ids = self.token_ids(rows)
+                features = self._packed(ids) if self.packed else self.model[0](self._padded(ids))
+                if self._excludes:
+                    features["attention_mask"] = self._pooled(rows, features["attention_mask"])
+                for module in list(self.model)[1:]:
+                    features = module(features)
+                embeddings = features["sentence_embedding"]
+        kept = embeddings[:, : self.model.truncate_dim] if self.model.truncate_dim else embeddings
+        return nn.functional.normalize(kept.float(), dim=-1)
+
+    @staticmethod
+    def _pooled(rows: Sequence[np.ndarray], mask: torch.Tensor) -> torch.Tensor:
+        """The mask (N, longest) without the tokens that are marked as apart, which come first in each row."""
+        counts = np.array([np.count_nonzero(row & APART) for row in rows], np.int64)
+        places = torch.arange(mask.shape[1], device=mask.device)
+        return mask * (places >= to_device(counts, mask.device)[:, None])
 
     def _packed(self, rows: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Token embeddings of the rows, computed without padding and padded for the pooling only."""
@@ -216,10 +250,22 @@ class Encoder(nn.Module):
         return self.embed(self.tokens(list(texts), side, cached=False), progress=progress)
 
     def compact(self, tables: Sequence[TokenTable]) -> int:
-        """Keeps only the embedding rows whose tokens occur in `tables`; returns how many. `expand` undoes it."""
+        """Keeps only the embedding rows whose tokens occur in `tables`; returns how many. `expand` undoes it.
+
+        The whole table stays where embeddings would change with it.
+        """
         self.expand()
-        embedding = self.transformer.get_input_embeddings()
-        self._vocabulary = CompactVocabulary(embedding, tables, self.model.tokenizer.pad_token_id or 0)
+        embeddings = [] if self.foreign else tables_of(self.transformer)
+        if not embeddings:
+            return self.vocabulary
+        used = [table.used() & ~APART for table in tables]
+        sample = [table[at][:_SAMPLED] for table in tables if len(table) for at in (0, len(table) // 2, len(table) - 1)]
+        before = self.embed(sample)
+        self._vocabulary = CompactVocabulary(embeddings, used, self.model.tokenizer.pad_token_id or 0)
+        if sample and not np.abs(self.embed(sample) - before).max() <= _EQUAL:
+            self.expand()
+            log.warning("the vocabulary of %s stays whole: cut down, it changes the embeddings", self.name)
+            return self.vocabulary
         return len(self._vocabulary)
 
     def expand(self) -> None:
@@ -237,9 +283,11 @@ class Encoder(nn.Module):
         """
         if self._vocabulary:
             raise RuntimeError("expand() the vocabulary before saving")
-        self.transformer.config.update(self._dropouts)
+        if self._dropouts:
+            self.transformer.config.update(self._dropouts)
         with whole_folder(folder) as target, quiet():
             self.model.save(str(target), create_model_card=False)
+            layout.write_older(target, self.maxlength)
             (target / "README.md").write_text(card, encoding="utf-8")
             if self.condenser:
                 write_json(target / _CONDENSER, self.condenser.to_dict())
@@ -275,41 +323,18 @@ def load_encoder(
         ((1, 384), True)
     """
     source = requirements.place_of(name)
-    # Imported only now: a name that leads nowhere is refused in seconds.
-    from sentence_transformers import SentenceTransformer
-    from transformers import AutoConfig
-
-    # e5 is nothing without its prompts, and the Hub's copy does not store them.
-    own_prompts = embedded.PROMPTS if source == embedded.HUB_NAME else None
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            requirements.require_encoder(config, source)
-            own = {name: getattr(config, name) for name in _DROPOUTS if hasattr(config, name)}
-            settings = {} if dropout < 0 else dict.fromkeys(own, dropout)
-            model = SentenceTransformer(
-                source,
-                device=str(device) if device else None,
-                prompts=own_prompts,
-                trust_remote_code=False,
-                # On a CPU the fused attention is twice as slow backwards; a GPU wants it.
-                model_kwargs={"attn_implementation": "sdpa" if torch.cuda.is_available() else "eager"},
-                config_kwargs=settings,
-            )
-            requirements.require_weights(model[0].auto_model, source)
-            requirements.require_words(model.tokenizer, source)
-            own = own if settings else {}
-            model.prompts = {**(model.prompts or {}), **{side: text for side, text in (prompts or {}).items() if text}}
-            saved = model.max_seq_length
-            encoder = Encoder(model, name, maxlength, precision, own, condenser)
+            model, own = opening.open_model(source, str(device) if device else None, dropout)
+            model.prompts = side_prompts(model.prompts or {}, prompts or {}, name)
+            saved = opening.own_limit(model)
+            encoder = Encoder(model, name, maxlength, precision, own)
+            fidelity.settle(encoder)
+            encoder.condenser = condenser
             if condenser is None and (kept := Path(source) / _CONDENSER).is_file():
                 # Its characters belong to the length it was saved with.
                 encoder.condenser = Condenser.from_dict(read_json(kept)).scaled(
                     encoder.maxlength / (saved or encoder.maxlength)
-                )
-            if not np.isfinite(encoder.encode(["a"], "query")).all():
-                raise InputError(
-                    f"the weights of the model {name} are damaged: they turn a text into NaN; copy it again."
                 )
     except InputError:
         raise
@@ -320,13 +345,6 @@ def load_encoder(
     return encoder
 
 
-def _places(transformer: nn.Module) -> int:
-    """Tokens that a table of positions has room for; those of the RoBERTa family begin behind the padding id."""
-    positions = getattr(transformer.config, "max_position_embeddings", 0) or sys.maxsize
-    padding = getattr(getattr(transformer, "embeddings", None), "padding_idx", None)
-    return positions if padding is None else positions - padding - 1
-
-
-_LENGTH = 128  # tokens, for a model that knows no limit
 _CONDENSER = "condenser.json"  # beside the model, for documents that were condensed in training
-_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+_SAMPLED = 32  # tokens of the texts that show whether a smaller vocabulary changes embeddings, and
+_EQUAL = 1e-5  # by how much it may

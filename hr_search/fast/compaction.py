@@ -10,9 +10,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hr_search.fast.tokens import TokenTable
+
+def tables_of(transformer: nn.Module | None) -> list[nn.Embedding]:
+    """The modules that look token ids up in one table of embeddings; none where the table cannot be cut down.
+
+    Models of the T5 family look them up in a second module, whose table is tied to the first.
+    """
+    try:
+        table = transformer.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError):
+        return []
+    users = [module for module in transformer.modules() if any(p is table for p in module.parameters(recurse=False))]
+    return users if all(isinstance(user, nn.Embedding) for user in users) else []
 
 
 class CompactVocabulary:
@@ -23,25 +34,24 @@ class CompactVocabulary:
         size: rows of the whole table.
     """
 
-    def __init__(self, embedding: nn.Embedding, tables: Sequence[TokenTable], pad: int) -> None:
-        """Cuts `embedding` down.
+    def __init__(self, embeddings: list[nn.Embedding], used: Sequence[np.ndarray], pad: int) -> None:
+        """Cuts the table of `embeddings` down.
 
         Args:
-            embedding: the model's table of token embeddings; changed in place.
-            tables: the texts that will be encoded.
+            embeddings: the modules that share the model's table, as `tables_of` finds them; changed in place.
+            used: the distinct token ids of the texts that will be encoded.
             pad: id of the padding token.
         """
         # Models of the RoBERTa family find positions by comparing ids with the padding id, so it
         # and the ids before it keep their places.
-        first = np.arange(pad + 1, dtype=np.int32)
-        self.kept = np.unique(np.concatenate([first, *(table.used() for table in tables)])).astype(np.int64)
-        self.size = embedding.num_embeddings
+        first = np.arange(max(pad, *(embedding.padding_idx or 0 for embedding in embeddings)) + 1, dtype=np.int32)
+        self.kept = np.unique(np.concatenate([first, *used])).astype(np.int64)
+        self.size = embeddings[0].num_embeddings
         self._row_of = np.full(self.size, -1, np.int64)
         self._row_of[self.kept] = np.arange(len(self.kept))
-        self._embedding, self._whole = embedding, embedding.weight.data
+        self._embeddings, self._whole = embeddings, embeddings[0].weight.data
         kept = torch.from_numpy(self.kept).to(self._whole.device)
-        embedding.weight = nn.Parameter(self._whole[kept].clone())
-        embedding.num_embeddings = len(self.kept)
+        self._put(self._whole[kept].clone())
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -59,7 +69,12 @@ class CompactVocabulary:
 
     def expand(self) -> None:
         """Writes the trained rows back into the whole table and puts it in its place again."""
-        trained = self._embedding.weight.data
+        trained = self._embeddings[0].weight.data
         self._whole[torch.from_numpy(self.kept).to(self._whole.device)] = trained.to(self._whole.device)
-        self._embedding.weight = nn.Parameter(self._whole.to(trained.device))
-        self._embedding.num_embeddings = self.size
+        self._put(self._whole.to(trained.device))
+
+    def _put(self, table: Tensor) -> None:
+        """Makes `table` the one that all the modules share."""
+        weight = nn.Parameter(table)
+        for embedding in self._embeddings:
+            embedding.weight, embedding.num_embeddings = weight, len(table)

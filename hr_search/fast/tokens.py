@@ -6,21 +6,27 @@ every epoch again, which costs a third and more of a fast training step.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hr_search.base import paths
-from hr_search.base.errors import InputError, one_line
+from hr_search.base.errors import InputError, one_line, quoted
 from hr_search.base.files import digest, whole_folder
 
 log = logging.getLogger(__name__)
 
 _SLICE = 10_000  # texts tokenised at a time, so that memory stays flat for millions of texts
+_PATIENCE = 60.0  # seconds that a slice may take, and
+_SLOWEST = 20_000  # characters a second besides; ordinary tokenizers take in a million
 _CACHED_FROM = 1_000  # fewer texts are tokenised faster than a cache is looked up
+
+APART = 1 << 30  # added to the id of a token that the transformer reads and the pooling leaves out
 
 
 class TokenTable(Sequence):
@@ -51,6 +57,12 @@ class TokenTable(Sequence):
         # Slices keep the memory of a large mapped table bounded.
         parts = [np.unique(self.ids[at : at + 10_000_000]) for at in range(0, len(self.ids), 10_000_000)]
         return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int32)
+
+
+def set_apart(table: TokenTable, count: int) -> TokenTable:
+    """A copy of `table` in which the first `count` tokens of each text are marked as `APART`."""
+    places = np.arange(len(table.ids)) - np.repeat(table.offsets[:-1], table.lengths)
+    return TokenTable(np.where(places < count, table.ids | APART, table.ids).astype(np.int32), table.offsets)
 
 
 def tokenise(
@@ -116,9 +128,37 @@ def _texts_digest(texts: Sequence[str]) -> str:
 def _slices(tokenizer: Any, texts: Sequence[str], prompt: str, maxlength: int) -> Iterator[list[list[int]]]:
     for at in range(0, len(texts), _SLICE):
         part = [prompt + text for text in texts[at : at + _SLICE]]
-        yield tokenizer(
-            part, truncation=True, max_length=maxlength, padding=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
+        cut = functools.partial(
+            tokenizer, truncation=True, max_length=maxlength, padding=False, return_attention_mask=False, verbose=False
+        )
+        yield _bounded(cut, part)["input_ids"]
+
+
+def _bounded(work: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Any:
+    """The result of `work` on `texts`; a tokenizer is foreign data that may loop or panic, and cannot be interrupted.
+
+    Raises:
+        InputError: it has failed, or takes a hundred times as long as any that works.
+    """
+    outcome: list[tuple[Any, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((work(texts), None))
+        except BaseException as error:  # a panic of the tokenizers library is no Exception
+            outcome.append((None, error))
+
+    limit = _PATIENCE + sum(map(len, texts)) / _SLOWEST
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit)
+    result, error = outcome[0] if outcome else (None, TimeoutError(f"no end after {limit:.0f} s"))
+    if error is None:
+        return result
+    raise InputError(
+        f"the model's tokenizer fails on texts such as {quoted(texts[0])} ({one_line(error, 120)}); copy its "
+        "files again, or take another model."
+    ) from error
 
 
 def _table(slices: Iterator[list[list[int]]]) -> TokenTable:

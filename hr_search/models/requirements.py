@@ -9,15 +9,14 @@ from torch import nn
 
 from hr_search.base import hub
 from hr_search.base.errors import InputError, one_line, shown
-from hr_search.base.files import read_json
-from hr_search.models import embedded
+from hr_search.models import embedded, folders
 
 
 def place_of(name: str) -> str:
     """The folder of the model called `name`, or its name on the Hub.
 
     Raises:
-        InputError: neither exists, or the folder holds no model, or one that would run code of its own.
+        InputError: neither exists, or the folder holds no model, or one that would run code of its own or never end.
     """
     source = embedded.ensure_embedded() if name == embedded.NAME else name
     try:
@@ -33,30 +32,12 @@ def place_of(name: str) -> str:
                 f"{name} is not a model folder: it has neither modules.json nor config.json; give the folder of a "
                 "model, or embedded."
             )
-        _require_plain_modules(local / "modules.json")
+        folders.require_folder(local)
         return str(local)
     if not source.strip() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise InputError(f'the model folder "{name}" does not exist; give a folder, a Hub name, or embedded.')
     hub.require_model(source)
     return source
-
-
-def _require_plain_modules(place: Path) -> None:
-    """Checks that a model's modules are classes of sentence-transformers, which before version 6 runs any other.
-
-    Raises:
-        InputError: naming the first other class.
-    """
-    try:
-        kinds = [str(module["type"]) for module in read_json(place)] if place.is_file() else []
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{place} is not the list of a model's modules; copy the model again.") from error
-    for kind in kinds:
-        if not kind.startswith("sentence_transformers."):
-            raise InputError(
-                f"{place} asks for the class {shown(kind)}, which is not part of sentence-transformers, and nothing "
-                "was run; use a model without code of its own."
-            )
 
 
 def require_encoder(config: Any, source: str) -> None:
@@ -110,5 +91,7 @@ def require_words(tokenizer: Any, source: str) -> None:
     Raises:
         InputError: it knows no words.
     """
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+    size = getattr(tokenizer, "get_vocab_size", None)  # of the tokenizers library, as static embeddings have it
+    words = size() if size else len(tokenizer) - len(tokenizer.all_special_tokens) if tokenizer is not None else 1
+    if words <= 0:
         raise InputError(f"the model {source} has no tokenizer, or one that knows no words; copy its tokenizer files.")
