@@ -158,12 +158,14 @@ def _swallowed(rows: Sequence[Row], text: str, separator: str, width: int, path:
     if not several or width < 2:
         return 0
     lines = io.StringIO(text, newline="").readlines()
-    # In prose a space follows the comma or semicolon, between fields it rarely does.
+    if lines[0].startswith('"'):  # the writer puts quotes around all texts, which a row within one would have as well
+        return 0
+    # In prose a space follows the comma or semicolon, between fields it rarely does; between rows are no empty lines.
     sign = re.escape(separator) + (r"(?! )" if separator in ",;" and f"{separator} " not in lines[0] else "")
     odd = [
         row.first
         for row in several
-        if all(len(re.findall(sign, line)) == width - 1 for line in lines[row.first - 1 : row.last] if line.strip())
+        if all(len(re.findall(sign, line)) == width - 1 for line in lines[row.first - 1 : row.last])
     ]
     if odd and 2 * len(odd) <= len(several):
         logger.warning(
