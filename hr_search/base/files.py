@@ -250,7 +250,7 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not a readable JSON file ({one_line(error)}).") from error
+        raise InputError(f"{path} is not a readable JSON file ({one_line(error)}); write or copy it again.") from error
 
 
 def write_csv(path: Path | str, table: pd.DataFrame) -> None:

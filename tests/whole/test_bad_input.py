@@ -27,6 +27,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from hr_search.base import paths
 from hr_search.commands import parser
+from hr_search.data import unpacking
 
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -111,27 +112,31 @@ TABLES: dict[str, tuple[bytes | Callable[[], bytes], str, str]] = {
     "mixed.csv": (b"query,positive\na,b\nc;d\n", "mixed.csv, line 3", "use one throughout"),
     "mixed.tsv": (b"query\tpositive\na,b\nc\td\n", "mixed.tsv, line 2", "use one throughout"),
     "wide.csv": (b"query,positive\na,b\nc,d,e\n", "line 3 has 3 fields instead of 2", "put quotes around"),
-    "wider.csv": (b"query,positive\na,b,c\n", "more fields than the header", "put quotes around"),
-    "quote.csv": (b'query,positive\n"a,b\nc,d\n', "quote.csv", "put quotes around"),
-    "utf16.csv": ("query,positive\nкассир,касса\n".encode("utf-16-le"), "utf16.csv is not text", "save it in UTF-8"),
-    "utf32.csv": ("query,positive\nкассир,касса\n".encode("utf-32"), "utf32.csv is not text", "save it in UTF-8"),
-    "torn.csv": (CYRILLIC.encode() + b"\xd0,x\n", "torn.csv, line 7 breaks", "save it in UTF-8"),
-    "picture.csv": (b"\x89PNG\r\n\x1a\n" + bytes(range(32)) * 20, "picture.csv is not text", "save it in UTF-8"),
+    "wider.csv": (b"query,positive\na,b,c\n", "line 2 has 3 fields instead of 2", "put quotes around"),
+    "quote.csv": (b'query,positive\na,"b\nc;d\n', "quote.csv, line 2: a quote opens", "put quotes around"),
+    "utf16.csv": (CYRILLIC.encode("utf-16") + b"x", "utf16.csv, line 7 is not text in utf-16", "--encoding"),
+    "torn.csv": (CYRILLIC.encode() + b"\xd0,x\n", "torn.csv, line 7 breaks", "name it with --encoding"),
+    "picture.csv": (b"\x89PNG\r\n\x1a\n" + bytes(range(32)) * 20, "picture.csv, line 1 is in no enc", "with --encoding"),
+    "page.csv": (b"<!DOCTYPE html><html><title>404</title></html>", "page.csv is a web page", "download or save"),
+    "pointer.csv": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer", "git lfs pull"),
+    "names_twice.csv": (b"query,positive,query\na,b,c\n", 'two columns named "query"', "rename one"),
     "zip.csv": (archive, "zip.csv is an archive", "save the table as .csv"),
     "zip.pkl": (archive, "zip.pkl is an archive", "save the table as .csv"),
     "packed.csv": (WHOLE, "packed.csv is an archive", "ends in .gz"),
     "torn.csv.gz": (WHOLE[:-9], "torn.csv.gz is not a complete gzip file", "write or copy it again"),
     "plain.jsonl.gz": (GOOD, "plain.jsonl.gz is not a complete gzip file", "write or copy it again"),
-    "bomb.csv.gz": (lambda: gzip.compress(bytes(2**27), 1), "bomb.csv.gz unpacks to more", "unpack it yourself"),
+    "bomb.csv.gz": (lambda: gzip.compress(bytes(2**25), 1), "bomb.csv.gz unpacks to more", "--trustfile"),
     "torn.parquet": (lambda: parquet(query=["a"], positive=["b"])[:-30], "torn.parquet is not a readable", "write it"),
     "text.parquet": (GOOD, "text.parquet is not a readable Parquet file", "write it again"),
-    "bomb.parquet": (lambda: parquet(query=[None] * 1_200_000), "bomb.parquet unpacks to more", "no table of texts"),
-    "object.json": (b'{\n "query": "a",\n "positive": "b"\n}', "object.json, line 1 is not valid JSON", "one object"),
-    "text.json": (b'"just a text"', "text.json, line 1 is not a JSON object", "one object of names and texts"),
+    "bomb.parquet": (
+        lambda: parquet(query=[None] * 1_200_000, positive=[None] * 1_200_000), "bomb.parquet unpacks to more", "--trustfile",
+    ),
+    "object.json": (b'{\n "query": "a",\n "positive": \n}', "object.json, line 4 is not valid JSON", "one object"),
+    "text.json": (b'"just a text"', "text.json, item 1 is not a JSON object", "one object of names and texts"),
     "numbers.json": (b"[1, 2]", "numbers.json, item 1 is not a JSON object", "one object of names and texts"),
-    "torn.json": (b'[{"query": "a"', "torn.json is not valid JSON", "one object"),
+    "torn.json": (b'[{"query": "a"', "torn.json, line 1 is not valid JSON", "one object"),
     "torn.jsonl": (GOOD + b'\n{"query": ', "torn.jsonl, line 3 is not valid JSON", "one object"),
-    "deep.json": (b"[" * 100_000, "deep.json is not valid JSON", "one object"),
+    "deep.json": (b"[" * 100_000, "deep.json, line 1 is not valid JSON", "one object"),
     "digits.jsonl": (b'{"query": ' + b"1" * 5000 + b"}", "digits.jsonl, line 1 is not valid JSON", "one object"),
     "code.pkl": (pickle.dumps([{"query": "a", "positive": Runs()}]), "code.pkl is not read and nothing was run", "save"),
     "number.pkl": (pickle.dumps(7), "number.pkl holds a pickled int", "pickle a DataFrame"),
@@ -159,15 +164,17 @@ TABLES: dict[str, tuple[bytes | Callable[[], bytes], str, str]] = {
     "two.csv": (b"query,positive\na,b\nc,d\n", "two.csv has 2 groups", "give more rows"),
     "same.csv": (b"query,positive\n" + b"a,b\n" * 9, "same.csv has only one group", "at least two groups"),
     "signs.csv": (b"query,positive\n!!!,???\n***,---\n", "signs.csv has no rows with words", "at least two groups"),
-    "table.xlsx": (archive, "table.xlsx is of a kind that is not read", "use one of .pkl, .csv"),
+    "table.xlsx": (archive, "table.xlsx is not a readable Excel file", "as CSV UTF-8"),
+    "table.xls": (GOOD, "table.xls is of a kind that is not read", "as CSV UTF-8"),
     "table": (GOOD, "is of a kind that is not read", "use one of .pkl, .csv"),
     "\x1b[2Jname.csv": (b"", "name.csv is empty", "needs a query"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TABLES, ids=ascii)
-def test_a_bad_table(place, refused, tiny_model, name):
+def test_a_bad_table(place, refused, tiny_model, monkeypatch, name):
     data, where, remedy = TABLES[name]
+    monkeypatch.setattr(unpacking, "LIMIT", 2**24)  # for bombs
     (place / name).write_bytes(data() if callable(data) else data)
     sentence = refused("train", "--datapath", name, "--modelname", tiny_model, "--maxsteps", 1)
     assert where in sentence and remedy in sentence
@@ -388,7 +395,7 @@ MODELS = {
     "garbage": ("garbage cannot be loaded", "check the folder"),
     "weightless": ("weightless cannot be loaded", "check the folder"),
     "tokenless": ("has no tokenizer, or one that knows no words", "copy its tokenizer files"),
-    "configless": ("configless cannot be loaded", "check the folder"),
+    "configless": ("configless/config.json is not a readable JSON file", "copy it again"),
     "nan": ("nan are damaged: they turn a text into NaN", "copy it again"),
     "vocabulary": ("the tokenizer of", "put the tokenizer that belongs to the model"),
     "foreign": ("belong to another architecture", "copy the model again"),
@@ -467,7 +474,7 @@ VERBS: dict[str, tuple[list[str], str, str]] = {
     "compare untested runs": (["compare", "one", "two"], "no test results", "train with a test file"),
     "compare other data": (["compare", "one", "other"], "one was tested on esco and other on mine", "same data"),
     "compare a damaged summary": (["compare", "one", "bare"], "a file of one or bare is damaged", "repeat that run"),
-    "compare a torn summary": (["compare", "one", "torn"], "not a readable JSON file", "summary.json"),
+    "compare a torn summary": (["compare", "one", "torn"], "summary.json is not a readable JSON file", "write or copy it again"),
     "compare a torn table": (["compare", "one", "wrong"], "", "damaged"),
     "compare an unknown metric": (["compare", "one", "two", "--metric", "f1"], "invalid choice: 'f1'", "--help"),
     "grid from nowhere": (["grid", "none.yaml"], "none.yaml does not exist", "data/recipes"),
