@@ -25,6 +25,9 @@ EVALUATED = (
     "positivecolumn",
     "groupcolumn",
     "redact",
+    "keephtml",
+    "encoding",
+    "trustfile",
     "validationshare",
     "testshare",
     "splitseed",
@@ -34,7 +37,7 @@ EVALUATED = (
     "documenttemplate",
     "precision",
 )
-SEARCHED = ("maxlength", "precision")
+SEARCHED = ("maxlength", "precision", "keephtml", "encoding", "trustfile")
 
 
 def add_evaluate(verbs: argparse._SubParsersAction) -> None:
@@ -105,10 +108,16 @@ def search(arguments: argparse.Namespace) -> int:
 
     if not (query := clean(arguments.query)):
         raise InputError("the query is empty; give a job title or another text to search for.")
+    from hr_search.data.html import plain as plain_text
     from hr_search.data.tables import read_texts
 
     place = arguments.corpus if arguments.corpus.startswith("hf:") else paths.resolve(arguments.corpus)
-    rows = [(row, text) for row, text in enumerate(read_texts(place, arguments.column), 1) if text]
+    read = read_texts(place, arguments.column, settings.encoding, settings.trustfile)
+    rows = [(row, text) for row, text in enumerate(read, 1) if text]
+    if not settings.keephtml:
+        rows = [(row, bare) for row, text in rows if (bare := plain_text(text))]
+    if not rows:
+        raise InputError(f"{arguments.corpus} has no texts without its HTML; --keephtml searches it as it is.")
     texts = [text for _, text in rows]
     encoder = _encoder(arguments.model, settings, "maxlength" in values)
     documents = encoder.embed(encoder.tokens(texts, "document"), progress=True)

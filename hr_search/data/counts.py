@@ -15,12 +15,15 @@ class Counts:
         rows: rows read, over all files; of judged queries, pairs of a query and a relevant document.
         empty: rows dropped because query or document holds no words; of judged queries, queries without words.
         unsplit: ESCO occupations dropped because title and duties cannot be separated with certainty.
+        html: texts that held HTML, which was taken out.
         emails: e-mail addresses replaced.
         phones: phone numbers replaced.
         links: links replaced.
         handles: handles, such as @name, replaced.
         duplicates: rows dropped because they repeat another one.
+        placeholders: rows with a text that seems to stand for an empty cell, such as NULL; they are kept.
         groups: groups of `datapath`.
+        unknown: judgements left out because the query or the document is not there.
         unanswered: judged queries dropped because they have no relevant document.
         distractors: documents of judged collections that are relevant to no query.
         negative_leaks: given negatives dropped from train because they are held-out documents.
@@ -42,12 +45,15 @@ class Counts:
     rows: int | None = None
     empty: int | None = None
     unsplit: int | None = None
+    html: int | None = None
     emails: int | None = None
     phones: int | None = None
     links: int | None = None
     handles: int | None = None
     duplicates: int | None = None
+    placeholders: int | None = None
     groups: int | None = None
+    unknown: int | None = None
     unanswered: int | None = None
     distractors: int | None = None
     negative_leaks: int | None = None

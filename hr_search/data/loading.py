@@ -18,10 +18,12 @@ import pandas as pd
 
 from hr_search.base import files, paths
 from hr_search.base.choices import BUNDLED, is_table_file
-from hr_search.base.errors import InputError
+from hr_search.base.errors import InputError, shown
 from hr_search.data import esco, qrels, splits, tables
 from hr_search.data.counts import Counts
 from hr_search.data.duplicates import normalised
+from hr_search.data.html import pairs_without_html
+from hr_search.data.placeholders import find_placeholders
 from hr_search.data.redaction import redact_pairs
 from hr_search.data.tasks import Task, identical_sentence, tasks_of, without_identical
 from hr_search.settings import Settings
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 COLUMNS = ["query", "positive", "negatives", "group"]
 _ESCO, _SAMPLE = BUNDLED
 _SAMPLE_COLUMNS = {"querycolumn": "position", "positivecolumn": "description", "groupcolumn": "group"}
-_OTHER_COLUMNS = ("negativecolumn", "template", "documenttemplate")
+_OTHER_SETTINGS = ("negativecolumn", "template", "documenttemplate", "encoding", "trustfile")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def load_data(settings: Settings) -> Data:
     same `splitseed` gives the same rows. The keyword queries of ESCO are used in train only.
 
     Args:
-        settings: paths, columns, shares, `redact`, `maxrows`, `allowleaks` and `splitseed`.
+        settings: paths, columns, shares, `redact`, `keephtml`, `encoding`, `trustfile`, `maxrows`, `allowleaks` and
+            `splitseed`.
 
     Returns:
         The three tables with counts and a fingerprint.
@@ -96,8 +99,8 @@ def load_data(settings: Settings) -> Data:
     judged: dict[str, dict[str, Task]] = {}
     for name, path in own.items():
         if qrels.is_folder(path):
-            judged[name], more = qrels.read_folder(path, name, settings.redact)
-            parts[name], _ = _cleaned(qrels.judged_pairs(judged[name]["q2d"]))
+            judged[name], more = qrels.read_folder(path, name, **_reading(settings))
+            parts[name], _ = _cleaned(qrels.judged_pairs(judged[name]["q2d"]), path)
         else:
             parts[name], more = _read_table(path, settings)
         counts += more
@@ -139,7 +142,7 @@ def search_tasks(settings: Settings, split: str = "all", dropidentical: bool = F
     if qrels.is_folder(settings.datapath):
         if split != "all":
             raise InputError(f"{settings.datapath} is a folder of judged queries, which has no parts; use --split all.")
-        found, counts = qrels.read_folder(settings.datapath, redact=settings.redact)
+        found, counts = qrels.read_folder(settings.datapath, **_reading(settings))
         logger.info("%s: %s", settings.datapath, counts)
     else:
         found = tasks_of(load_all(settings)) if split == "all" else load_data(settings).tasks(split)
@@ -200,16 +203,24 @@ def _read_table(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
 
 
 def _read(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
-    """A pairs table, redacted where asked, with the working columns of `_cleaned`, and its counts."""
+    """A pairs table without HTML, redacted where asked, with the working columns of `_cleaned`, and its counts."""
     table, counts = _read_esco(settings) if path == _ESCO else _read_file(path, settings)
+    if not settings.keephtml and path != _ESCO:  # its one entity stays, as in all published numbers
+        table, found = pairs_without_html(table)
+        counts += found
     if "group" in table:
         table = table.assign(group_key=table["group"])  # redaction may change the names of groups
     if settings.redact:
         table, replaced = redact_pairs(table)
         counts += replaced
         logger.info("%s: replaced %s", path, ", ".join(f"{n} {kind}" for kind, n in replaced.to_dict().items()))
-    table, dropped = _cleaned(table)
-    return table, counts + dropped
+    table, dropped = _cleaned(table, path)
+    return table, counts + dropped + find_placeholders(table, path)
+
+
+def _reading(settings: Settings) -> dict[str, bool | str]:
+    """The settings by which a folder of judged queries is read."""
+    return {name: getattr(settings, name) for name in ("redact", "keephtml", "encoding", "trustfile")}
 
 
 def _read_esco(settings: Settings) -> tuple[pd.DataFrame, Counts]:
@@ -220,16 +231,19 @@ def _read_esco(settings: Settings) -> tuple[pd.DataFrame, Counts]:
 
 
 def _read_file(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
-    columns = {name: getattr(settings, name) for name in (*_SAMPLE_COLUMNS, *_OTHER_COLUMNS)}
+    columns = {name: getattr(settings, name) for name in (*_SAMPLE_COLUMNS, *_OTHER_SETTINGS)}
     place: str | Path = paths.resolve(path) if is_table_file(path) else path
     if path == _SAMPLE:
         columns |= {name: columns[name] or default for name, default in _SAMPLE_COLUMNS.items()}
         place = paths.checkout() / "data" / f"{_SAMPLE}.jsonl"
+        columns["encoding"] = ""  # that of tables of your own
     return tables.read_pairs(place, **columns)
 
 
-def _cleaned(table: pd.DataFrame) -> tuple[pd.DataFrame, Counts]:
+def _cleaned(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, Counts]:
     """The table without rows that normalise to nothing or repeat another one, with groups and working columns.
+
+    `source` is the file, for the warning about rows that normalise to nothing, such as "-".
 
     The working columns are `query_key` and `document_key` (normalised texts), `group_key` (the group as it
     was read) and `kind` ("title", or "keywords" for a query that only train uses).
@@ -237,7 +251,14 @@ def _cleaned(table: pd.DataFrame) -> tuple[pd.DataFrame, Counts]:
     table = table.assign(query_key=normalised(table["query"]), document_key=normalised(table["positive"]))
     if "kind" not in table:
         table["kind"] = "title"
-    filled = table[(table["query_key"] != "") & (table["document_key"] != "")]
+    wordless = (table["query_key"] == "") | (table["document_key"] == "")
+    if wordless.any():
+        first = table[wordless].iloc[0]
+        text = shown(first["query"] if first["query_key"] == "" else first["positive"])
+        logger.warning(
+            '%s: %d rows are left out, their query or document has no words: "%s"', source, wordless.sum(), text
+        )
+    filled = table[~wordless]
     for name in ("group", "group_key"):
         given = filled[name].fillna("").astype(str).str.strip() if name in filled else pd.Series("", filled.index)
         filled = filled.assign(**{name: np.where(given == "", filled["query_key"], given)})

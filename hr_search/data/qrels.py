@@ -11,6 +11,7 @@ Documents are distinguished by their ids, as the scripts of these competitions d
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,16 +25,21 @@ from hr_search.base.arrays import incidence
 from hr_search.base.choices import is_table_file
 from hr_search.base.errors import InputError, one_line, shown
 from hr_search.data import cleaning, redaction
+from hr_search.data.columns import known_column, reduced
 from hr_search.data.counts import Counts
 from hr_search.data.duplicates import normalise
-from hr_search.data.formats import read_table
-from hr_search.data.tables import known_column, reduced
+from hr_search.data.encodings import refuse_misread
+from hr_search.data.formats import read_table, read_text
+from hr_search.data.html import without_html
+from hr_search.data.separated import separated_rows
 from hr_search.data.tasks import Task, both_directions
-from hr_search.data.unpacking import content
+
+log = logging.getLogger(__name__)
 
 _NAMES = {"queries": ("queries",), "corpus": ("corpus", "corpus_elements"), "qrels": ("qrels",)}
 _ENDINGS = [ending + packed for ending in (".tsv", ".txt", ".jsonl", "") for packed in ("", ".gz")]
 _PARTS = {"validation": ("dev", "validation", "val"), "test": ("test",)}
+_NAMED = 3  # unknown ids that a warning names
 _IDS = ("id", "qid", "cid", "queryid", "corpusid", "docid", "documentid", "pid", "docno")
 _TEXTS = ("text", "jobtitle", "query", "document", "title", "contents")
 
@@ -43,35 +49,50 @@ def is_folder(path: str) -> bool:
     return is_table_file(path) and paths.resolve(path).is_dir()
 
 
-def read_folder(path: str, part: str = "test", redact: bool = False) -> tuple[dict[str, Task], Counts]:
+def read_folder(
+    path: str,
+    part: str = "test",
+    redact: bool = False,
+    keephtml: bool = False,
+    encoding: str = "",
+    trustfile: bool = False,
+) -> tuple[dict[str, Task], Counts]:
     """The search tasks of a folder of judged queries.
 
-    A document is relevant to a query where its grade is above 0. Queries without words and queries without a relevant
-    document are dropped and counted. Documents that are relevant to no query are searched like all others and come
-    last.
+    A document is relevant to a query where its grade is above 0. Queries without words, queries without a relevant
+    document and judgements of unknown ids (collections of BEIR have them) are dropped and counted. Documents that are
+    relevant to no query are searched like all others and come last.
 
     Args:
         path: the folder.
         part: "validation" or "test", where `qrels/` holds several files.
         redact: replace contact details, as in `redaction`.
+        keephtml: leave HTML in texts.
+        encoding: the encoding of the files; empty = detected.
+        trustfile: let a file take more memory than a table may.
 
     Returns:
         The tasks "q2d" and "d2q" (the latter searches with the documents that are relevant to some query), and the
-        counts `rows`, `empty`, `unanswered`, `distractors` and, with `redact`, those of `redaction`.
+        counts `rows`, `empty`, `unknown`, `unanswered`, `distractors`, `html` unless it is kept and, with `redact`,
+        those of `redaction`.
 
     Raises:
-        InputError: a file is missing or not as described, an id occurs twice or only in the judgements, or no query
-            has a relevant document.
+        InputError: a file is missing or not as described, an id occurs twice, or no query has a relevant document.
     """
     folder = paths.resolve(path)
     sources = {what: _find(folder, what, part) for what in _NAMES}
-    queries, corpus = _texts(sources["queries"]), _texts(sources["corpus"])
+    queries, corpus = (_texts(sources[what], encoding, trustfile) for what in ("queries", "corpus"))
     replaced: Counter[str] = Counter()
+    marked = None
+    if not keephtml:
+        queries, first = without_html(queries)
+        corpus, second = without_html(corpus)
+        marked = first + second
     if redact:
         queries, first = redaction.redacted(queries)
         corpus, second = redaction.redacted(corpus)
         replaced = first + second
-    rows, columns = _judgements(sources, queries, corpus)
+    rows, columns, unknown = _judgements(sources, queries, corpus, read_text(sources["qrels"], encoding, trustfile))
     keys = queries.map(normalise)
     worded = (keys != "").to_numpy()
     answered = np.bincount(rows, minlength=len(queries)) > 0
@@ -89,6 +110,8 @@ def read_folder(path: str, part: str = "test", redact: bool = False) -> tuple[di
     counts = Counts(
         rows=len(rows),
         empty=int((~worded).sum()),
+        html=marked,
+        unknown=unknown,
         unanswered=int((worded & ~answered).sum()),
         distractors=int((~answers).sum()),
     )
@@ -132,9 +155,12 @@ def _find(folder: Path, what: str, part: str) -> Path:
     return found[0]
 
 
-def _texts(path: Path) -> pd.Series:
+def _texts(path: Path, encoding: str, trustfile: bool) -> pd.Series:
     """Texts by id, in the order of the file; for documents with a title, title and text joined."""
-    pairs = _texts_of_json(path) if paths.extension(path) == ".jsonl" else _texts_of_lines(path)
+    read = _texts_of_json if paths.extension(path) == ".jsonl" else _texts_of_lines
+    pairs = read(path, encoding, trustfile)
+    if not encoding:
+        refuse_misread(((text,) for _, text in pairs), str(path))
     names = pd.Index([name for name, _ in pairs])
     if names.has_duplicates:
         raise InputError(f'{path} has the id "{shown(names[names.duplicated()][0])}" twice; ids must be unique.')
@@ -143,8 +169,8 @@ def _texts(path: Path) -> pd.Series:
     return pd.Series([text for _, text in pairs], index=names, dtype=object)
 
 
-def _texts_of_json(path: Path) -> list[tuple[str, str]]:
-    table = read_table(path)
+def _texts_of_json(path: Path, encoding: str, trustfile: bool) -> list[tuple[str, str]]:
+    table = read_table(path, encoding, trustfile)
     name, column = _column(table, _IDS, path), _column(table, _TEXTS, path)
     ids = cleaning.texts(table, name, str(path), numbers=True)
     texts = cleaning.texts(table, column, str(path))
@@ -154,23 +180,27 @@ def _texts_of_json(path: Path) -> list[tuple[str, str]]:
     return list(zip(ids, texts, strict=True))
 
 
-def _texts_of_lines(path: Path) -> list[tuple[str, str]]:
+def _texts_of_lines(path: Path, encoding: str, trustfile: bool) -> list[tuple[str, str]]:
     pairs = []
-    for number, line in _lines(path):
-        fields = [cleaning.clean(field) for field in line.split("\t", 1)]
-        if len(fields) < 2:
-            raise InputError(f"{path}, line {number} has no tab; it needs an id, a tab and a text.")
-        if number > 1 or reduced(fields[0]) not in _IDS:
+    for row in separated_rows(read_text(path, encoding, trustfile), "\t", path):
+        fields = [cleaning.clean(field) for field in (row.fields[0], "\t".join(row.fields[1:]))]
+        if len(row.fields) < 2:
+            raise InputError(f"{path}, line {row.first} has no tab; it needs an id, a tab and a text.")
+        if row.first > 1 or reduced(fields[0]) not in _IDS:
             pairs.append((fields[0], fields[1]))
     return pairs
 
 
-def _judgements(sources: dict[str, Path], queries: pd.Series, corpus: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the query and of the document of each relevant pair, (P,) each."""
+def _judgements(
+    sources: dict[str, Path], queries: pd.Series, corpus: pd.Series, text: str
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Positions of the query and of the document of each relevant pair, (P,) each, and how many ids are unknown."""
     path, known = sources["qrels"], {"queries": queries.index, "corpus": corpus.index}
     positions = {what: dict(zip(index, range(len(index)), strict=True)) for what, index in known.items()}
     found: dict[tuple[int, int], None] = {}
-    for number, line in _lines(path):
+    strange: list[str] = []
+    judged = 0
+    for number, line in _lines(text):
         fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
         try:
             if len(fields) not in (3, 4):
@@ -184,21 +214,22 @@ def _judgements(sources: dict[str, Path], queries: pd.Series, corpus: pd.Series)
                 "or query, document and score."
             ) from error
         names = {"queries": fields[0], "corpus": fields[-2]}
-        for what, name in names.items():
-            if name not in positions[what]:
-                raise InputError(f'{path}, line {number}: the id "{shown(name)}" is not in {sources[what]}.')
-        if grade > 0:
+        judged += 1
+        if unknown := [what for what, name in names.items() if name not in positions[what]]:
+            strange.append(f'"{shown(names[unknown[0]])}" of line {number} is not in {sources[unknown[0]].name}')
+        elif grade > 0:
             found[positions["queries"][names["queries"]], positions["corpus"][names["corpus"]]] = None
+    if strange and len(strange) == judged:
+        raise InputError(f"{path}: none of its {judged} judgements is of a known query and document; {strange[0]}.")
+    if strange:
+        some = "; ".join(strange[:_NAMED])
+        log.warning("%s: %d of %d judgements are left out, their ids are unknown: %s", path, len(strange), judged, some)
     pairs = np.array(list(found), np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+    return pairs[:, 0], pairs[:, 1], len(strange)
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a text file that are not blank, numbered from 1."""
-    try:
-        text = content(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8 ({one_line(error)}); save it in UTF-8.") from error
+def _lines(text: str) -> list[tuple[int, str]]:
+    """The lines of a text that are not blank, numbered from 1."""
     lines = text.replace("\r\n", "\n").split("\n")
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 

@@ -55,6 +55,18 @@ def test_of_equal_scores_the_first_row_comes_first(home, tmp_path, monkeypatch, 
     assert best_rows(np.array([0.1, 0.9, 0.5, 0.9, 0.1]), 9).tolist() == [1, 3, 2, 0, 4]
 
 
+def test_search_reads_html_as_text_unless_told_otherwise(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(encoder, "load_encoder", lambda *_: Indifferent())
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("<p>A&amp;B</p>", "<br>", "x < y > z")))
+    for flags, texts in (([], ["A&B", "x < y > z"]), (["--keep-html"], ["<p>A&amp;B</p>", "<br>", "x < y > z"])):
+        assert parser.main(["search", "cook", "--corpus", str(corpus), "--json", *flags]) == 0
+        assert [item["text"] for item in json.loads(capsys.readouterr().out)] == texts
+    corpus.write_text('{"text": "<br>"}')
+    assert parser.main(["search", "cook", "--corpus", str(corpus)]) == 2
+    assert "--keephtml" in capsys.readouterr().err
+
+
 def test_search_and_evaluate_read_as_many_tokens_as_the_model_was_saved_with(home, tmp_path, capsys):
     encoder.load_encoder(str(make_model(tmp_path / "base", longest=300)), 160).save(tmp_path / "model")
     start, ends = " ".join(["welder joins metal parts"] * 36), ("bakes bread", "drives a truck")  # 144 words

@@ -55,7 +55,17 @@ def test_each_group_is_in_exactly_one_part(table: str) -> None:
     assert parts.name == "rows.jsonl"
     some = {"rows": 120, "groups": 40, "train": 96, "validation": 12, "test": 12, "near_exact": 1}
     some |= {"train_groups": 32, "validation_groups": 4, "test_groups": 4}
-    none = ["empty", "duplicates", "exact_leaks", "near_leaks", "test_leaks", "seen_queries", "seen_groups"]
+    none = [
+        "empty",
+        "html",
+        "placeholders",
+        "duplicates",
+        "exact_leaks",
+        "near_leaks",
+        "test_leaks",
+        "seen_queries",
+        "seen_groups",
+    ]
     assert parts.counts.to_dict() == some | dict.fromkeys([*none, "negative_leaks"], 0)
 
 
@@ -162,6 +172,67 @@ def test_duplicates_and_texts_without_words_are_dropped_and_counted(tmp_path: Pa
     parts = load(write(tmp_path / "rows.jsonl", rows))
     kept = sum(getattr(parts.counts, name) for name in PARTS)
     assert (parts.counts.rows, parts.counts.empty, parts.counts.duplicates, kept) == (24, 2, 1, 21)
+
+
+def test_texts_lose_their_html_unless_it_is_kept(tmp_path: Path) -> None:
+    rows = [
+        (f"title {number} <b>A&amp;B</b>", f"<p>{sentence(number)}</p>", f"g{number}", "<p>no</p>")
+        for number in range(20)
+    ]
+    rows += [("plain", sentence(99) + " C < D and A > B <ФИО>", "g99", "x"), ("gone", "<br>", "g98", "x")]
+    path = write(tmp_path / "rows.jsonl", rows, "query positive group negative")
+    parts = load(path, negativecolumn="negative")
+    assert (parts.counts.html, parts.counts.empty) == (61, 1)
+    assert exploration.counts_table(parts).loc["texts whose HTML was taken out", "count"] == 61
+    every = pd.concat([parts.train, parts.validation, parts.test])
+    assert set(every["positive"]) == {sentence(n) for n in range(20)} | {rows[20][1]}
+    assert "title 3 A&B" in set(every["query"])
+    assert [text for texts in every["negatives"] for text in texts].count("no") == 20
+    kept = load(path, negativecolumn="negative", keephtml=True)
+    assert kept.counts.html is None and kept.train["positive"].str.startswith("<p>").sum() >= 14
+
+
+@pytest.mark.parametrize("word", ["NULL", "\\N", "NaN", "n/a", "N/A", "<NA>", "нет", "None", "(null)", "Не указано"])
+def test_words_for_an_empty_cell_are_counted_and_named(
+    tmp_path: Path, word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [(f"title {number}", word if number % 3 == 0 else sentence(number), f"g{number}") for number in range(60)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    assert load(path).counts.placeholders == 20
+    assert f'one document is in 20 rows: "{word}"' in caplog.text
+    caplog.clear()
+    assert load(path, querycolumn="positive", positivecolumn="query").counts.placeholders == 20
+    assert f'one query is in 20 rows: "{word}"' in caplog.text
+
+
+def test_a_dash_for_an_empty_cell_drops_the_row_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [(f"title {number}", "-" if number % 3 == 0 else sentence(number), f"g{number}") for number in range(60)]
+    assert load(write(tmp_path / "rows.jsonl", rows)).counts.empty == 20
+    assert 'rows.jsonl: 20 rows are left out, their query or document has no words: "-"' in caplog.text
+
+
+def test_any_document_of_many_groups_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shared = "Details at the interview"
+    rows = [(f"title {number}", shared if number < 30 else sentence(number), f"g{number}") for number in range(200)]
+    assert load(write(tmp_path / "rows.jsonl", rows)).counts.placeholders == 30
+    assert f'one document is in 30 rows: "{shared}"' in caplog.text
+    caplog.clear()
+    rows = [
+        (f"title {number}", shared if number < 30 else sentence(number), f"g{number // 30}") for number in range(300)
+    ]
+    assert load(write(tmp_path / "rows.jsonl", rows)).counts.placeholders == 0  # names of one job
+    assert "one document" not in caplog.text
+
+
+def test_wrong_documents_that_stand_for_an_empty_cell(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        (f"title {number}", sentence(number), "NULL" if number % 2 else sentence(900 + number)) for number in range(40)
+    ]
+    path = write(tmp_path / "rows.jsonl", rows, "query positive negative")
+    assert load(path, grouped=False, negativecolumn="negative").counts.placeholders == 20
+    assert 'one wrong document is in 20 rows: "NULL"' in caplog.text
 
 
 def test_repeated_triplets_become_one_row_with_all_negatives(tmp_path: Path) -> None:
@@ -282,6 +353,15 @@ def test_esco_keeps_keyword_queries_out_of_validation_and_test() -> None:
     train, validation, test = groups_of(parts)
     assert not (train & validation or train & test or validation & test)
     assert list(parts.test.columns) == loading.COLUMNS
+
+
+def test_bundled_data_are_split_as_ever() -> None:
+    """The numbers in the documentation hold for these rows."""
+    recipe = loading.load_data(Settings(datapath="esco", validationshare=0.07, testshare=0.37))
+    assert (recipe.fingerprint, loading.load_data(Settings(datapath="sample_ru", testshare=0.2)).fingerprint) == (
+        "07e9256b4be9ddcc",
+        "c937159a6f1e1365",
+    )
 
 
 def test_the_russian_sample_is_grouped_by_profession() -> None:

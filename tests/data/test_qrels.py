@@ -83,7 +83,7 @@ def test_every_layout_gives_the_same_tasks(tmp_path: Path, layout: str) -> None:
     assert back.queries == there.documents[:3] and back.documents == there.queries
     assert [found.tolist() for found in back.relevant] == [[0, 1], [0], [1]]
     assert back.groups == ["cook", "cook", "smith"]
-    assert counts == Counts(rows=4, empty=1, unanswered=1, distractors=3)
+    assert counts == Counts(rows=4, empty=1, html=0, unknown=0, unanswered=1, distractors=3)
 
 
 def test_the_part_chooses_among_several_judgements(tmp_path: Path) -> None:
@@ -199,6 +199,28 @@ def test_judged_queries_are_redacted(tmp_path: Path) -> None:
     assert (counts.emails, counts.phones, counts.links, counts.handles) == (1, 1, 0, 0)
 
 
+def test_judgements_of_unknown_ids_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(trec(tmp_path / "a"))
+    known, _ = qrels.read_folder(str(folder))
+    with (folder / "qrels.tsv").open("a") as file:
+        file.write("q1\t0\td77\t1\nq99\t0\td1\t0\n")
+    found, counts = qrels.read_folder(str(folder))
+    assert counts.unknown == 2 and counts.rows == 4
+    assert "2 of 9 judgements are left out" in caplog.text
+    assert '"d77" of line 8 is not in corpus.tsv; "q99" of line 9 is not in queries.tsv' in caplog.text
+    assert [each.tolist() for each in found["q2d"].relevant] == [each.tolist() for each in known["q2d"].relevant]
+
+
+def test_judged_texts_lose_their_html(tmp_path: Path) -> None:
+    folder = Path(trec(tmp_path / "a"))
+    with (folder / "corpus.tsv").open("a") as file:
+        file.write("d7\t<p>serves <b>C&amp;B</b></p><ul><li>daily</li></ul>\n")
+    both, counts = qrels.read_folder(str(folder))
+    assert both["q2d"].documents[-1] == "serves C&B\ndaily" and counts.html == 1
+    both, counts = qrels.read_folder(str(folder), keephtml=True)
+    assert both["q2d"].documents[-1].startswith("<p>") and counts.html is None
+
+
 def test_a_folder_is_evaluated_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = trec(tmp_path / "a")
     caplog.set_level("INFO", logger="hr_search")
@@ -237,8 +259,8 @@ def test_a_table_is_evaluated_whole_or_in_part(tmp_path: Path) -> None:
         ("queries.tsv", "q_id\ttext\n", "queries.tsv has no rows"),
         ("queries.tsv", "q1 cook\n", "queries.tsv, line 1 has no tab"),
         ("corpus.tsv", "d1\tx\nd1\ty\n", 'has the id "d1" twice'),
-        ("qrels.tsv", "q1\t0\td9\t1\n", r'qrels.tsv, line 1: the id "d9" is not in .*corpus.tsv'),
-        ("qrels.tsv", "q9\t0\td1\t1\n", r'the id "q9" is not in .*queries.tsv'),
+        ("qrels.tsv", "q1\t0\td9\t1\n", r'none of its 1 judgements .* "d9" of line 1 is not in corpus.tsv'),
+        ("qrels.tsv", "q9\t0\td1\t1\n", r'none of its 1 judgements .* "q9" of line 1 is not in queries.tsv'),
         ("qrels.tsv", "q1\t0\td1\t1\nq1\t0\td2\tgood\n", "qrels.tsv, line 2 is not a judgement"),
         ("qrels.tsv", "q1\td1\n", "line 1 is not a judgement"),
         ("qrels.tsv", "q1\t0\td1\t0\n", "marks no document of .* as relevant"),
@@ -271,8 +293,8 @@ def test_barred_documents_that_do_not_fit() -> None:
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     folder = Path(trec(tmp_path / "a"))
-    (folder / "corpus.tsv").write_bytes(b"d1\tcaf\xe9\n")
-    with pytest.raises(InputError, match="corpus.tsv is not text in UTF-8"):
+    (folder / "corpus.tsv").write_bytes("d1\tcafé\n".encode() + b"d2\tcaf\xe9\n")
+    with pytest.raises(InputError, match="corpus.tsv, line 2 breaks the UTF-8"):
         qrels.read_folder(str(folder))
 
 
