@@ -152,6 +152,7 @@ def obey_parent() -> None:
 
 def _end_with(parent: Any) -> None:
     """Waits for the death of the parent and ends this process, by force if it takes long."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the main thread is to be woken by them
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(CLEANUP)

@@ -162,7 +162,8 @@ def _execute(path: Path, output: Path, parameters: Mapping[str, Any]) -> Noteboo
                 stderr_file=_LineLog(),
             )
         except KeyboardInterrupt:
-            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of tasks that nobody waits for any more
+            for name in ("asyncio", "traitlets"):  # they tell of tasks that nobody waits for any more
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             raise
         except PapermillExecutionError as error:
             name = "" if error.ename == "InputError" else error.ename
