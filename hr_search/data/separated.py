@@ -58,7 +58,8 @@ def read_separated(text: str, path: Path | str, named: Sequence[str] = (), trust
     text, skipped, separator = _announced(text)
     separator = separator or _separator(text, named)
     rows = separated_rows(text, separator, path, named)
-    rows = [Row(row.first + skipped, row.last + skipped, row.fields) for row in rows]
+    if skipped:
+        rows = [Row(row.first + skipped, row.last + skipped, row.fields) for row in rows]
     start = header_row([row.fields for row in rows[:20]], named)
     if start:
         logger.warning("%s: the header is line %d; %d rows above it are left out", path, rows[start].first, start)
@@ -78,36 +79,36 @@ def separated_rows(text: str, separator: str, path: Path | str, named: Sequence[
     Raises:
         InputError: no rule fits, or rows of several lines look like several rows.
     """
+    quoted, failed = _strict(text, separator) if '"' in text else ([], 0)
+    if quoted and separator != "\t":
+        width = len(quoted[header_row([row.fields for row in quoted[:20]], named)].fields)
+        if not (line := _swallowed(quoted, text, separator, width, path)):
+            return quoted
     plain = list(_parsed(text, separator, quoting=csv.QUOTE_NONE))
     if '"' not in text:
         return plain
     body = plain[header_row([row.fields for row in plain[:20]], named) :]
     even = len({len(row.fields) for row in body}) == 1
-    wrapped = any(field[:1] == field[-1:] == '"' and len(field) > 1 for row in body for field in row.fields)
-    quoted, failed = _strict(text, separator)
+    if quoted and separator == "\t":
+        if even and not _by_a_writer(body, quoted):
+            return plain
+        if not (line := _swallowed(quoted, text, separator, len(body[0].fields), path)):
+            return quoted
     if failed and '\\"' in text:
         # Within a text, NUL has become a space: it is free to stand for what a backslash protects.
         hidden = re.sub(r'\\([\\"])', lambda found: "\0b" if found[1] == "\\" else "\0q", text)
-        quoted, still = _strict(hidden, separator)
-        failed = still and failed
-        quoted = [row._replace(fields=[_shown_again(field) for field in row.fields]) for row in quoted]
-    if failed:
-        if even and (separator == "\t" or not wrapped):
-            return plain
-        raise InputError(
-            f"{path}, line {failed}: a quote opens a text that does not end before a separator or the end of the "
-            f"line; {_ADVICE}"
-        )
-    if separator == "\t" and even and not _by_a_writer(body, quoted):
+        if rows := _strict(hidden, separator)[0]:
+            return [row._replace(fields=[_shown_again(field) for field in row.fields]) for row in rows]
+    wrapped = any(field[:1] == field[-1:] == '"' and len(field) > 1 for row in body for field in row.fields)
+    if even and not (wrapped and (quoted or separator != "\t")):
         return plain
-    if line := _swallowed(quoted, text, separator, len(body[0].fields), path):
-        if even and not wrapped:
-            return plain
-        raise InputError(
-            f"{path}, line {line}: a quote opens a text that ends some lines below, and each line between looks like a "
-            "row; double the quotes that are characters, or put quotes around their text."
-        )
-    return quoted
+    if failed:
+        what = "does not end before a separator or the end of the line"
+        raise InputError(f"{path}, line {failed}: a quote opens a text that {what}; {_ADVICE}")
+    raise InputError(
+        f"{path}, line {line}: a quote opens a text that ends some lines below, and each line between looks like a "
+        "row; double the quotes that are characters, or put quotes around their text."
+    )
 
 
 def _parsed(text: str, separator: str, **options: object) -> Iterator[Row]:
