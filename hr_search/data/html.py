@@ -30,17 +30,17 @@ _HIDDEN = frozenset(("script", "style"))  # what is between their tags is no tex
 _ALONE = frozenset(("br", "hr", "li", "p"))  # enough by themselves, without a closing tag
 _TAGS = _names(  # names that mean a tag and nothing else
     "a b big blockquote br dd div dl dt em font h1 h2 h3 h4 h5 h6 hr html i img li ol p pre s script span strike "
-    "strong style sub sup tbody td tfoot th thead tr tt u ul"
+    "strong style sub sup tbody td tfoot th thead tr tt u ul wbr nobr"
 )
 _WORDS = _names(  # names that are also words to be filled in, "<title>": tags with an attribute or in pairs
     "abbr address article aside body button caption center cite code details figcaption figure footer form head header "
     "iframe input label link main mark meta nav noscript option path section select small source summary svg table "
     "textarea time title video"
 )
-_ATTRIBUTE = r"""\s+[a-z_:@][\w:.@-]*(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>=]+))?"""
+_ATTRIBUTE = r"""(?:\s+|(?<=["']))[a-z_:@][\w:.@-]*(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>=][^\s"'<>]*))?"""
 _TAG = re.compile(rf"<(/?)([a-z][\w:-]*)((?:{_ATTRIBUTE})*)\s*/?>", re.IGNORECASE | re.ASCII)
 _COMMENT = re.compile("<!--.*?-->", re.DOTALL)
-_DECLARATION = re.compile(r"<!doctype\s[^<>]*>|<\?xml\s[^<>]*>", re.IGNORECASE)
+_DECLARATION = re.compile(r"<!doctype\s[^<>]*>|<\?xml\b[^<>]*>|<!\[[^<>]*\]>", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});", re.IGNORECASE | re.ASCII)
 _BLANKS = re.compile(r"[ \t\r\f\v\u00a0]+")
 _BREAKS = re.compile(r" ?\n[ \n]*")
@@ -75,8 +75,8 @@ def _without_tags(text: str) -> tuple[str, bool]:
     tags = [(tag, tag[2].lower()) for tag in _TAG.finditer(bare)]
     closed = {name for tag, name in tags if tag[1]}
     paired = closed.intersection(name for tag, name in tags if not tag[1])
-    if not any(_is_evidence(tag, name, paired) for tag, name in tags):
-        return bare, bare != text
+    if bare == text and not any(_is_evidence(tag, name, paired) for tag, name in tags):
+        return text, False
     pieces, end, hidden = [], 0, ""
     for tag, name in tags:
         if not (name in paired or (name in _TAGS and not tag[3]) or (name in _TAGS | _WORDS and "=" in tag[3])):

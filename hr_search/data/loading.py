@@ -205,6 +205,10 @@ def _read_table(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
 def _read(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
     """A pairs table without HTML, redacted where asked, with the working columns of `_cleaned`, and its counts."""
     table, counts = _read_esco(settings) if path == _ESCO else _read_file(path, settings)
+    if counts.empty:
+        logger.warning(
+            "%s: %d of %d rows are left out, their query or document is empty", path, counts.empty, counts.rows
+        )
     if not settings.keephtml and path != _ESCO:  # its one entity stays, as in all published numbers
         table, found = pairs_without_html(table)
         counts += found

@@ -30,6 +30,8 @@ from hr_search.data.html import pairs_without_html, plain
         ("<!DOCTYPE html><html><body><h1>Cook</h1>soups</body></html>", "Cook\nsoups"),
         ("<p class='a' data-x=1 hidden>text</p>", "text"),
         ("see <a href=\"https://x.example/?a=1&amp;b=<2>\">here</a>", "see here"),
+        ("<a href=https://x.example/?id=5&lang=ru>here</a> <img src=\"a\"alt='b'/>it is", "here it is"),
+        ("<![if !supportLists]>a<wbr>b<![endif]>", "ab"),
         ("ищем <highlighttext>Python</highlighttext>", "ищем Python"),
         ("<p>Ищем <ФИО>, A < B, B > C, List<String>, <title> и <имя></p>", "Ищем <ФИО>, A < B, B > C, List<String>, <title> и <имя>"),
         ("<p>cut off <stro", "cut off <stro"),

@@ -213,6 +213,14 @@ def test_a_dash_for_an_empty_cell_drops_the_row_with_a_warning(
     assert 'rows.jsonl: 20 rows are left out, their query or document has no words: "-"' in caplog.text
 
 
+@pytest.mark.parametrize("word", ["NaN", "", "nan"])
+def test_empty_cells_are_told(tmp_path: Path, word: str, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [f"title {number},{word if number % 3 == 0 else sentence(number)},g{number}" for number in range(60)]
+    (tmp_path / "rows.csv").write_text("\n".join(["query,positive,group", *lines]), encoding="utf-8")
+    assert load(str(tmp_path / "rows.csv")).counts.empty == 20
+    assert "rows.csv: 20 of 60 rows are left out, their query or document is empty" in caplog.text
+
+
 def test_any_document_of_many_groups_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shared = "Details at the interview"
     rows = [(f"title {number}", shared if number < 30 else sentence(number), f"g{number}") for number in range(200)]
