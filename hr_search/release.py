@@ -135,6 +135,8 @@ documents = model.encode_document(["joins metal parts with an electric arc ..."]
 scores = model.similarity(queries, documents)
 ```
 
+It needs sentence-transformers 5 or later, or 6 if `modules.json` names classes outside `sentence_transformers.models`.
+
 {_CONDENSED.format(settings.condense) if settings.condense else ""}## Test results
 
 {summary["data"]["test"]} test rows of `{summary["data"]["name"]}` ({summary["data"]["fingerprint"]}); q2d = query to

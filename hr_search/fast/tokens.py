@@ -131,10 +131,10 @@ def _slices(tokenizer: Any, texts: Sequence[str], prompt: str, maxlength: int) -
         cut = functools.partial(
             tokenizer, truncation=True, max_length=maxlength, padding=False, return_attention_mask=False, verbose=False
         )
-        yield _bounded(cut, part)["input_ids"]
+        yield bounded(cut, part)["input_ids"]
 
 
-def _bounded(work: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Any:
+def bounded(work: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Any:
     """The result of `work` on `texts`; a tokenizer is foreign data that may loop or panic, and cannot be interrupted.
 
     Raises:

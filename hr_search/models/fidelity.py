@@ -15,6 +15,7 @@ from torch import nn
 
 from hr_search.base.choices import SIDES
 from hr_search.base.errors import InputError, one_line
+from hr_search.fast.tokens import bounded
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,9 @@ def deviation(encoder: Any) -> str:
     """
     with _still(encoder):
         for side in SIDES:
-            if not encoder.foreign and not _same_tokens(encoder, side):
+            texts = [*TEXTS, "welder 12 " * min(_LONG, encoder.maxlength)]
+            features = bounded(lambda texts, side=side: _features(encoder, texts, side), texts)
+            if not encoder.foreign and not _same_tokens(encoder, texts, side, features):
                 return f"it tokenises a {side} in its own way"
             ours = encoder.embed(encoder.tokens(TEXTS, side, cached=False))
             encode = encoder.model.encode_query if side == "query" else encoder.model.encode_document
@@ -82,10 +85,13 @@ def deviation(encoder: Any) -> str:
     return ""
 
 
-def _same_tokens(encoder: Any, side: str) -> bool:
-    texts = [*TEXTS, "welder 12 " * min(_LONG, encoder.maxlength)]
+def _features(encoder: Any, texts: list[str], side: str) -> dict[str, Any]:
+    """What sentence-transformers makes of texts before the first module."""
+    return encoder.model.preprocess(texts, prompt=encoder.prompt(side) or None, task=side)
+
+
+def _same_tokens(encoder: Any, texts: list[str], side: str, features: dict[str, Any]) -> bool:
     ours = encoder.token_ids(encoder.tokens(texts, side, cached=False))
-    features = encoder.model.preprocess(texts, prompt=encoder.prompt(side) or None, task=side)
     if not {"input_ids", "attention_mask"} <= set(features):
         return False
     mask = features["attention_mask"].bool()

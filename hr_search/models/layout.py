@@ -36,6 +36,8 @@ def write_older(folder: Path, maxlength: int) -> bool:
         folder: what version 6 has saved.
         maxlength: tokens a text is cut to, which version 6 keeps with the tokenizer only.
     """
+    if read_json(folder / "config_sentence_transformers.json").get("truncate_dim"):
+        return False  # version 5 would give all dimensions
     modules = read_json(folder / "modules.json")
     changed: dict[Path, Any] = {folder / "modules.json": modules}
     for module in modules:
