@@ -144,7 +144,8 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
     sizes = len(data.train), len(data.validation), len(data.test)
     log.info("run %s: %d train, %d validation, %d test rows", run.id, *sizes)
     kept = encoder.compact([table for group in (tokens, *held_out) for table in group.values()])
-    log.info("vocabulary: %d of %d embedding rows occur and are trained", kept, encoder.vocabulary)
+    if kept < encoder.vocabulary:
+        log.info("vocabulary: %d of %d embedding rows occur and are trained", kept, encoder.vocabulary)
     return Prepared(
         settings, data, rows, encoder, tokens, (validation, held_out[0]), (test, held_out[1]), accelerator, run, begun,
         started, held,
