@@ -199,7 +199,8 @@ def train_encoder(prepared: Prepared) -> Progress:
         sides = scoring.embed_sides(encoder, tokens)
         probes.keep(step, sides)
         scores = scoring.evaluate_embeddings({settings.direction: tasks[settings.direction]}, sides)
-        return {name: float(scores[settings.direction][name].mean()) for name in METRICS}
+        table = scores[settings.direction]
+        return {name: float(table[name].mean()) for name in METRICS} | {"se": float(table[settings.goal].sem())}
 
     with Tracker(settings, accelerator) as tracker:
         if settings.resume and tasks:

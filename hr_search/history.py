@@ -29,10 +29,11 @@ class Progress:
     Attributes:
         step: steps made.
         history: one row per validation.
-        best: the best value of the goal so far; `best_step` where it was reached.
-        stale: validations since then.
+        best: the best value of the goal so far, and `best_se` its standard error over the validation queries.
+        best_step: the step whose weights are kept: the last one within `best_se` of the best.
+        stale: validations since the best one.
         seconds: of training, over all interruptions.
-        best_weights: the encoder's state at the best step, on the CPU.
+        best_weights: the encoder's state at that step, on the CPU.
         mining: one row per mining, once the run is over.
         sums: loss, active share and spread since the last validation, summed over steps, (3,) float64.
         counts: rows, tokens and steps since then.
@@ -43,6 +44,7 @@ class Progress:
     step: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     best: float = -math.inf
+    best_se: float = 0.0
     best_step: int = 0
     stale: int = 0
     seconds: float = 0.0
@@ -64,10 +66,14 @@ class Progress:
         return any(row["step"] == step for row in self.history)
 
     def record(self, metrics: dict[str, float], goal: str, encoder: nn.Module, figures: dict[str, Any]) -> None:
-        """Adds a row to the history and keeps the weights if they are the best so far.
+        """Adds a row to the history and keeps the weights if they are the best so far, or as good as the best.
+
+        Validations within one standard error of the best tell no better model from a worse one; which of them is the
+        best is decided by the last bits of a sum, and so by the number of threads. The last of them is kept.
 
         Args:
-            metrics: of the validation, the goal among them; NaN where there are no validation rows.
+            metrics: of the validation, the goal among them (NaN where there are no validation rows), and `se`, the
+                standard error of the goal; without it only a better value is better.
             goal: the metric that decides.
             encoder: with the weights that were validated.
             figures: further columns; `epoch` and `learningrate` come first, `rows_per_s` is filled in here.
@@ -95,12 +101,16 @@ class Progress:
         value = metrics[goal]
         if math.isnan(value):
             self.best_step = self.step
-        elif value > self.best:
-            self.best, self.best_step, self.stale = value, self.step, 0
-            state = encoder.state_dict().items()
-            self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state}
+            return
+        better, tied = value > self.best, self.best_se > 0 and value >= self.best - self.best_se
+        if better:
+            self.best, self.best_se, self.stale = value, metrics.get("se", 0.0), 0
         else:
             self.stale += 1
+        if better or tied:
+            self.best_step = self.step
+            state = encoder.state_dict().items()
+            self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state}
 
     def log_last(self, goal: str, total: int) -> None:
         """Logs the last row of the history, and a warning where the embeddings have collapsed."""
@@ -138,7 +148,9 @@ def checked_progress(state: dict[str, Any], weights: dict[str, Tensor]) -> Progr
         raise ValueError("a count of its progress is not a whole number")
     if not all(math.isfinite(number) and number >= 0 for number in (progress.seconds, progress.window)):
         raise ValueError("its times are not finite")
-    if progress.sums.shape != (3,) or not isinstance(progress.best, float):
+    if progress.sums.shape != (3,) or not all(
+        isinstance(number, float) for number in (progress.best, progress.best_se)
+    ):
         raise ValueError("its sums or its best value have another type")
     if not all(isinstance(row, dict) and type(row["step"]) is int for row in [*progress.history, *progress.mining]):
         raise ValueError("its history is not a list of rows")
