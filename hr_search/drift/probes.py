@@ -32,7 +32,9 @@ def load_probes(run_folder: Path | str) -> tuple[pd.DataFrame, dict[int, np.ndar
     files = {int(name[1]): folder / name[0] for name in names if name}
     path = folder / "texts.csv"
     if not files or not path.is_file():
-        raise InputError(f"{folder} holds no probe embeddings; train with probes above 0 to measure drift.")
+        raise InputError(
+            f"{folder} holds no probe embeddings; drift is measured on validation rows, with probes above 0."
+        )
     checkpoints: dict[int, np.ndarray] = {}
     try:
         texts = pd.read_csv(path, dtype=str, keep_default_na=False)  # a job may be titled "NA"

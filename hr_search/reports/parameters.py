@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nbformat
-import papermill
-
 from hr_search import settings as config
+from hr_search.base import files, paths
 from hr_search.base.errors import InputError, one_line, quoted, shown, suggestion
 from hr_search.settings import Settings
 
@@ -34,6 +32,10 @@ def parameters_of(path: Path | str) -> dict[str, Parameter]:
     Raises:
         InputError: the notebook is missing or unreadable, or a line of the cell is not `name = literal  # help`.
     """
+    # Not at the top: papermill takes a second to import, and kernels need only `check_parameters`.
+    import nbformat
+    import papermill
+
     path = Path(path)
     try:
         notebook = nbformat.read(path, as_version=4)
@@ -62,6 +64,44 @@ def _literals(source: str, where: str) -> dict[str, Any]:
     except (SyntaxError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{where}: the parameters cell may hold only lines of `name = literal  # help`.") from error
     return values
+
+
+def check_parameters(notebook: str) -> None:
+    """Gives the parameters of the notebook that is running, named so, the values that `given` returns.
+
+    Raises:
+        InputError: as `given`.
+    """
+    from IPython import get_ipython
+
+    names = get_ipython().user_ns
+    names.update(given(notebook, names))
+
+
+def given(notebook: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of the notebook that is running, each in the type of its default and within its bounds.
+
+    A report has checked them before; papermill's command line guesses types (`-p worst 2e1` is 20.0) and injects names
+    that no cell knows.
+
+    Args:
+        notebook: its name, `04_analyse_metrics`.
+        namespace: its names, IPython's `In` among them.
+
+    Raises:
+        InputError: a value of another type or out of bounds, or a name that the notebook does not declare.
+    """
+    path = paths.notebooks() / f"{notebook}.ipynb"
+    cells = [cell for cell in files.read_json(path)["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    declared = _literals("".join("".join(cell["source"]) for cell in cells), path.name)
+    injected = [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
+    for name in _literals("".join(injected[-1:]), f"{path.name} as papermill has filled it in"):
+        if name not in declared:
+            raise InputError(f'{path.name} has no parameter "{shown(name)}"; {suggestion(name, declared)}')
+    values = {name: namespace[name] for name in declared}
+    # A run may be called 2026, which papermill takes for a number.
+    texts = {name: str(value) for name, value in values.items() if type(value) is int and type(declared[name]) is str}
+    return {name: _checked(name, value, declared[name], notebook) for name, value in (values | texts).items()}
 
 
 def papermill_path(path: Path) -> str:
@@ -137,6 +177,8 @@ def _checked(name: str, value: Any, default: Any, notebook: str) -> Any:
     elif default is not None and not isinstance(value, type(default)):
         kind = type(default).__name__
         raise InputError(f"{notebook}: {name} is {quoted(value)}; it must be a {kind} like {default!r}.")
+    if name in config.FIELDS and value != default:
+        value = config.checked(name, value, notebook)
     low, high = BOUNDS.get(name, (None, None))
     if low is not None and not low <= value <= high:
         raise InputError(f"{notebook}: {name} is {value}; it must be between {low} and {high}.")

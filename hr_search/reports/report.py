@@ -79,7 +79,7 @@ def _kept(runid: str, settings: Settings) -> list[str]:
     if not (run.folder / "summary.json").exists():
         return []
     done = [name for name in STEPS if finished(place / f"{name}.ipynb")]
-    missing = [name for name in STEPS if name not in done and not _nothing_to_read(name, settings)]
+    missing = [name for name in STEPS if name not in done and not _nothing_to_read(name, settings, runid)]
     if TRAINING not in done or not missing or run.config != settings.to_dict():
         raise InputError(f"the run {runid} exists already; choose another run id or delete {run.folder}.")
     return done
@@ -112,7 +112,7 @@ def _run(
     name = ""
     try:
         for name, source in sources.items():
-            if missing := _nothing_to_read(name, settings):
+            if missing := _nothing_to_read(name, settings, runid):
                 log.info("%d/%d %s is left out: %s", _number(name), len(STEPS), name, missing)
                 continue
             what, rough = STEPS[name]
@@ -159,14 +159,21 @@ def _number(name: str) -> int:
     return 1 + list(STEPS).index(name)
 
 
-def _nothing_to_read(name: str, settings: Settings) -> str:
-    """Why a notebook of the report would find no tables under these settings; empty if it will."""
-    if name == "03_embedding_drift" and not settings.probes:
-        return "no probes are kept (--probes 0)"
-    if name == "03_embedding_drift" and not (settings.validationpath or settings.validationshare):
-        return "there are no validation rows (--validationshare 0)"
-    if name == "04_analyse_metrics" and not (settings.testpath or settings.testshare):
-        return "there are no test rows (--testshare 0)"
+def _nothing_to_read(name: str, settings: Settings, runid: str) -> str:
+    """Why a notebook of the report finds no tables in the run, or will find none in one under these settings."""
+    run = Run(paths.runs() / runid)
+    trained = (run.folder / "summary.json").is_file()  # then its files decide: data may bring their own test rows
+    if name == "03_embedding_drift":
+        if not settings.probes:
+            return "no probes are kept (--probes 0)"
+        if trained:
+            missing = not any((run.folder / "probes").glob("step_*.npy"))
+        else:
+            missing = not (settings.validationpath or settings.validationshare)
+        return "there are no validation rows (--validationshare 0)" * missing
+    if name == "04_analyse_metrics":
+        missing = not run.has("metrics") if trained else not (settings.testpath or settings.testshare)
+        return "there are no test rows (--testshare 0)" * missing
     return ""
 
 

@@ -36,7 +36,7 @@ def test_probes_come_back_as_written_in_the_order_of_steps(tmp_path: Path):
 
 
 def test_broken_probes_are_named(tmp_path: Path):
-    with pytest.raises(InputError, match="holds no probe embeddings; train with probes above 0"):
+    with pytest.raises(InputError, match="holds no probe embeddings; drift is measured on validation rows"):
         load_probes(tmp_path)
     run = write_run(tmp_path, TEXTS, {0: X[:2]})
     step = run / "probes" / "step_000000.npy"

@@ -26,6 +26,8 @@ from hr_search.runs import folders
 from hr_search.settings import Settings
 run = folders.create_run(runid)
 files.write_json(run.folder / "config.json", Settings(**more).to_dict())
+for name in ("metrics.csv", "probes/step_000000.npy"):
+    files.write_text(run.folder / name, "")
 files.write_json(run.folder / "summary.json", {})
 print("trained")
 """
