@@ -34,7 +34,7 @@ from hr_search.release import command, model_card, model_folder, save_model
 from hr_search.runs import folders, provenance
 from hr_search.runs.folders import Run
 from hr_search.runs.ledgers import append_rows
-from hr_search.runs.probes import Probes
+from hr_search.runs.probes import probes_of
 from hr_search.runs.tracking import Tracker
 from hr_search.settings import Settings
 
@@ -218,17 +218,6 @@ def train_encoder(prepared: Prepared) -> Progress:
     if progress.mining:
         run.write("mining", pd.DataFrame(progress.mining))
     return progress
-
-
-def probes_of(run: Run, tasks: Tasks, limit: int) -> Probes:
-    """The validation texts, up to `limit` of each side, whose embeddings are kept for measuring drift."""
-    if not tasks:
-        return Probes(run, {}, {}, 0)
-    task, back = tasks["q2d"], tasks["d2q"]
-    # Documents of a judged collection that are relevant to no query have no group; they stand behind the others.
-    limit = min(limit, len(back.queries)) if len(back.queries) < len(task.documents) else limit
-    texts, groups = {"query": task.queries, "document": task.documents}, {"query": task.groups, "document": back.groups}
-    return Probes(run, texts, groups, limit)
 
 
 # -- test ----------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ Every policy is a chain of filters, in this order:
 2. The rank window keeps the ranks from `start` up to, but without, `stop`. A quantile band is the same
    window in shares of the corpus; where both are given, a rank has to lie in both.
 3. The share rule drops what scores too close to the query's own positive, or above it: probably a
-   positive that nobody marked. It drops within the window and does not move the window on, so a query
-   whose positive scores badly may be left without negatives; `statistics` counts those.
+   positive that nobody marked. The window does not move on, so a query whose positive scores badly may
+   be left without negatives; `statistics` counts those.
 4. `count` of the rest are taken: the nearest, or random ones.
 """
 
@@ -132,7 +132,7 @@ def mine(
 ) -> Mined:
     """Up to `policy.count` hard negatives of each query; the module's text says how the filters combine.
 
-    Memory is bounded as in `nearest`; a band is searched from rank 0, a few queries at a time.
+    Memory is bounded as in `nearest`.
 
     Args:
         queries: (Q, D) embeddings of any length.
@@ -199,11 +199,10 @@ def statistics(mined: Mined) -> pd.DataFrame:
         and `gap_95` (over negatives: the positive's score minus theirs; NaN where nothing was mined) and
         `suspected` (share of the documents in the windows that look like unmarked positives).
     """
-    own_scores = mined.own_scores
     present = mined.negatives >= 0
     numbers = present.sum(axis=1)
     scores = mined.scores[present].astype(np.float64)
-    gaps = np.repeat(own_scores, numbers) - scores
+    gaps = np.repeat(mined.own_scores, numbers) - scores
     low, middle, high = np.quantile(gaps, (0.05, 0.5, 0.95)) if gaps.size else np.full(3, np.nan)
     row = {
         "queries": len(present),
@@ -211,7 +210,7 @@ def statistics(mined: Mined) -> pd.DataFrame:
         "negatives_mean": float(numbers.mean()),
         "negatives_min": int(numbers.min()),
         "without": int((numbers == 0).sum()),
-        "positive_mean": float(own_scores.mean(dtype=np.float64)),
+        "positive_mean": float(mined.own_scores.mean(dtype=np.float64)),
         "negative_mean": float(scores.mean()) if scores.size else np.nan,
         "gap_mean": float(gaps.mean()) if gaps.size else np.nan,
         "gap_05": float(low),
@@ -271,15 +270,7 @@ class Miner:
     def __init__(
         self, rows: Rows, tokens: dict[str, TokenTable], policy: MiningPolicy, per_epoch: int, seed: int
     ) -> None:
-        """Nothing is mined yet.
-
-        Args:
-            rows: the train rows.
-            tokens: token tables of their queries and documents.
-            policy: what is mined, and how often.
-            per_epoch: steps of an epoch.
-            seed: with the step it decides what is drawn.
-        """
+        """Nothing is mined yet; `tokens` are the token tables of the queries and documents of the train `rows`."""
         self.rows, self.tokens, self.policy, self.seed = rows, tokens, policy, seed
         self.every = policy.every or per_epoch
         self.negatives: np.ndarray | None = None
@@ -289,10 +280,7 @@ class Miner:
     def batches(
         self, steps: Iterable[tuple[np.ndarray, bool]], start: int, encoder: Encoder, accelerator: Accelerator
     ) -> Iterator[tuple[np.ndarray, bool, Batch]]:
-        """Every step's row numbers, whether it ends an epoch, and its batch with mined negatives.
-
-        Mines whenever it is due, so a batch is made when it is asked for and not before.
-        """
+        """Every step's row numbers, whether it ends an epoch, and its batch, made when it is asked for."""
         for step, (chosen, ends) in enumerate(steps, start):
             if self.negatives is None or step % self.every == 0:
                 self.refresh(encoder, accelerator, step)
@@ -301,9 +289,8 @@ class Miner:
 
     def refresh(self, encoder: Encoder, accelerator: Accelerator, step: int) -> None:
         """Mines anew with the encoder's present weights."""
-        started = time.perf_counter()
+        started, sought = time.perf_counter(), self.policy.side
         groups = {"query": self.rows.query_groups, "document": self.rows.document_groups}
-        sought = self.policy.side
         anchor = "document" if sought == "query" else "query"
         sides = {side: encoder.embed(table, progress=True) for side, table in self.tokens.items()}
         positives = groups[anchor][self._anchors] @ groups[sought].T
@@ -341,7 +328,7 @@ class Miner:
         return {"negatives": negatives, "history": self.history}
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes over what `state_dict` gave."""
+        """Restores what `state_dict` gave."""
         self.negatives = None if state["negatives"] is None else state["negatives"].numpy()
         self.history = state["history"]
 

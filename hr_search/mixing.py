@@ -172,9 +172,7 @@ def move_queries(
     return torch.where(stays, queries, functional.normalize(total, dim=-1))
 
 
-def nearest_sum(
-    queries: Tensor, documents: Tensor, allowed: Tensor, k: int, detach: bool = True
-) -> tuple[Tensor, Tensor]:
+def nearest_sum(queries: Tensor, documents: Tensor, allowed: Tensor, k: int, detach: bool) -> tuple[Tensor, Tensor]:
     """The sum of the embeddings of each query's k nearest allowed documents.
 
     Args:
@@ -339,7 +337,7 @@ class Bank:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave; that of a bank of another size or dimension is refused."""
+        """Restores what `state_dict` gave; that of a bank of another size or dimension is refused."""
         there, here = tuple(state["embeddings"].shape), tuple(self.embeddings.shape)
         if there != here:
             raise InputError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -37,3 +40,20 @@ class Probes:
         if self.limit:
             with files.whole_file(self.folder / f"step_{step:06d}.npy", "wb") as file:
                 np.save(file, np.concatenate([side[: self.limit] for side in sides.values()]))
+
+
+def probes_of(run: Run, tasks: Mapping[str, Any], limit: int) -> Probes:
+    """The validation texts, up to `limit` of each side, whose embeddings are kept to measure drift.
+
+    Args:
+        run: where they go.
+        tasks: the search tasks "q2d" and "d2q" of the validation rows; empty without any.
+        limit: texts of each side.
+    """
+    if not tasks:
+        return Probes(run, {}, {}, 0)
+    task, back = tasks["q2d"], tasks["d2q"]
+    # Documents of a judged collection that are relevant to no query have no group; they stand behind the others.
+    limit = min(limit, len(back.queries)) if len(back.queries) < len(task.documents) else limit
+    texts, groups = {"query": task.queries, "document": task.documents}, {"query": task.groups, "document": back.groups}
+    return Probes(run, texts, groups, limit)

@@ -213,7 +213,7 @@ def test_unknown_strategies():
 
 
 def test_neighbours_are_counted():
-    sums, counts = nearest_sum(at_angles(0, 0), DOCUMENTS, mask(".xx..", "....."), 5)
+    sums, counts = nearest_sum(at_angles(0, 0), DOCUMENTS, mask(".xx..", "....."), 5, True)
     torch.testing.assert_close(sums, torch.tensor([[HALF, HIGH + 1], [0, 0]], dtype=torch.float64))
     assert counts.tolist() == [[2], [0]]
 
