@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from hr_search.base import paths
+from hr_search.models import embedded
 
 if TYPE_CHECKING:
     from hostile import HostileReport
@@ -133,6 +134,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root of its own for everything that is written."""
     monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> Path:
+    """The folder of the embedded model, built once for all tests."""
+    return Path(embedded.ensure_embedded())
+
+
+@pytest.fixture
+def stocked_home(embedded_model: Path, home: Path) -> Path:
+    """A root of its own in which the embedded model is there already."""
+    place = home / "data" / "models" / embedded_model.name
+    place.parent.mkdir(parents=True)
+    place.symlink_to(embedded_model)
+    return home
 
 
 def job_pairs() -> pd.DataFrame:

@@ -27,9 +27,9 @@ NAMES = [name for name in hr_search.__all__ if name != "__version__"]
 
 
 @pytest.fixture
-def scene(tiny_model, jobs, home):
+def scene(tiny_model, jobs, stocked_home):
     """The names that examples may use without making them."""
-    run = Run(home / "metrics" / "runs" / "my-run")
+    run = Run(stocked_home / "metrics" / "runs" / "my-run")
     run.write("history", pd.DataFrame({"step": [0, 80]}))
     files.write_json(run.folder / "summary.json", {})
     encoder = load_encoder(str(tiny_model), 32, "fp32")

@@ -30,7 +30,6 @@ from hr_search.data.formats import read_table
 from hr_search.data.tables import read_pairs
 from hr_search.data.unpacking import content
 from hr_search.encoder import load_encoder
-from hr_search.models import embedded
 from hr_search.reports.notebooks import run_notebook
 from hr_search.runs import folders
 from hr_search.settings import Settings
@@ -248,17 +247,14 @@ print(codes, before, len(asked))
 """
 
 
-def test_nothing_is_asked_for_with_bundled_model_and_data(tmp_path):
-    models = Path(embedded.ensure_embedded()).parent
-    (tmp_path / "home" / "data").mkdir(parents=True)
-    (tmp_path / "home" / "data" / "models").symlink_to(models)
+def test_nothing_is_asked_for_with_bundled_model_and_data(tmp_path, stocked_home):
     (tmp_path / "corpus.txt").write_text("сварщик варит металл\nповар варит суп\n", encoding="utf-8")
     train = "train|--datapath|sample_ru|--maxsteps|1|--batchsize|4|--maxlength|8|--probes|0|--runid|r"
     search = f"search|суп|--corpus|{tmp_path / 'corpus.txt'}|--top|1"
     environment = {
         name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     }
-    environment |= {"PYTHONPATH": str(paths.checkout()), paths.HOME_VARIABLE: str(tmp_path / "home")}
+    environment["PYTHONPATH"] = str(paths.checkout())
     done = subprocess.run(
         [sys.executable, "-c", WATCH, train, search], env=environment, capture_output=True, text=True, timeout=600
     )
