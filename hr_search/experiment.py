@@ -283,7 +283,11 @@ def deliver(prepared: Prepared, progress: Progress) -> None:
                 log.warning("%s", error)
         log.info("%s", summary["verdict"])
         if settings.outputpath:
-            save_model(prepared.encoder, settings.outputpath, model_card(settings, summary))
+            try:
+                save_model(prepared.encoder, settings.outputpath, model_card(settings, summary))
+            except InputError as error:
+                kept = f"all tables of the run {run.id} are kept, only the model is not"
+                raise InputError(f"{str(error).rstrip('.')}; {kept}.") from error
         else:
             log.info("the model is not kept: no --outputpath was given")
     prepared.claims.close()

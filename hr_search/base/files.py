@@ -26,6 +26,7 @@ from hr_search.base import locks
 from hr_search.base.errors import InputError, one_line
 
 _PART = ".part"  # suffix of everything unfinished
+_KEPT = "; the one written before is kept."
 _STALE = 60.0  # seconds after which an unlocked part counts as a leftover
 
 
@@ -92,6 +93,9 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
             _take_place(temporary, path)
         _sync_folder(path.parent)
     except Exception as error:
+        if temporary is not None and isinstance(error, InputError):  # of a writer inside, who knows only that place
+            sentence = str(error).removesuffix(_KEPT).replace(str(temporary), str(path))
+            raise InputError(_with_kept(sentence, path)) from error
         if (refusal := _refusal(path, error)) is None:
             raise
         raise refusal from error
@@ -200,8 +204,13 @@ def _refusal(path: Path, error: Exception) -> InputError | None:
     # Libraries written in Rust (safetensors, tokenizers) raise errors of their own that quote the system's.
     if isinstance(error, InputError) or not (isinstance(reason, OSError) or "(os error " in str(error)):
         return None
-    said = one_line(reason or error)
-    return InputError(f"{path} cannot be written ({said}); choose a place with room and permission.")
+    sentence = f"{path} cannot be written ({one_line(reason or error)}); choose a place with room and permission."
+    return InputError(_with_kept(sentence, path))
+
+
+def _with_kept(sentence: str, path: Path) -> str:
+    """A sentence about a refused `path`, and that what lay there before still does."""
+    return sentence.rstrip(".") + (_KEPT if os.path.lexists(path) else ".")
 
 
 # -- what stands in place of a file --------------------------------------------------------------

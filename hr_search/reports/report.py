@@ -132,11 +132,15 @@ def _run(
             files.write_json(paths.reports() / "timings.json", timings)
             _export(sorted([*done, *(failure.path for failure in failures)]), runid)
             log.info("   done in %s: %s", pages.duration(timings[name]), (place / name).with_suffix(".html"))
-    except KeyboardInterrupt:
-        log.warning(_farewell(name, runid, settings))
+    except BaseException as error:
+        with contextlib.suppress(InputError):  # the first trouble is the one to tell
+            index.write_index()
+        if isinstance(error, InputError):  # a full disk, for example
+            raise InputError(f"{str(error).rstrip('.')}; {_farewell(name, runid, settings)}") from error
+        if isinstance(error, KeyboardInterrupt):
+            log.warning(_farewell(name, runid, settings))
         raise
-    finally:
-        page = index.write_index()
+    page = index.write_index()
     if failures:
         raise failures[0]
     return page

@@ -73,8 +73,20 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        with pytest.raises(InputError, match=r"file.txt cannot be written \(.*too large.*room and permission"):
+        with pytest.raises(
+            InputError, match=r"file.txt cannot be written \(.*too large.*; the one written before is kept"
+        ):
             write_text(path, "x" * 100_000)
+        with pytest.raises(InputError, match=r"new.txt cannot be written \(.*too large.*room and permission\.$"):
+            write_text(tmp_path / "new.txt", "x" * 100_000)
+        for kept in (False, True):  # the file inside is named by where it would have been, not by its part
+            with pytest.raises(InputError) as caught, whole_folder(tmp_path / "model") as folder:
+                (folder / "card").write_text("a card that is not the last one to be written")
+                write_text(folder / "card", "x" * 100_000)
+            assert str(caught.value).startswith(f"{tmp_path / 'model' / 'card'} cannot be written (")
+            assert str(caught.value).endswith("; the one written before is kept.") == kept
+            (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model").rmdir()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert content(tmp_path) == {"file.txt": b"old"}

@@ -129,6 +129,17 @@ def test_what_needs_no_failed_notebook_is_made_and_the_failed_one_later(tmp_path
         run_report(settings, runid="r", folder=folder)
 
 
+def test_a_page_that_cannot_be_written_leaves_a_report_that_goes_on(tmp_path, home):
+    spoil = "place = paths.reports() / 'r' / '03_embedding_drift.ipynb'; place.unlink(); place.mkdir()"
+    folder, settings = four(tmp_path / "notebooks", spoil), Settings(seed=3)
+    said = r"03_embedding_drift\.ipynb is a folder.*; the report r was stopped in 03.*with --runid r goes on there\.$"
+    with pytest.raises(InputError, match=said):
+        run_report(settings, runid="r", folder=folder)
+    (home / "reports" / "r" / "03_embedding_drift.ipynb").rmdir()
+    run_report(settings, runid="r", folder=folder)
+    assert (home / "reports" / "r" / "04_analyse_metrics.html").is_file()
+
+
 def test_reports_without_a_name_get_one_each(tmp_path, home, monkeypatch):
     """Two that start in the same second find the same name free."""
     names = iter(["a", "a", "a-2"])
