@@ -17,12 +17,14 @@ import pytest
 from stand_ins import slow, stand_in, write_grid
 
 from hr_search.base import claims, paths
+from hr_search.base.cores import THREAD_VARIABLES
 from hr_search.base.errors import InputError
 from hr_search.experiment import run_experiment
 from hr_search.grids import runner, workers
 from hr_search.grids.grid_file import read_grid
 from hr_search.grids.runner import run_grid
 from hr_search.places import absolute
+from hr_search.reports import notebooks
 from hr_search.runs.folders import Run
 
 # -- processes -----------------------------------------------------------------------------------
@@ -269,14 +271,25 @@ def test_no_scheduler_no_workers_and_no_package_are_one_sentence_each(home, tmp_
 # -- real training -------------------------------------------------------------------------------
 
 
+def test_a_cell_whose_notebook_stops_says_where_and_names_the_page(home, tmp_path, monkeypatch):
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, "1")  # an attempt sets them for good
+
+    def stops(source, folder, parameters):
+        raise notebooks.NotebookFailed(folder / source.name, 3, "testshare is too much")
+
+    monkeypatch.setattr(notebooks, "run_notebook", stops)
+    (cell,) = read_grid(write_grid(tmp_path, list=[{"testshare": 0.8}])).cells
+    outcome = workers.attempt(workers.train_cell, cell, str(home), 1)
+    assert (outcome.status, outcome.error) == ("failed", "testshare is too much (cell 3 of the notebook)")
+    assert home / outcome.notebook == cell.folder / "02_train.ipynb"
+
+
 def test_real_cells_on_a_cluster_train_as_anywhere(home, tmp_path, cluster, tiny_model, jobs_file):
     base = {"datapath": str(jobs_file), "modelname": str(tiny_model), "maxsteps": 2, "batchsize": 8}
     base |= {"precision": "fp32", "validationshare": 0.2, "probes": 0}
-    found = read_grid(write_grid(tmp_path, base=base, list=[{"testshare": 0.2}, {"testshare": 0.8}]))
-    table = run_grid(found, scheduler=cluster.scheduler_address)
-    assert table["status"].tolist() == ["finished", "failed"]
-    assert "testshare" in table["error"][1] and "cell 3 of the notebook" not in table["error"][0]
-    assert (home / table["notebook"][1]).is_file() and (home / table["notebook"][1]).with_suffix(".html").is_file()
+    found = read_grid(write_grid(tmp_path, base=base, list=[{"testshare": 0.2}]))
+    assert run_grid(found, scheduler=cluster.scheduler_address)["status"].tolist() == ["finished"]
     run = Run(paths.runs() / found.cells[0].runid)
     assert run.config["maxsteps"] == 2 and run.config["projectname"] == "tiny"
     plain = run_experiment(absolute(found.cells[0].settings), "plain")
