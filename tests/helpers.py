@@ -1,11 +1,14 @@
-"""What tests of several rooms write and read: notebooks, pages and finished runs."""
+"""What tests of several rooms share: notebooks, pages, finished runs and processes."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import os
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -81,6 +84,27 @@ def loads_nothing(text: str) -> int:
         assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
     assert "'unsafe-inline'" not in policy.split("script-src")[1]
     return len(scripts)
+
+
+# -- processes -----------------------------------------------------------------------------------
+
+
+def wait_until(condition: Callable[[], object], seconds: int = 300) -> bool:
+    """Whether a condition comes true before a time that even a busy machine does not need."""
+    for _ in range(20 * seconds):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this number runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 # -- finished runs -------------------------------------------------------------------------------

@@ -505,7 +505,7 @@ def test_data_sets_on_a_hub(tmp_path):
     environment.pop("HF_HUB_OFFLINE", None)
     try:
         command = [sys.executable, "-c", script, *names]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     finally:
         server.shutdown()
         server.server_close()

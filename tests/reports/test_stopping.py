@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from helpers import printed, write_notebook
+from helpers import alive, printed, wait_until, write_notebook
 
 from hr_search.base import claims, files, paths
 from hr_search.base.errors import InputError
@@ -67,14 +66,6 @@ def four(folder: Path, trouble: str, number: int = 3) -> Path:
     return folder
 
 
-def alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize(
     ("asked", "code", "number", "said"),
     [
@@ -83,7 +74,7 @@ def alive(process: int) -> bool:
     ],
 )
 def test_a_stopped_report_ends_its_kernel_and_the_same_command_goes_on(home, tmp_path, asked, code, number, said):
-    folder = four(tmp_path / "notebooks", "time.sleep(100)", number)
+    folder = four(tmp_path / "notebooks", "time.sleep(1000)", number)
     command = [sys.executable, "-c", SCRIPT, str(folder), "r"]
     environment = {**os.environ, "PYTHONPATH": str(paths.checkout()), paths.HOME_VARIABLE: str(home)}
     process = subprocess.Popen(
@@ -94,17 +85,16 @@ def test_a_stopped_report_ends_its_kernel_and_the_same_command_goes_on(home, tmp
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 90
-    while not (home / "begun").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    kernel = int((home / "begun").read_text())
+    begun = home / "begun"
+    assert wait_until(lambda: begun.exists() and begun.read_text())
+    kernel = int(begun.read_text())
     with pytest.raises(InputError, match=rf"the report r is being written by another process \({process.pid} on "):
         run_report(Settings(seed=3), runid="r", folder=folder)
     os.kill(process.pid, asked)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == code and "Traceback" not in errors, errors
     assert errors.splitlines()[-1].endswith(said) and not alive(kernel)
-    again = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120)
+    again = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=600)
     assert again.returncode == 0, again.stderr
     assert ("going on after 01_explore_data, 02_train" in again.stderr) == (number == 3)
     assert sorted(path.stem for path in (home / "reports" / "r").glob("*.html")) == list(STEPS)
