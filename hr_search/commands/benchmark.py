@@ -10,6 +10,7 @@ from typing import Any
 
 from hr_search.base.errors import InputError
 from hr_search.commands.flags import given, settings_from
+from hr_search.commands.output import say
 from hr_search.places import absolute
 
 # The flags of each kind; "" are the speeds, the other kinds are flags themselves.
@@ -103,4 +104,4 @@ def _costs(**values: Any) -> int:
 
 
 def _print_tables(*tables: Any) -> None:
-    print("\n\n".join(table.to_string(index=False, float_format=lambda value: f"{value:.4g}") for table in tables))
+    say("\n\n".join(table.to_string(index=False, float_format=lambda value: f"{value:.4g}") for table in tables))

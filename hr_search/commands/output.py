@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
 from typing import Any
 
-from hr_search.base.errors import escaped
+from hr_search.base.errors import InputError, escaped, one_line
+
+
+def say(text: object) -> None:
+    """Prints a line to standard output.
+
+    Raises:
+        InputError: nobody reads it any more, or it goes to a full disk.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # else Python tries again, and complains, when it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InputError(
+            f"standard output cannot be written ({one_line(error)}); send it to another place. Files that this command "
+            "had written by then are kept."
+        ) from error
 
 
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON."""
-    print(escaped(json.dumps(value, ensure_ascii=False)))
+    say(escaped(json.dumps(value, ensure_ascii=False)))
 
 
 def print_metrics(metrics: Any) -> None:
@@ -18,4 +38,4 @@ def print_metrics(metrics: Any) -> None:
     from hr_search.evaluation.comparison import with_intervals
 
     for direction, words in {"q2d": "query to document", "d2q": "document to query"}.items():
-        print(f"\n{direction}: {words}\n{with_intervals(metrics, direction).to_string()}")
+        say(f"\n{direction}: {words}\n{with_intervals(metrics, direction).to_string()}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hr_search.base import choices, paths
 from hr_search.base.errors import InputError, one_line, plain
 from hr_search.commands.flags import add_settings, given, settings_from
-from hr_search.commands.output import print_json, print_metrics
+from hr_search.commands.output import print_json, print_metrics, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +128,7 @@ def search(arguments: argparse.Namespace) -> int:
         print_json(found)
     else:
         for item in found:
-            print(f"{item['score']:.4f}  row {item['row']}  {one_line(item['text'], 200)}")
+            say(f"{item['score']:.4f}  row {item['row']}  {one_line(item['text'], 200)}")
     return 0
 
 
@@ -159,8 +159,8 @@ def compare(arguments: argparse.Namespace) -> int:
     except (LookupError, TypeError, ValueError) as error:  # tables that another program has changed
         names = " or ".join(run.id for run in runs)
         raise InputError(f"a file of {names} is damaged ({one_line(error, 120)}); repeat that run.") from error
-    print(plain(table.drop(columns="verdict").to_string(index=False, float_format=lambda value: f"{value:.4f}")))
-    print(plain("\n".join(table["verdict"])))
+    say(plain(table.drop(columns="verdict").to_string(index=False, float_format=lambda value: f"{value:.4f}")))
+    say(plain("\n".join(table["verdict"])))
     return 0
 
 

@@ -13,7 +13,7 @@ from hr_search.base import paths
 from hr_search.base.errors import InputError, plain, shown
 from hr_search.base.signals import stoppable
 from hr_search.commands.flags import add_settings, given, settings_from
-from hr_search.commands.output import print_metrics
+from hr_search.commands.output import print_metrics, say
 from hr_search.places import absolute, require_tables
 from hr_search.settings import FIELDS
 
@@ -41,7 +41,7 @@ def train(arguments: argparse.Namespace) -> int:
     if run.has("metrics"):
         print_metrics(run.table("metrics"))
     if run.folder.exists():  # only the first of several processes keeps its folder
-        print(f"\ntables: {run.folder}")
+        say(f"\ntables: {run.folder}")
     return 0
 
 
@@ -66,12 +66,12 @@ def grid(arguments: argparse.Namespace) -> int:
     table = run_grid(cells, arguments.workers, arguments.retry, arguments.scheduler)
     failed = table[table["status"] == "failed"]
     for row in failed.itertuples():
-        print(plain(f"{row.run} failed: {row.error}{f'; see {paths.root() / row.notebook}' if row.notebook else ''}"))
+        say(plain(f"{row.run} failed: {row.error}{f'; see {paths.root() / row.notebook}' if row.notebook else ''}"))
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
-    print(f"{counts}: {cells.folder / 'cells.csv'}{' (--retry runs the failed ones again)' if len(failed) else ''}")
+    say(f"{counts}: {cells.folder / 'cells.csv'}{' (--retry runs the failed ones again)' if len(failed) else ''}")
     if (table["status"] == "finished").any():
         try:
-            print(write_page(cells.name))
+            say(write_page(cells.name))
         except NotebookFailed as error:
             print(f"hr_search: {plain(str(error))}", file=sys.stderr)
             return 1
@@ -122,7 +122,7 @@ def report(arguments: argparse.Namespace) -> int:
     except NotebookFailed as error:
         print(f"hr_search: {plain(str(error))}", file=sys.stderr)
         return 1
-    print(page)
+    say(page)
     return 0
 
 
