@@ -83,6 +83,7 @@ class HostileReport:
         parameters = {
             "datapath": data,
             "groupcolumn": "group",
+            "keephtml": True,  # so that pages meet what they must not obey
             "testshare": 0.3,
             "validationshare": 0.3,
             "splitseed": 3,

@@ -94,7 +94,7 @@ def test_training_takes_ten_megabytes_in_one_cell_and_formulas_in_csv(home, tmp_
 def test_a_terminal_obeys_no_text(home, tmp_path, tiny_model, capsys):
     corpus = tmp_path / "\x1b]0;corpus\x07.jsonl"
     corpus.write_text("\n".join(json.dumps({"text": text}) for text in HOSTILE[:-1]))
-    words = ["search", HOSTILE[9], "--model", str(tiny_model), "--corpus", str(corpus), "--top", "100"]
+    words = ["search", HOSTILE[9], "--model", str(tiny_model), "--corpus", str(corpus), "--top", "100", "--keephtml"]
     assert parser.main(words) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(HOSTILE) - 1 and not CONTROL.search(out + err)
