@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hr_search.runs.provenance import COLLAPSED
+from hr_search.base.choices import COLLAPSED
 
 log = logging.getLogger(__name__)
 

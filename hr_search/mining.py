@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -29,9 +30,11 @@ from hr_search.base.arrays import incidence
 from hr_search.base.choices import SAMPLINGS
 from hr_search.base.errors import InputError, suggestion
 from hr_search.batches import Batch, Rows, make_batch
-from hr_search.encoder import Encoder
-from hr_search.fast.tokens import TokenTable
 from hr_search.nearest import nearest_chunks, pair_scores
+
+if TYPE_CHECKING:
+    from hr_search.encoder import Encoder
+    from hr_search.fast.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 
@@ -294,15 +297,8 @@ class Miner:
         anchor = "document" if sought == "query" else "query"
         sides = {side: encoder.embed(table, progress=True) for side, table in self.tokens.items()}
         positives = groups[anchor][self._anchors] @ groups[sought].T
-        mined = mine(
-            sides[anchor][self._anchors],
-            sides[sought],
-            positives,
-            self._own,
-            self.policy,
-            self.seed + step,
-            accelerator.device,
-        )
+        queries, seed = sides[anchor][self._anchors], self.seed + step
+        mined = mine(queries, sides[sought], positives, self._own, self.policy, seed, accelerator.device)
         # Ties may be broken differently on another GPU, and all processes must see the same batches.
         shared = broadcast(torch.from_numpy(mined.negatives).to(accelerator.device))
         self.negatives = shared.cpu().numpy()
@@ -324,8 +320,8 @@ class Miner:
 
     def state_dict(self) -> dict:
         """What must survive an interruption."""
-        negatives = None if self.negatives is None else torch.from_numpy(self.negatives.copy())
-        return {"negatives": negatives, "history": self.history}
+        kept = None if self.negatives is None else torch.from_numpy(self.negatives.copy())
+        return {"negatives": kept, "history": self.history}
 
     def load_state_dict(self, state: dict) -> None:
         """Restores what `state_dict` gave."""

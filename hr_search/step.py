@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from hr_search.base.devices import to_device
 from hr_search.base.errors import InputError
 from hr_search.batches import Batch, Rows, negative_mask
 from hr_search.fast.packing import chunks
-from hr_search.fast.tokens import TokenTable
 from hr_search.mixing import Bank, MixedBatch, MixingPolicy
+
+if TYPE_CHECKING:
+    from hr_search.fast.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 

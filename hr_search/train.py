@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,8 +18,6 @@ from hr_search.base.progress import bar
 from hr_search.base.signals import Interrupted, leave, postponed
 from hr_search.batches import Batch, Rows, ahead, describe_rows, step_plan
 from hr_search.checkpoint import Parts, random_state, require_own, restore, store
-from hr_search.encoder import Encoder
-from hr_search.fast.tokens import TokenTable
 from hr_search.history import Clock, Progress, peak_memory
 from hr_search.mining import Miner
 from hr_search.mixing import Bank
@@ -26,6 +25,10 @@ from hr_search.models.interpolation import Interpolation
 from hr_search.policies import loss_policy, mining_policy, mixing_policy, parameter_groups, warmup_then_linear
 from hr_search.settings import Settings
 from hr_search.step import Context, run_step
+
+if TYPE_CHECKING:
+    from hr_search.encoder import Encoder
+    from hr_search.fast.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 

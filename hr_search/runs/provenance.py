@@ -7,15 +7,16 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from hr_search.base import files, paths
-from hr_search.base.choices import CONTACTS
-from hr_search.runs.folders import Run
+from hr_search.base.choices import COLLAPSED, CONTACTS
 
-COLLAPSED = 0.02  # a spread below this means that the embeddings have collapsed
+if TYPE_CHECKING:
+    from hr_search.runs.folders import Run
+
 _PACKAGES = (
     "torch",
     "transformers",
