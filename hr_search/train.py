@@ -64,7 +64,7 @@ def fit(
 
     Raises:
         InputError: the loss is NaN or infinite, or a checkpoint does not fit.
-        KeyboardInterrupt, SystemExit: Ctrl-C, SIGTERM or SIGHUP came; a checkpoint of the last step has been written first.
+        KeyboardInterrupt, SystemExit: Ctrl-C, SIGTERM or SIGHUP came; a checkpoint of the last step was written first.
 
     Example:
         >>> tokens = {"query": encoder.tokens(rows.queries, "query")}
