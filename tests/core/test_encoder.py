@@ -149,7 +149,9 @@ def test_a_silent_hub_is_given_up_in_seconds():
         environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         environment |= {"PYTHONPATH": str(paths.checkout())}
         code = "from hr_search.base import hub; hub.require_model('paraphrase-multilingual-mpnet-base-v2')"
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+        )
     assert re.search("silent for 3 s|gave no answer", done.stderr) and "--modelname embedded" in done.stderr
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.manifold import trustworthiness
 
 from hr_search.base.errors import InputError
@@ -36,11 +37,13 @@ def uncompiled() -> Iterator[None]:
     """umap without numba's compiler: a map this small is drawn in two seconds, where compiling takes twenty."""
     import numba
 
+    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(numba.config, "DISABLE_JIT", True)
         yield
         for name in [name for name in sys.modules if name.split(".")[0] in ("umap", "pynndescent")]:
             del sys.modules[name]  # whoever imports them next gets them compiled
+    torch.set_num_threads(threads)  # umap sets those of OpenMP to all cores, and later tests would train with them
 
 
 @pytest.fixture(scope="module")
