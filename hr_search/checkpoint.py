@@ -1,6 +1,6 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped.
 
-A checkpoint is written whole or not at all, and the one before it is kept beside it (`FILE.previous`),
+A checkpoint is never half-written, and the previous one is kept beside it (`FILE.previous`),
 so a machine that fails while writing loses at most `checkpointsteps` steps.
 """
 
@@ -75,7 +75,7 @@ def restore(
 ) -> tuple[Progress, dict[str, Any]] | None:
     """Loads a checkpoint into the parts, the schedule and the random generators of a run, in its `process`-th process.
 
-    A checkpoint that is torn or edited is passed over for the one before it.
+    A checkpoint that is torn or edited is skipped in favour of the previous one.
 
     Args:
         path: as given to `store`.
@@ -131,7 +131,7 @@ def _load(state: dict[str, Any], parts: Parts, schedule: Any, process: int) -> P
 
 
 def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors, numbers, texts, lists and dicts of them) to `path`; keeps the one before.
+    """Writes `state` (tensors, numbers, texts, lists and dicts of them) to `path`; keeps the previous one.
 
     Raises:
         InputError: the place cannot be written.
@@ -244,5 +244,5 @@ def _read(file: Path) -> tuple[dict[str, Any] | None, str]:
     if not isinstance(state, dict) or state.get("version") != VERSION or not {"settings", "fingerprint"} <= set(state):
         return None, "another format or version"
     if not isinstance(state["settings"], dict):
-        return None, "its settings are no mapping"
+        return None, "its settings are not a mapping"
     return state, ""

@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         limit = opening.limit(model, maxlength)
         self.maxlength = min(maxlength or limit, limit)
         if not isinstance(model[-1], Normalize):
-            # Training and search go by cosine; whoever loads the saved folder gets the same vectors.
+            # Training and search use cosines; the saved folder then gives the same vectors.
             model.append(Normalize())
         try:
             model.max_seq_length = self.maxlength  # so that a saved model cuts texts where training and tests did
@@ -91,7 +91,7 @@ class Encoder(nn.Module):
 
     @property
     def budget(self) -> int:
-        """Padded tokens that are encoded at a time unless told otherwise."""
+        """Padded tokens encoded at a time by default."""
         # On a CPU the activations of a larger chunk fall out of the cache; a GPU wants to be filled.
         return 2048 if self.device.type == "cpu" else 65536
 
@@ -275,7 +275,7 @@ class Encoder(nn.Module):
             self._vocabulary = None
 
     def save(self, folder: Path | str, card: str = "") -> None:
-        """Writes a folder that `SentenceTransformer(folder)` loads, whole or not at all.
+        """Writes a folder that `SentenceTransformer(folder)` loads; it is never half-written.
 
         Args:
             folder: where it goes; an older model there is replaced.

@@ -33,7 +33,7 @@ from hr_search.models import condenser
 from hr_search.release import command, model_card, model_folder, save_model
 from hr_search.runs import folders, provenance
 from hr_search.runs.folders import Run
-from hr_search.runs.ledgers import append_rows
+from hr_search.runs.ledgers import append_rows, ledger_rows
 from hr_search.runs.probes import probes_of
 from hr_search.runs.tracking import Tracker
 from hr_search.settings import Settings
@@ -58,7 +58,7 @@ class Prepared:
         test: tasks and token tables of the test rows.
         accelerator: device and processes.
         run: the run's folder; for every process but the first, a temporary one.
-        begun: when it began; `started` the same on the processor's clock, s.
+        begun: date and time of the beginning; `started` is the same moment on a clock for durations, s.
         claims: on the places that it writes, until it is closed.
     """
 
@@ -140,16 +140,26 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
     places = {"outputpath": model, "checkpointpath": settings.checkpointpath} if accelerator.is_main_process else {}
     held = folders.claim_places(run, places)
     files.write_json(run.folder / "config.json", settings.to_dict())
-    files.write_json(run.folder / "environment.json", environment(settings, data, encoder, accelerator))
-    sizes = len(data.train), len(data.validation), len(data.test)
-    log.info("run %s: %d train, %d validation, %d test rows", run.id, *sizes)
+    files.write_json(run.folder / "environment.json", environment(data, encoder, accelerator))
+    parts = data.train, data.validation, data.test
+    log.info("run %s: %d train, %d validation, %d test rows", run.id, *map(len, parts))
     kept = encoder.compact([table for group in (tokens, *held_out) for table in group.values()])
     if kept < encoder.vocabulary:
         log.info("vocabulary: %d of %d embedding rows occur and are trained", kept, encoder.vocabulary)
     return Prepared(
-        settings, data, rows, encoder, tokens, (validation, held_out[0]), (test, held_out[1]), accelerator, run, begun,
-        started, held,
-    )  # fmt: skip
+        settings=settings,
+        data=data,
+        rows=rows,
+        encoder=encoder,
+        tokens=tokens,
+        validation=(validation, held_out[0]),
+        test=(test, held_out[1]),
+        accelerator=accelerator,
+        run=run,
+        begun=begun,
+        started=started,
+        claims=held,
+    )
 
 
 def encoder_for(settings: Settings, pairs: pd.DataFrame, device: str | torch.device | None = None) -> Encoder:
@@ -170,14 +180,20 @@ def encoder_for(settings: Settings, pairs: pd.DataFrame, device: str | torch.dev
     )
 
 
-def environment(settings: Settings, data: Data, encoder: Encoder, accelerator: Accelerator) -> dict:
+def environment(data: Data, encoder: Encoder, accelerator: Accelerator) -> dict:
     """What a run's numbers depend on besides its settings."""
     return {
-        "versions": provenance.versions(), "commit": provenance.commit(), "hardware": hardware(encoder.device),
-        "device": str(encoder.device), "processes": accelerator.num_processes, "threads": torch.get_num_threads(),
-        "precision": "bf16" if encoder.bf16 else "fp32", "model": encoder.name, "dimension": encoder.dimension,
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+        "hardware": hardware(encoder.device),
+        "device": str(encoder.device),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "precision": "bf16" if encoder.bf16 else "fp32",
+        "model": encoder.name,
+        "dimension": encoder.dimension,
         "data": {"name": data.name, "fingerprint": data.fingerprint, **data.counts.to_dict()},
-    }  # fmt: skip
+    }
 
 
 # -- train ---------------------------------------------------------------------------------------
@@ -190,7 +206,7 @@ def train_encoder(prepared: Prepared) -> Progress:
         InputError: a checkpoint of another run, a loss that is NaN; the run's folder is gone then.
     """
     settings, run, encoder, accelerator = prepared.settings, prepared.run, prepared.encoder, prepared.accelerator
-    tasks, tokens = prepared.validation
+    (tasks, tokens), direction = prepared.validation, settings.direction
     probes = probes_of(run, tasks, settings.probes)
 
     def validate(step: int) -> dict[str, float]:
@@ -198,8 +214,7 @@ def train_encoder(prepared: Prepared) -> Progress:
             return dict.fromkeys(METRICS, math.nan)
         sides = scoring.embed_sides(encoder, tokens)
         probes.keep(step, sides)
-        scores = scoring.evaluate_embeddings({settings.direction: tasks[settings.direction]}, sides)
-        table = scores[settings.direction]
+        table = scoring.evaluate_embeddings({direction: tasks[direction]}, sides)[direction]
         return {name: float(table[name].mean()) for name in METRICS} | {"se": float(table[settings.goal].sem())}
 
     with Tracker(settings, accelerator) as tracker:
@@ -207,12 +222,12 @@ def train_encoder(prepared: Prepared) -> Progress:
             # Drift is measured against the base model, and a resumed run does not pass step 0 again.
             probes.keep(0, scoring.embed_sides(encoder, tokens))
         try:
+            fingerprint = prepared.data.fingerprint
             progress = train.fit(
-                encoder, prepared.rows, prepared.tokens, settings, validate, prepared.data.fingerprint, accelerator,
-                tracker.log,
-            )  # fmt: skip
-        except InputError:  # there is no result to keep
-            folders.remove_run(run)
+                encoder, prepared.rows, prepared.tokens, settings, validate, fingerprint, accelerator, tracker.log
+            )
+        except InputError:
+            folders.remove_run(run)  # there is no result to keep
             raise
     run.write("history", pd.DataFrame(progress.history))
     if progress.mining:
@@ -273,12 +288,11 @@ def deliver(prepared: Prepared, progress: Progress) -> None:
     summary = summarise(prepared, progress)
     if not (run.folder / "config.json").is_file():
         raise InputError(f"{run.folder} was removed while the run went on; start it again.")
-    # Before the model: a full disk must not cost the results.
-    files.write_json(run.folder / "summary.json", summary)
+    files.write_json(run.folder / "summary.json", summary)  # first: a full disk must not cost the results
     if accelerator.is_main_process:
         if summary["metrics"]:
             try:
-                append_rows(paths.metrics() / "results.csv", ledger_rows(run, settings, summary))
+                append_rows(paths.metrics() / "results.csv", ledger_rows(run, summary))
             except InputError as error:  # a table from elsewhere must not cost a finished run
                 log.warning("%s", error)
         log.info("%s", summary["verdict"])
@@ -294,20 +308,6 @@ def deliver(prepared: Prepared, progress: Progress) -> None:
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         shutil.rmtree(run.folder.parent)
-
-
-def ledger_rows(run: Run, settings: Settings, summary: dict) -> pd.DataFrame:
-    """The run's metrics for `metrics/results.csv`, the table of all runs that outlives their folders."""
-    known = {
-        "run": run.id,
-        "started": summary["started"],
-        "data": summary["data"]["name"],
-        "fingerprint": summary["data"]["fingerprint"],
-        "model": settings.modelname,
-        "steps": summary["steps"],
-        "seed": settings.seed,
-    }
-    return run.table("metrics").assign(**known, command=summary["command"])
 
 
 def summarise(prepared: Prepared, progress: Progress) -> dict:

@@ -68,8 +68,8 @@ class Progress:
     def record(self, metrics: dict[str, float], goal: str, encoder: nn.Module, figures: dict[str, Any]) -> None:
         """Adds a row to the history and keeps the weights if they are the best so far, or as good as the best.
 
-        Validations within one standard error of the best tell no better model from a worse one; which of them is the
-        best is decided by the last bits of a sum, and so by the number of threads. The last of them is kept.
+        Validations within one standard error of the best do not show which model is better; the last bits of a sum,
+        and so the number of threads, decide which of them comes out best. The last of them is kept.
 
         Args:
             metrics: of the validation, the goal among them (NaN where there are no validation rows), and `se`, the

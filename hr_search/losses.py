@@ -2,7 +2,7 @@
 
 Each takes queries (B, D), distinct documents (M, D), the index of each query's own positive
 (B,) and a mask (B, M) of the documents that may serve as its negatives. Rows of one group never
-stand in that mask for one another, so two vacancies with one title do not repel each other. Each
+are in that mask for one another, so two vacancies with one title are not negatives of each other. Each
 also takes synthetic negatives (B, S, D) that belong to one row alone; zeros stand for none, as an
 embedding of length 1 is never zero.
 """
@@ -121,7 +121,7 @@ def infonce(
         The scalar mean over the rows, and over both directions where there are two.
 
     Example:
-        >>> point = torch.ones(2, 1)  # nothing tells two pairs apart, so the loss is ln 2
+        >>> point = torch.ones(2, 1)  # the two pairs are indistinguishable: ln 2
         >>> infonce(point, point, torch.tensor([0, 1]), ~torch.eye(2).bool(), torch.eye(2).bool())
         tensor(0.6931)
     """

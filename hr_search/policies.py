@@ -15,8 +15,14 @@ from hr_search.step import LossPolicy
 
 def loss_policy(settings: Settings) -> LossPolicy:
     """Loss and negatives as the settings name them."""
-    return LossPolicy(settings.loss, settings.margin, settings.temperature, settings.symmetric, settings.hardness,
-                      settings.negatives)  # fmt: skip
+    return LossPolicy(
+        name=settings.loss,
+        margin=settings.margin,
+        temperature=settings.temperature,
+        symmetric=settings.symmetric,
+        hardness=settings.hardness,
+        negatives=settings.negatives,
+    )
 
 
 def mixing_policy(settings: Settings) -> MixingPolicy:

@@ -52,7 +52,7 @@ class Settings:
     # Data
     datapath: str = _setting(
         "esco",
-        "table of pairs or triplets: a file (.csv, .tsv, .jsonl, .json, .parquet, .pkl; also .gz), hf:OWNER/NAME, "
+        "table of pairs or triplets: a file (.csv, .tsv, .jsonl, .json, .parquet, .pkl, .xlsx), hf:OWNER/NAME, "
         "esco (bundled, English) or sample_ru (bundled, Russian)",
     )
     validationpath: str = _setting("", "table for validation; empty = part of datapath, whole groups")

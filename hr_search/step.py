@@ -270,7 +270,7 @@ def join(local: Tensor, mine: np.ndarray, texts: list[np.ndarray], accelerator: 
     size = -(-len(texts) // accelerator.num_processes)
     padded = torch.nn.functional.pad(local.detach()[rows], (0, 0, 0, size - len(mine)))
     shares = accelerator.gather(padded).view(accelerator.num_processes, size, -1)
-    # Text number order[i] stands in share i % processes at row i // processes.
+    # Text number order[i] is in share i % processes at row i // processes.
     dealt = shares.transpose(0, 1).flatten(0, 1)[: len(texts)]
     order = np.argsort([-len(row) for row in texts], kind="stable")
     every = dealt[to_device(np.argsort(order), dealt.device)]

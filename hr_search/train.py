@@ -82,7 +82,7 @@ def fit(
         try:
             if run.due() and not progress.validated(progress.step):
                 run.validate(validate, report)
-                run.clock.restart(progress.seconds)  # validating the base model is no training
+                run.clock.restart(progress.seconds)  # validating the base model does not count as training
             while progress.step < total and not progress.finished(settings.target, settings.patience, settings.goal):
                 chosen, _, batch = next_batch(batches)
                 run.step(chosen, batch)
@@ -154,7 +154,7 @@ class Training:
         """The progress of a run that starts, or of the checkpoint from which it goes on.
 
         Raises:
-            InputError: the file is no checkpoint, or belongs to another run.
+            InputError: the file is not a checkpoint, or belongs to another run.
         """
         settings = self.settings
         if not settings.checkpointpath:

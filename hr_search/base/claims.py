@@ -57,7 +57,7 @@ def claim(lock: Path, what: str, advice: str) -> None:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             handle = _opened(lock)
-        except FileNotFoundError:  # whoever let go removed the folder as well
+        except FileNotFoundError:  # the process that released it removed the folder, too
             continue
         except OSError as error:
             raise InputError(
@@ -70,7 +70,7 @@ def claim(lock: Path, what: str, advice: str) -> None:
             owner = _owner(handle)
             os.close(handle)
             raise InputError(f"{what} is being written by another process{owner}; wait for it or {advice}.") from error
-        if not _is_at(handle, lock):  # whoever let go removed the file after we had opened it
+        if not _is_at(handle, lock):  # the process that released it removed the file after we had opened it
             os.close(handle)
             continue
         _held[lock] = handle, os.getpid()
@@ -100,7 +100,7 @@ def release(lock: Path) -> None:
     del _held[lock]
     if _is_at(handle, lock):
         with contextlib.suppress(OSError):
-            lock.unlink()  # while it is locked: whoever has opened it sees that it is gone
+            lock.unlink()  # while it is locked: a process that has it open sees that it is gone
     os.close(handle)
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all.
+"""Files and folders that are never half-written.
 
 Each writer fills a temporary file in the same folder, flushes it to disk and renames it over the
 target, so a reader never sees half a file and a crash never leaves one. The leftovers of a killed
@@ -213,7 +213,7 @@ def _with_kept(sentence: str, path: Path) -> str:
     return sentence.rstrip(".") + (_KEPT if os.path.lexists(path) else ".")
 
 
-# -- what stands in place of a file --------------------------------------------------------------
+# -- what is found in place of a file ------------------------------------------------------------
 
 
 def refuse_pointer(path: Path | str) -> None:
@@ -223,7 +223,7 @@ def refuse_pointer(path: Path | str) -> None:
         InputError: it is a pointer of Git LFS or of git-annex.
     """
     start = b""
-    with contextlib.suppress(OSError, ValueError):  # whoever reads the file says what is wrong
+    with contextlib.suppress(OSError, ValueError):  # the reader of the file says what is wrong
         if os.path.isfile(path):  # a pipe would wait for its writer
             with open(path, "rb") as file:
                 start = file.read(64)

@@ -2,7 +2,7 @@
 
 `datasets` is asked about empty files of the same names beside the data set's card, so that nothing is downloaded that
 is not read. Where it is not installed, or knows none of the files, only names that leave no doubt are understood.
-Whoever is asked which configuration, split or file is meant answers with `hf:OWNER/NAME/ANSWER`.
+Where several configurations, splits or files could be meant, `hf:OWNER/NAME/ANSWER` names one.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _train_split(layout: Layout, tables: Sequence[str], card: Mapping[str, Any] 
     """
     if not layout:
         raise InputError(
-            f"{place} has {len(tables)} files and their names do not tell which to train on; write {place}/ and one of "
+            f"{place} has {len(tables)} files and their names do not show which to train on; write {place}/ and one of "
             f"{_listed(tables)}, or install the package datasets if it is missing."
         )
     configs = (card or {}).get("configs")

@@ -1,6 +1,6 @@
 """The process of one measurement: `python -m hr_search.bench QUESTION ANSWER`.
 
-Imports stand inside the functions, so that a process loads only what its order needs.
+Imports are inside the functions, so that a process loads only what its order needs.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def make_trainer(order: Order, model: Any, pairs: pd.DataFrame, folder: str) -> 
     """The peer's trainer over `pairs`, which it reads from top to bottom.
 
     Args:
-        order: what both contenders are told.
+        order: the order that both contenders get.
         model: the SentenceTransformer to train.
         pairs: rows in the order of training.
         folder: where it may write.

@@ -15,7 +15,7 @@ def say(text: object) -> None:
     """Prints a line to standard output.
 
     Raises:
-        InputError: nobody reads it any more, or it goes to a full disk.
+        InputError: its reader is gone, or its disk is full.
     """
     try:
         print(text, flush=True)

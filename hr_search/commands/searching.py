@@ -6,6 +6,7 @@ Heavy modules are imported inside the functions, so that `--help` and a mistyped
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hr_search.base import choices, paths
@@ -43,7 +44,6 @@ SEARCHED = ("maxlength", "precision", "keephtml", "encoding", "trustfile")
 def add_evaluate(verbs: argparse._SubParsersAction) -> None:
     """Adds the verb `evaluate`."""
     verb = verbs.add_parser("evaluate", help="print the metrics of a model on a table")
-    verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
     verb.add_argument(
         "--split",
         default="all",
@@ -56,8 +56,7 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
         action="store_true",
         help="leave documents with the same text as the query out of its ranking, unless they are marked as relevant",
     )
-    verb.add_argument("--json", action="store_true", help="print one line of JSON")
-    add_settings(verb, EVALUATED, maxlength="the model's own")
+    _add_shared(verb, EVALUATED)
     verb.set_defaults(run=evaluate)
 
 
@@ -85,7 +84,6 @@ def add_search(verbs: argparse._SubParsersAction) -> None:
     """Adds the verb `search`."""
     verb = verbs.add_parser("search", help="print the documents nearest to a query")
     verb.add_argument("query", help="text to search for, for example a job title")
-    verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
     verb.add_argument(
         "--corpus",
         required=True,
@@ -93,8 +91,7 @@ def add_search(verbs: argparse._SubParsersAction) -> None:
     )
     verb.add_argument("--column", default="", help="column to search in; default: found by name")
     verb.add_argument("--top", type=int, default=5, help="how many to print (default 5)")
-    verb.add_argument("--json", action="store_true", help="print one line of JSON")
-    add_settings(verb, SEARCHED, maxlength="the model's own")
+    _add_shared(verb, SEARCHED)
     verb.set_defaults(run=search)
 
 
@@ -162,6 +159,13 @@ def compare(arguments: argparse.Namespace) -> int:
     say(plain(table.drop(columns="verdict").to_string(index=False, float_format=lambda value: f"{value:.4f}")))
     say(plain("\n".join(table["verdict"])))
     return 0
+
+
+def _add_shared(verb: argparse.ArgumentParser, settings: Sequence[str]) -> None:
+    """Adds the flags that `evaluate` and `search` share, and those of their settings."""
+    verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
+    verb.add_argument("--json", action="store_true", help="print one line of JSON")
+    add_settings(verb, settings, maxlength="the model's own")
 
 
 def _encoder(model: str, settings: Settings, shortened: bool) -> Encoder:

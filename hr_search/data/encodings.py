@@ -1,7 +1,7 @@
 """The encoding of a text file: marked, UTF-8, or the one in which the bytes make likely words.
 
-Single-byte encodings cannot be told apart by validity: any bytes are text in most of them. So the same bytes are read
-in each, and each reading is scored by how likely its letters are in some one language, and by what no language does,
+Validity does not identify a single-byte encoding: any bytes are text in most of them. So the same bytes are read in
+each, and each reading is scored by how likely its letters are in some one language, and by what no language does,
 such as Cyrillic and Latin letters in one word. The best reading counts only where it is good and no other one comes
 near; else the file is refused. charset-normalizer alone is not enough: it reads capitals in KOI8-R as Windows-1251 and
 short tables with cp1252 as anything.
@@ -94,7 +94,7 @@ def decoded(data: bytes, path: Path | str, encoding: str = "") -> str:
         encoding: the encoding; empty = detected.
 
     Raises:
-        InputError: the bytes are no text in `encoding`; or, without one, they are binary, a damaged line breaks their
+        InputError: the bytes are not text in `encoding`; or, without one, they are binary, a damaged line breaks their
             UTF-8, or they may be in several encodings.
     """
     if encoding:
@@ -153,7 +153,7 @@ def _as_told(data: bytes, path: Path | str, encoding: str) -> str:
     try:
         return data.decode(encoding).removeprefix("\ufeff").replace("\0", " ")
     except LookupError as error:
-        raise InputError(f'--encoding "{shown(encoding)}" is no known encoding; write cp1251, for example.') from error
+        raise InputError(f'--encoding "{shown(encoding)}" is unknown; write cp1251, for example.') from error
     except ValueError as error:
         start = error.start if isinstance(error, UnicodeDecodeError) else 0
         line = data[:start].decode(encoding, "ignore").count("\n") + 1
@@ -179,7 +179,7 @@ def _damaged(data: bytes) -> bool:
     """Whether bytes that are not UTF-8 were meant to be, at least in part."""
     if _usual(data) >= data.decode("utf-8-sig", "replace").count("\ufffd"):
         return True
-    # Several files may have been joined: whole lines of UTF-8 among others are no chance.
+    # Several files may have been joined: whole lines of UTF-8 among others are not chance.
     lines = [line for line in data.split(b"\n") if not line.isascii()]
     whole = sum(_usual(line) > 2 and "\ufffd" not in line.decode("utf-8", "replace") for line in lines)
     return whole > 0.02 * len(lines)
@@ -218,7 +218,7 @@ def _likeliest(data: bytes, path: Path | str, line: int) -> str:
     examples = [f'{name} ("{shown(_word(text), 20)}")' for _, name, text in ranked[:2]]
     may_be = f"; its first letters may be {' or '.join(examples)}" if examples else ""
     raise InputError(
-        f"{path}, line {line} is in no encoding that can be told with certainty{may_be}; save it in UTF-8, or name "
+        f"{path}, line {line} is in an encoding that cannot be determined{may_be}; save it in UTF-8, or name "
         "the encoding with --encoding."
     )
 
@@ -259,7 +259,7 @@ def _is_cyrillic(character: str) -> bool:
 
 
 def _strangeness(character: str) -> float:
-    """What it costs that a character beyond ASCII, not a letter, stands in a text."""
+    """What a character beyond ASCII that is not a letter costs a reading."""
     if character in _TYPOGRAPHY:
         return 3.0
     return 15.0 if unicodedata.category(character) in ("Cc", "Cn", "Co") or "\u2500" <= character <= "\u259f" else 8.0

@@ -149,7 +149,7 @@ def split(texts: list[str]) -> list[Entry | None]:
         For each text its parts, or None where they cannot be separated with certainty.
     """
     parsed = [_parse(text) for text in texts]
-    # Titles that start with a capital ("ICT ...") also come back among the labels: they are no evidence.
+    # Titles that start with a capital ("ICT ...") also come back among the labels: they prove nothing.
     following = Counter(
         words[subject.end]
         for words, subjects in parsed

@@ -72,7 +72,7 @@ def read_text(path: Path | str, encoding: str = "", trustfile: bool = False) -> 
     """The text of a file.
 
     Raises:
-        InputError: the file is missing, empty, no text, or in an encoding that cannot be told.
+        InputError: the file is missing, empty, not text, or in an unknown encoding.
     """
     text = decoded(content(path, trustfile), path, encoding)
     if not text.strip():

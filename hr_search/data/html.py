@@ -2,7 +2,7 @@
 
 Job boards give descriptions as HTML, and a model that reads tags reads fewer words. What only looks like a tag stays:
 "C < D and A > B", "List<String>", "<ФИО>", a placeholder such as "<title>". A text counts as HTML where it holds what
-nobody writes otherwise: a closing tag, an attribute, `<p>`, `<li>`, `<br>` or `<hr>`, a comment, an entity.
+nobody writes by chance: a closing tag, an attribute, `<p>`, `<li>`, `<br>` or `<hr>`, a comment, an entity.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LINES = _names(  # elements that stand on lines of their own
     "h3 h4 h5 h6 head header hr html li main nav ol option p pre section table tbody tfoot thead title tr ul"
 )
 _CELLS = frozenset(("td", "th"))
-_HIDDEN = frozenset(("script", "style"))  # what is between their tags is no text
+_HIDDEN = frozenset(("script", "style"))  # what is between their tags is not text
 _ALONE = frozenset(("br", "hr", "li", "p"))  # enough by themselves, without a closing tag
 _TAGS = _names(  # names that mean a tag and nothing else
     "a b big blockquote br dd div dl dt em font h1 h2 h3 h4 h5 h6 hr html i img li ol p pre s script span strike "

@@ -161,7 +161,7 @@ def _swallowed(rows: Sequence[Row], text: str, separator: str, width: int, path:
     lines = io.StringIO(text, newline="").readlines()
     if lines[0].startswith('"'):  # the writer puts quotes around all texts, which a row within one would have as well
         return 0
-    # In prose a space follows the comma or semicolon, between fields it rarely does; between rows are no empty lines.
+    # In prose a space follows the comma or semicolon, between fields rarely; and no empty lines separate rows.
     sign = re.escape(separator) + (r"(?! )" if separator in ",;" and f"{separator} " not in lines[0] else "")
     odd = [
         row.first

@@ -12,7 +12,7 @@ from hr_search.base.errors import InputError
 from hr_search.drift.probes import Checkpoints, usable_texts
 
 FEWEST, MOST = 10, 5000  # points of a map: fewer show nothing, more take minutes and hide each other
-EPOCHS = 100  # of the layout: umap's 200 take twice as long and are no more trustworthy
+EPOCHS = 100  # of the layout: umap's 200 take twice as long without being more trustworthy
 DIMENSIONS = 50  # kept by the PCA before a map; the rest of a title's embedding is mostly noise
 
 

@@ -35,7 +35,7 @@ _SCORES = 2 * 128**2
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Where N texts lie in a row of T tokens, with a filling behind them that is no text.
+    """Where N texts lie in a row of T tokens, with a filling after them that is not text.
 
     Attributes:
         order: (N,) the texts, longest first.

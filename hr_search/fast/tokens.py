@@ -115,7 +115,7 @@ def fingerprint(tokenizer: Any) -> str:
     core = getattr(tokenizer, "backend_tokenizer", None)
     if core is None:
         return digest(repr(tokenizer), sorted(tokenizer.get_vocab().items()))
-    # Truncation and padding are set anew by every call; they are no part of what a tokenizer is.
+    # Truncation and padding are set by every call; they do not belong to the tokenizer itself.
     core.no_truncation()
     core.no_padding()
     return digest(core.to_str(), tokenizer.truncation_side)

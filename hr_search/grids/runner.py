@@ -76,7 +76,7 @@ def run_grid(
 def _farewell(grid: Grid, outcomes: Mapping[str, Outcome], scheduler: str) -> str:
     """What a grid that was asked to stop says about how to go on."""
     left = sum(outcome.status == "waiting" for outcome in outcomes.values())
-    ended = "cells that the cluster has begun run to their end there" if scheduler else "no cell runs any more"
+    ended = "cells that the cluster has begun run to their end there" if scheduler else "no cell is still running"
     return (
         f"the grid {grid.name} was stopped, and {ended}; {len(outcomes) - left} of {len(outcomes)} cells are done, and "
         f"the same command goes on with the other {left}."

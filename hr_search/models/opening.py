@@ -11,7 +11,7 @@ from torch import nn
 from hr_search.base.files import read_json
 from hr_search.models import embedded, folders, requirements, trials
 
-# What the configurations of transformers call a share of dropped values; classifiers are no part of an encoder.
+# What the configurations of transformers call a share of dropped values; an encoder has no classifier.
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "dropout_rate",
              "activation_dropout", "embedding_dropout", "mlp_dropout", "attn_pdrop", "embd_pdrop",
              "resid_pdrop")  # fmt: skip
@@ -26,7 +26,7 @@ def open_model(source: str, device: str | None, dropout: float) -> tuple[Any, di
         dropout: in training; negative = the model's own.
 
     Raises:
-        InputError: it is no encoder, or its files do not belong together.
+        InputError: it is not an encoder, or its files do not belong together.
     """
     from sentence_transformers import SentenceTransformer
     from transformers import AutoConfig

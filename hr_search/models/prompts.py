@@ -34,11 +34,11 @@ def side_prompts(stored: Mapping[str, str | None], given: Mapping[str, str], nam
         name: of the model, for the log.
 
     Raises:
-        InputError: a stored prompt is no text.
+        InputError: a stored prompt is not text.
     """
     for key, text in stored.items():
         if text is not None and not isinstance(text, str):
-            raise InputError(f"the prompt {shown(key)} of the model {name} is no text; correct its {_FILE}.")
+            raise InputError(f"the prompt {shown(key)} of the model {name} is not text; correct its {_FILE}.")
     used, found = {}, {}
     for side, names in _NAMES.items():
         used[side] = next((key for key in names if stored.get(key)), "")

@@ -59,7 +59,7 @@ class ThisPython(AsyncKernelManager):
     """Starts kernels with the interpreter that runs this program, whichever kernels are installed elsewhere.
 
     Attributes:
-        stderr: where a kernel complains; one that is told to stop in the middle of its work does so at length.
+        stderr: where a kernel complains, at length if it is stopped in the middle of its work.
     """
 
     stderr: IO[str] | None = None
@@ -162,7 +162,7 @@ def _execute(path: Path, output: Path, parameters: Mapping[str, Any]) -> Noteboo
                 stderr_file=_LineLog(),
             )
         except KeyboardInterrupt:
-            for name in ("asyncio", "traitlets"):  # they tell of tasks that nobody waits for any more
+            for name in ("asyncio", "traitlets"):  # they report tasks that are no longer waited for
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             raise
         except PapermillExecutionError as error:

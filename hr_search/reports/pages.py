@@ -61,7 +61,7 @@ def printable(text: str) -> str:
 
 
 def inert_json(value: Any) -> str:
-    """`value` as JSON that nothing can make end the script element it stands in.
+    """`value` as JSON that cannot end the script element it is in.
 
     Raises:
         ValueError: it holds NaN or infinity, which browsers do not read.

@@ -15,7 +15,7 @@ from hr_search.base.errors import InputError, one_line, quoted, shown, suggestio
 from hr_search.settings import Settings
 
 RESERVED = ("more", "runid")  # parameters that the report itself fills in
-# Bounds of parameters that are no settings: a value outside would otherwise be refused only after the training.
+# Bounds of parameters that are not settings: a value outside would otherwise be refused only after the training.
 BOUNDS = {"points": (10, 5000), "neighbours": (2, 200), "checkpoints": (2, 20), "examples": (1, 200), "worst": (1, 200)}
 
 
@@ -132,7 +132,7 @@ def plan(
     Args:
         declared: by notebook, the parameters that `parameters_of` found.
         settings: the settings of the run.
-        extra: values of parameters that are no settings.
+        extra: values of parameters that are not settings.
         runid: the name of the run.
 
     Raises:

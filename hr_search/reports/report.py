@@ -42,7 +42,7 @@ def run_report(
 
     Args:
         settings: the settings of the run.
-        extra: parameters of the notebooks that are no settings, for example `points` of the drift notebook.
+        extra: parameters of the notebooks that are not settings, for example `points` of the drift notebook.
         runid: the name of the run; empty = a new one made of the project's name and the time.
         folder: where the notebooks lie; None = those of the checkout.
 
@@ -133,7 +133,7 @@ def _run(
             _export(sorted([*done, *(failure.path for failure in failures)]), runid)
             log.info("   done in %s: %s", pages.duration(timings[name]), (place / name).with_suffix(".html"))
     except BaseException as error:
-        with contextlib.suppress(InputError):  # the first trouble is the one to tell
+        with contextlib.suppress(InputError):  # the first error is the one to report
             index.write_index()
         if isinstance(error, InputError):  # a full disk, for example
             raise InputError(f"{str(error).rstrip('.')}; {_farewell(name, runid, settings)}") from error
@@ -148,7 +148,7 @@ def _run(
 
 def _farewell(name: str, runid: str, settings: Settings) -> str:
     """What a report that was asked to stop says about how to go on."""
-    start = f"the report {runid} was stopped in {name}, and no notebook runs any more; the same command"
+    start = f"the report {runid} was stopped in {name}, and no notebook is still running; the same command"
     again = f"{start} with --runid {runid}"
     if finished(paths.reports() / runid / f"{TRAINING}.ipynb"):
         return f"{again} goes on there."

@@ -106,8 +106,8 @@ def gradient_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.barh(table["part"], table["norm"], color=BLUE)
     ax.invert_yaxis()
     total = float(np.sqrt((table["norm"] ** 2).sum()))
-    return finish(ax, f"The gradient's norm is {total:.2f}, most of it in: {table.loc[table['norm'].idxmax(), 'part']}",
-                  "Norm of the gradient", "")  # fmt: skip
+    largest = table.loc[table["norm"].idxmax(), "part"]
+    return finish(ax, f"The gradient's norm is {total:.2f}, most of it in: {largest}", "Norm of the gradient", "")
 
 
 def _part(name: str) -> str:

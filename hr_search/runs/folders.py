@@ -191,7 +191,7 @@ def remove_run(run: Run) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes all files of a folder except its lock, so that nobody else can claim it in between."""
+    """Removes all files of a folder except its lock, so that no other process can claim it in between."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -7,12 +7,14 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from hr_search.base import locks
 from hr_search.base.errors import InputError, one_line
 from hr_search.base.files import whole_file
+from hr_search.runs.folders import Run
 
 
 def append_rows(path: Path | str, rows: pd.DataFrame) -> None:
@@ -80,3 +82,17 @@ def _locked(path: Path) -> Iterator[None]:
                 f"{path} cannot be written ({one_line(error)}); choose a place with room and permission."
             ) from error
         yield
+
+
+def ledger_rows(run: Run, summary: dict[str, Any]) -> pd.DataFrame:
+    """A run's metrics for `metrics/results.csv`, the table of all runs that outlives their folders."""
+    known = {
+        "run": run.id,
+        "started": summary["started"],
+        "data": summary["data"]["name"],
+        "fingerprint": summary["data"]["fingerprint"],
+        "model": summary["model"],
+        "steps": summary["steps"],
+        "seed": run.config["seed"],
+    }
+    return run.table("metrics").assign(**known, command=summary["command"])

@@ -1,4 +1,4 @@
-"""Where a run's numbers come from and what speaks against them: the lines that stand beside its metrics."""
+"""What a run's numbers depend on, and warnings about them: the lines beside its metrics."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_the_named_encoding_wins():
     assert "line 2 is not text in ascii" in refused(RUSSIAN.encode(), "ascii")
     for name in ("utf-9", "hex", "rot13", ""):
         if name:
-            assert f'--encoding "{name}" is no known encoding' in refused(b"a", name)
+            assert f'--encoding "{name}" is unknown' in refused(b"a", name)
     assert "is not text in utf-16" in refused(b"\xff\xfe" + "ё,я\n".encode("utf-16-le") + b"x")
 
 

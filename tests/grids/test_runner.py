@@ -194,9 +194,7 @@ def test_a_stopped_grid_ends_its_cells_and_the_same_command_goes_on(home, tmp_pa
     if asked == signal.SIGKILL:  # the workers see it by themselves
         wait_until(lambda: not any(map(alive, started)))
     else:
-        said = (
-            "the grid tiny was stopped, and no cell runs any more; 2 of 5 cells are done, and the same command goes on"
-        )
+        said = "the grid tiny was stopped, and no cell is still running; 2 of 5 cells are done, and the same command goes on"
         assert said in errors
         assert errors.endswith("hr_search: interrupted\n") == (asked == signal.SIGINT)
     assert runner.read_cells("tiny")["status"].tolist() == ["finished"] * 2 + ["waiting"] * 3
