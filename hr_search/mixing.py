@@ -1,8 +1,8 @@
 """Embedding mixing: what a loss should see instead of, or beside, the queries and documents of a batch.
 
 Query-side strategies move a query's embedding by its nearest positives and negatives; document-side
-ones make synthetic negatives out of its nearest negatives. This is for training only: at evaluation
-nobody knows which documents are relevant. Neighbours are found by cosine among the documents given (the
+ones make synthetic negatives out of its nearest negatives. At search time nobody knows which documents are
+relevant; `search.memory` then mixes with known pairs. Neighbours are found by cosine among the documents given (the
 batch, or the batch and a bank of recent documents) and enter without gradient unless asked, so that the
 loss cannot be lowered by pulling the neighbours along.
 """
@@ -19,7 +19,6 @@ from torch.nn import functional
 from hr_search.base.choices import DOCUMENT_MIXINGS, MIXINGS, QUERY_MIXINGS
 from hr_search.base.devices import to_device
 from hr_search.base.errors import InputError, suggestion
-from hr_search.batches import Batch, Rows
 
 NOISE = 0.01  # standard deviation of synco's noise in each coordinate
 _TINY = 1e-6
@@ -155,9 +154,30 @@ def move_queries(
         raise InputError(f"mixing by {policy.strategy!r} moves no queries; {', '.join(QUERY_MIXINGS)} do.")
     positives, found = nearest_sum(queries, documents, relevant, policy.k, policy.detach)
     if policy.strategy == "slerp":
+        return combine(queries, positives, found, torch.zeros_like(queries), torch.zeros_like(found), policy)
+    negatives, negative_count = nearest_sum(queries, documents, candidates, policy.k, policy.detach)
+    return combine(queries, positives, found, negatives, negative_count, policy)
+
+
+def combine(
+    queries: Tensor, positives: Tensor, found: Tensor, negatives: Tensor, negative_count: Tensor, policy: MixingPolicy
+) -> Tensor:
+    """Embeddings moved by neighbours that are known already, as `move_queries` says for each strategy.
+
+    Args:
+        queries: (B, D), L2-normalised.
+        positives: (B, D), the sum of each query's positive neighbours.
+        found: (B, 1), how many they are.
+        negatives: (B, D), the sum of its negative neighbours.
+        negative_count: (B, 1), how many they are.
+        policy: with a strategy of the query side.
+
+    Returns:
+        (B, D), L2-normalised; a query without neighbours, or whose sum vanishes, stays.
+    """
+    if policy.strategy == "slerp":
         total = slerp(queries, functional.normalize(positives, dim=-1), policy.positive_weight)
     else:
-        negatives, negative_count = nearest_sum(queries, documents, candidates, policy.k, policy.detach)
         if policy.strategy == "mean":
             total = queries + positives + negatives
         else:
@@ -263,87 +283,3 @@ def synthesise_negatives(
         kinds, needed = [query + drawn(1, 1.5) * (near - query), inward, near + noise], (1, 1, 1)
     there = torch.cat([(parents >= least).expand(size) for least in needed], dim=1)
     return functional.normalize(torch.cat(kinds, dim=1), dim=-1) * there[..., None]
-
-
-# -- a bank of recent documents ------------------------------------------------------------------
-
-
-class Bank:
-    """The latest embeddings of up to `size` documents, the oldest replaced first: more neighbours than one batch holds.
-
-    Embeddings of the last steps are almost those the encoder would give now, as it changes slowly
-    (cross-batch memory: Wang et al. 2020, arXiv:1912.06798).
-
-    Attributes:
-        embeddings: (size, D) float32, without gradient; zeros in empty places.
-        documents: (size,) index of each entry in `Rows.documents`, -1 in empty places.
-    """
-
-    def __init__(self, size: int, dimension: int, device: torch.device | str = "cpu") -> None:
-        """An empty bank for `size` documents of D = `dimension`; a size below 1 is refused."""
-        if size < 1:
-            raise InputError(f"a bank of {size} documents holds nothing; give a size of 1 or more.")
-        self.embeddings = torch.zeros(size, dimension, device=device)
-        self.documents = np.full(size, -1, dtype=np.int64)
-        self._next = 0
-
-    def __len__(self) -> int:
-        """How many documents it holds now."""
-        return int((self.documents >= 0).sum())
-
-    def add(self, embeddings: Tensor, documents: np.ndarray) -> None:
-        """Stores the documents of a step; a document that is there already leaves its old place.
-
-        Args:
-            embeddings: (M, D), L2-normalised; kept without gradient.
-            documents: (M,) distinct indices into `Rows.documents`.
-
-        Raises:
-            InputError: the step has more documents than the bank has places.
-        """
-        size = len(self.documents)
-        if len(documents) > size:
-            raise InputError(
-                f"the bank has {size} places and a step brings {len(documents)} documents; give a larger bank or a "
-                "smaller batch."
-            )
-        self.documents[np.isin(self.documents, documents)] = -1
-        places = (self._next + np.arange(len(documents))) % size
-        self.documents[places] = documents
-        self.embeddings[to_device(places, self.embeddings.device)] = embeddings.detach().to(self.embeddings)
-        self._next = (self._next + len(documents)) % size
-
-    def masks(self, rows: Rows, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Which entries are positives, and which negatives, of each row of a batch: two masks (B, size).
-
-        Groups decide, as within a batch. A document of the batch itself is neither, since it is there
-        already, and neither is an empty place.
-        """
-        usable = (self.documents >= 0) & ~np.isin(self.documents, batch.documents)
-        places = np.flatnonzero(usable)
-        fits = np.zeros((len(batch.queries), len(usable)), dtype=bool)
-        groups = rows.document_groups[self.documents[places]]
-        fits[:, places] = (rows.query_groups[batch.queries] @ groups.T).toarray() > 0
-        relevant = fits[batch.query]
-        both = to_device(np.stack([relevant, usable & ~relevant]), self.embeddings.device)
-        return both[0], both[1]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """A copy of everything it holds, as plain tensors."""
-        return {
-            "embeddings": self.embeddings.clone(),
-            "documents": torch.from_numpy(self.documents.copy()),
-            "next": torch.tensor(self._next),
-        }
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores what `state_dict` gave; that of a bank of another size or dimension is refused."""
-        there, here = tuple(state["embeddings"].shape), tuple(self.embeddings.shape)
-        if there != here:
-            raise InputError(
-                f"the stored bank has {there[0]} places of {there[1]} numbers, this one {here[0]} of {here[1]}; "
-                "resume with equal settings."
-            )
-        self.embeddings.copy_(state["embeddings"])
-        self.documents[:] = state["documents"].cpu().numpy()
-        self._next = int(state["next"])

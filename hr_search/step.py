@@ -14,11 +14,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hr_search import losses, mixing
+from hr_search.bank import Bank
 from hr_search.base.devices import to_device
 from hr_search.base.errors import InputError
 from hr_search.batches import Batch, Rows, negative_mask
 from hr_search.fast.packing import chunks
-from hr_search.mixing import Bank, MixedBatch, MixingPolicy
+from hr_search.mixing import MixedBatch, MixingPolicy
 
 if TYPE_CHECKING:
     from hr_search.fast.tokens import TokenTable

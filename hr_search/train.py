@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 
+from hr_search.bank import Bank
 from hr_search.base.errors import InputError
 from hr_search.base.progress import bar
 from hr_search.base.signals import Interrupted, leave, postponed
@@ -20,7 +21,6 @@ from hr_search.batches import Batch, Rows, ahead, describe_rows, step_plan
 from hr_search.checkpoint import Parts, random_state, require_own, restore, store
 from hr_search.history import Clock, Progress, peak_memory
 from hr_search.mining import Miner
-from hr_search.mixing import Bank
 from hr_search.models.interpolation import Interpolation
 from hr_search.policies import loss_policy, mining_policy, mixing_policy, parameter_groups, warmup_then_linear
 from hr_search.settings import Settings

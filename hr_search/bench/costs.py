@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from hr_search import policies, step, train
+from hr_search.bank import Bank
 from hr_search.base import choices, files, paths
 from hr_search.batches import Batch, Rows, index_rows, make_batch
 from hr_search.bench.cases import Order, check_numbers
@@ -27,7 +28,6 @@ from hr_search.bench.texts import texts_for
 from hr_search.encoder import Encoder, load_encoder
 from hr_search.fast.tokens import TokenTable
 from hr_search.mining import Miner
-from hr_search.mixing import Bank
 from hr_search.models import embedded
 from hr_search.settings import Settings
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
+from hr_search.bank import Bank
 from hr_search.base.errors import InputError
 from hr_search.batches import Rows, index_rows, make_batch
 from hr_search.losses import infonce, triplet
-from hr_search.mixing import Bank, MixingPolicy, mix
+from hr_search.mixing import MixingPolicy, mix
 
 
 def unit(count: int, dimension: int = 4, seed: int = 0) -> torch.Tensor:
