@@ -4,7 +4,7 @@ Each takes queries (B, D), distinct documents (M, D), the index of each query's 
 (B,) and a mask (B, M) of the documents that may serve as its negatives. Rows of one group never
 are in that mask for one another, so two vacancies with one title are not negatives of each other. Each
 also takes synthetic negatives (B, S, D) that belong to one row alone; zeros stand for none, as an
-embedding of length 1 is never zero.
+embedding of length 1 is never zero. `distillation` takes scores instead.
 """
 
 from __future__ import annotations
@@ -167,6 +167,43 @@ def _mean_cost(anchors: Tensor, positives: Tensor, negatives: Tensor, counted: T
     """
     cost = functional.relu((anchors * (negatives - positives)).sum(dim=1) + margin)
     return cost.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
+
+
+# -- of a teacher --------------------------------------------------------------------------------
+
+
+def distillation(
+    student: Tensor, teacher: Tensor, allowed: Tensor, temperature: float = 0.05, teachertemperature: float = 1.0
+) -> Tensor:
+    """How far the student's ranking is from the teacher's: KL(teacher ‖ student) of their softmaxes over scored texts.
+
+    Soft targets of Hinton et al. 2015 (arXiv:1503.02531), over the texts of a row as in RocketQAv2 (Ren et al. 2021,
+    arXiv:2110.07367). Hinton's factor T² is left out: it makes up for one temperature that softens both sides, while
+    the student's here only scales its cosines, as in `infonce`, and so gives gradients of the same size as there.
+
+    Args:
+        student: (B, K) cosines; gradients flow into them.
+        teacher: (B, K) logits, higher = better.
+        allowed: (B, K), true where the teacher has scored that text for that row; the rest may hold anything, NaN too.
+        temperature: divides the cosines.
+        teachertemperature: divides the logits; above 1 the teacher is less sure.
+
+    Returns:
+        The scalar mean over the rows with at least two scored texts; 0 where there are none.
+
+    Example:
+        >>> logits, every = torch.tensor([[2.0, 1.0, 0.0]]), torch.ones(1, 3, dtype=torch.bool)
+        >>> distillation(logits, logits, every, temperature=1.0)  # equal distributions
+        tensor(0.)
+    """
+    lowest = torch.finfo(student.dtype).min  # not -inf: a product with 0 would be NaN
+    logs, shares = (
+        functional.log_softmax((scores / scale).masked_fill(~allowed, lowest), dim=1)
+        for scores, scale in ((student, temperature), (teacher.to(student.dtype), teachertemperature))
+    )
+    cost = functional.kl_div(logs, shares, reduction="none", log_target=True).masked_fill(~allowed, 0).sum(dim=1)
+    ranked = allowed.sum(dim=1) > 1
+    return cost.masked_fill(~ranked, 0).sum() / ranked.sum().clamp(min=1)
 
 
 # -- figures -------------------------------------------------------------------------------------

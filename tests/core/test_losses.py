@@ -9,11 +9,12 @@ import pytest
 import torch
 from sentence_transformers import losses as peers
 from sentence_transformers.sentence_transformer.losses.batch_hard_triplet import BatchHardTripletLossDistanceFunction
-from torch.nn.functional import normalize
+from torch.nn.functional import kl_div, normalize
 
 from hr_search.base.errors import InputError
 from hr_search.losses import (
     HARDNESS,
+    distillation,
     gap,
     infonce,
     spread,
@@ -349,6 +350,53 @@ def test_duplicates_of_a_document_count_once():
     assert loss.item() == pytest.approx((forward + backward) / 2)
 
 
+# -- distillation --------------------------------------------------------------------------------
+
+LOGITS = 3 * torch.randn(5, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+SCORED = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
+
+
+def test_distillation_is_the_kl_divergence_of_each_row_over_its_scored_texts():
+    cosines = unit(5, 8) @ unit(5, 8, seed=1).T
+    naive = []
+    for row in range(3):  # the fourth has one text, the fifth none
+        mine, theirs = cosines[row][SCORED[row]] / 0.2, LOGITS[row][SCORED[row]] / 1.5
+        naive.append(kl_div(mine.log_softmax(0), theirs.softmax(0), reduction="sum"))
+    torch.testing.assert_close(distillation(cosines, LOGITS, SCORED, 0.2, 1.5), torch.stack(naive).mean())
+
+
+def test_a_student_that_ranks_as_its_teacher_costs_nothing_and_stays():
+    # Any constant may be added to a row of logits; what counts is their differences over the temperatures.
+    cosines = (LOGITS / 20 + torch.arange(5.0)[:, None]).requires_grad_()
+    loss = distillation(cosines, LOGITS, SCORED, 0.1, 2.0)
+    (gradient,) = torch.autograd.grad(loss, cosines)
+    assert loss.item() == pytest.approx(0, abs=1e-12) and gradient.abs().max() < 1e-9
+    assert distillation(cosines, LOGITS, SCORED, 0.1, 1.0).item() > 0.01
+
+
+def test_distillation_pulls_up_what_the_teacher_ranks_higher():
+    cosines = torch.tensor([[0.5, 0.5, 0.9]], dtype=torch.float64, requires_grad=True)
+    logits = torch.tensor([[4.0, 1.0, 0.0]], dtype=torch.float64)
+    loss = distillation(cosines, logits, torch.ones(1, 3).bool())
+    (gradient,) = torch.autograd.grad(loss, cosines)
+    assert gradient[0, 0] < 0 < gradient[0, 2] and gradient.sum().item() == pytest.approx(0, abs=1e-12)
+    moved = cosines.detach() - 0.001 * gradient
+    assert distillation(moved, logits, torch.ones(1, 3).bool()) < loss
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("filler", [math.nan, math.inf, 1e9])
+def test_unscored_texts_count_nothing_whatever_stands_in_their_place(filler, dtype):
+    cosines, logits = (unit(5, 8) @ unit(5, 8, seed=1).T).to(dtype), LOGITS.to(dtype)
+    other = cosines.masked_fill(~SCORED, 0.9).requires_grad_()
+    loss = distillation(other, logits.masked_fill(~SCORED, filler), SCORED)
+    (gradient,) = torch.autograd.grad(loss, other)
+    assert loss.item() == distillation(cosines, logits, SCORED).item() > 0
+    assert gradient.isfinite().all() and (gradient[~SCORED] == 0).all() and (gradient[3:] == 0).all()
+    assert (gradient[:3][SCORED[:3]] != 0).any()
+    assert distillation(other, logits, torch.zeros_like(SCORED)).item() == 0
+
+
 # -- gradients -----------------------------------------------------------------------------------
 
 MASK = others(5)
@@ -366,6 +414,7 @@ MASK[0, 1] = MASK[1, 0] = MASK[4] = False
         lambda q, d: infonce(q, d, ROWS(5), MASK, ~MASK, 0.3, symmetric=False, synthetic=d[:, None]),
         lambda q, d: infonce(q, d, ROWS(5), MASK, ~MASK, 0.3, 0.2),
         lambda q, d: infonce(q, d, ROWS(5), MASK, ~MASK, 0.3, further=(q.flip(1), MASK)),
+        lambda q, d: distillation(q @ d.T, LOGITS, SCORED, 0.3, 2.0),
         lambda q, d: gap(q, d, ROWS(5), MASK)[:4],
         lambda q, d: spread(torch.cat([q, d])),
     ],
@@ -378,6 +427,7 @@ MASK[0, 1] = MASK[1, 0] = MASK[4] = False
         "infonce-one-way",
         "margin-ce",
         "infonce-further",
+        "distillation",
         "gap",
         "spread",
     ],
