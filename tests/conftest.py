@@ -69,7 +69,9 @@ def make_model(folder: Path, architecture: str = "bert", longest: int | None = 6
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *words, *(f"unused{number}" for number in range(50))]
     core = Tokenizer(models.WordLevel({piece: at for at, piece in enumerate(pieces)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
     marks = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
     named = {f"{name}_token": mark for name, mark in marks.items()}
     limit = {"model_max_length": longest} if longest else {}

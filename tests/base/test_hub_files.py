@@ -100,7 +100,7 @@ def test_folders_without_a_card_are_not_glued_together(library: bool) -> None:
 def test_a_card_that_contradicts_the_files(configs: object, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert train_files(["jobs.csv"], card={"configs": configs}) == ["jobs.csv"]
-    with pytest.raises(InputError, match="their names do not tell"):
+    with pytest.raises(InputError, match="their names do not show"):
         train_files(["jobs.csv", "more.csv"], card={"configs": configs})
 
 

@@ -92,8 +92,8 @@ def test_what_cannot_be_told_is_refused_with_line_and_flag():
         (LATIN["French"], "mac_roman"),
         (RUSSIAN, "iso8859_5"),
     ):
-        assert "no encoding that can be told" in refused(text.encode(encoding, "ignore")), encoding
-    assert "no encoding that can be told" in refused(bytes(range(256)) * 4)
+        assert "an encoding that cannot be determined" in refused(text.encode(encoding, "ignore")), encoding
+    assert "an encoding that cannot be determined" in refused(bytes(range(256)) * 4)
     assert "is not text in" in refused(bytes(range(1, 32)) * 9)
 
 
@@ -116,7 +116,7 @@ def test_the_flag_reaches_every_reader(tmp_path, capsys):
     assert read_texts(tmp_path / "t.csv", encoding="koi8_r") == ["Кухня", "Ткани"]
     for words in (["evaluate", "--datapath"], ["search", "Повар", "--corpus"]):
         assert main([*words, str(tmp_path / "t.csv"), "--encoding", "utf-9"]) == 2
-        assert "no known encoding" in capsys.readouterr().err
+        assert "is unknown; write cp1251" in capsys.readouterr().err
 
 
 def glued(count: int, rows: int, text: str) -> list[tuple[str, str]]:

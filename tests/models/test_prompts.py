@@ -68,7 +68,7 @@ def test_families_that_want_prompts_and_store_none_are_told(name, words, caplog)
 
 
 def test_a_prompt_is_a_text():
-    with pytest.raises(InputError, match="prompt query of the model m is no text"):
+    with pytest.raises(InputError, match="prompt query of the model m is not text"):
         side_prompts({"query": ["q"]}, {}, "m")
 
 

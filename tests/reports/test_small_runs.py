@@ -37,7 +37,7 @@ def test_sections_without_enough_texts_say_so_in_their_place(home, tmp_path, tin
     assert "the map is left out: a drift map needs at least 10 texts" in shown and "could not be made" not in shown
     assert (run.folder / "drift.csv").is_file() and "written: drift.csv" in shown
     shown = outputs(run_notebook(paths.notebooks() / "04_analyse_metrics.ipynb", tmp_path, {"runid": "small"}))
-    assert "what a cosine tells is left out: the run small has no scores.csv" in shown
+    assert "what a cosine says is left out: the run small has no scores.csv" in shown
     assert "the table of waiting times could not be made (EmptyDataError" in shown
     assert "the table of all runs could not be made (KeyError" in shown  # another run's fault
     assert "changes.csv, breakdown.csv" in shown

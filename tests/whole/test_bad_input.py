@@ -116,7 +116,7 @@ TABLES: dict[str, tuple[bytes | Callable[[], bytes], str, str]] = {
     "quote.csv": (b'query,positive\na,"b\nc;d\n', "quote.csv, line 2: a quote opens", "put quotes around"),
     "utf16.csv": (CYRILLIC.encode("utf-16") + b"x", "utf16.csv, line 7 is not text in utf-16", "--encoding"),
     "torn.csv": (CYRILLIC.encode() + b"\xd0,x\n", "torn.csv, line 7 breaks", "name it with --encoding"),
-    "picture.csv": (b"\x89PNG\r\n\x1a\n" + bytes(range(32)) * 20, "picture.csv, line 1 is in no enc", "with --encoding"),
+    "picture.csv": (b"\x89PNG\r\n\x1a\n" + bytes(range(32)) * 20, "picture.csv, line 1 is in an enc", "with --encoding"),
     "page.csv": (b"<!DOCTYPE html><html><title>404</title></html>", "page.csv is a web page", "download or save"),
     "pointer.csv": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer", "git lfs pull"),
     "names_twice.csv": (b"query,positive,query\na,b,c\n", 'two columns named "query"', "rename one"),
