@@ -1,0 +1,236 @@
+"""The memory of a search: known pairs, embedded with the model, whose embeddings are mixed into others.
+
+In training the query's embedding is mixed with those of its nearest positives. At search time nobody knows the
+positives of a text; but the pairs that are known hold texts like it, and their partners stand near its own: a
+job title is mixed with the vacancies of the titles nearest to it, a vacancy with the titles of the vacancies nearest
+to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from hr_search import mixing
+from hr_search.base import arrays
+from hr_search.base.choices import SIDES
+from hr_search.base.errors import InputError, one_line
+from hr_search.base.files import digest, read_json, whole_folder, write_json
+from hr_search.data.duplicates import normalised
+from hr_search.encoder import Encoder
+from hr_search.mixing import MixingPolicy
+from hr_search.nearest import nearest_chunks
+from hr_search.search import fusion
+from hr_search.search.policy import SearchPolicy
+
+FOLDER = "memory"  # in a model's folder
+_FORMAT = 1
+_PAIRS = ("data", "indices", "indptr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Known pairs of T distinct queries and V distinct documents, embedded with one model.
+
+    Attributes:
+        vectors: "query" (T, D) and "document" (V, D), float32, L2-normalised.
+        pairs: (T, V) sparse, not zero where a query and a document are a pair.
+        keys: "query" (T,) and "document" (V,) uint64, digests of the normalised texts.
+        background: document frequencies of the n-grams of all texts, as `fusion.frequencies` gives them.
+        source: what it was made from, for messages.
+    """
+
+    vectors: dict[str, np.ndarray]
+    pairs: sparse.csr_array
+    keys: dict[str, np.ndarray]
+    background: np.ndarray
+    source: str = "the memory"
+
+    @functools.cached_property
+    def means(self) -> dict[str, np.ndarray]:
+        """The mean embedding of each side, (D,)."""
+        return {side: self.vectors[side].mean(axis=0, dtype=np.float64).astype(np.float32) for side in SIDES}
+
+    @functools.cached_property
+    def centred(self) -> Memory:
+        """The same pairs with each side's mean subtracted."""
+        vectors = {side: centred(self.vectors[side], self.means[side]) for side in SIDES}
+        return dataclasses.replace(self, vectors=vectors)
+
+    @functools.cached_property
+    def partners(self) -> dict[str, np.ndarray]:
+        """For each text of a side the sum of its partners' embeddings over the root of their number, (T, D) or (V, D).
+
+        This is their mean, weighted by the root of their number: the more partners, the surer the mean.
+        """
+        pairs = {"query": self.pairs, "document": sparse.csr_array(self.pairs.T)}
+        found = {}
+        for side, other in (SIDES, SIDES[::-1]):
+            counts = np.maximum(np.diff(pairs[side].indptr), 1)
+            found[side] = ((pairs[side] @ self.vectors[other]) / np.sqrt(counts)[:, None]).astype(np.float32)
+        return found
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any text or pair."""
+        return digest(*(self.keys[side].tolist() for side in SIDES), self.pairs.indices.tolist())
+
+
+def build_memory(encoder: Encoder, pairs: pd.DataFrame, source: str = "the memory", progress: bool = False) -> Memory:
+    """The memory of a table of pairs.
+
+    Args:
+        encoder: the model that searches.
+        pairs: columns `query` and `positive`; `group`, where it is there, is not looked at.
+        source: what the pairs are from, for messages.
+        progress: show a bar on a terminal.
+
+    Raises:
+        InputError: no pairs, or an embedding that is NaN or infinite.
+    """
+    if not len(pairs):
+        raise InputError(f"{source} has no pairs; give a table with queries and documents as the memory.")
+    codes, texts, keys = {}, {}, {}
+    for side, column in zip(SIDES, ("query", "positive"), strict=True):
+        codes[side], distinct = pd.factorize(normalised(pairs[column]))
+        first = np.unique(codes[side], return_index=True)[1]
+        texts[side], keys[side] = pairs[column].iloc[first].tolist(), text_keys(distinct)
+    shape = len(texts["query"]), len(texts["document"])
+    vectors = {}
+    for side in SIDES:
+        embedded = encoder.embed(encoder.tokens(texts[side], side), progress=progress)
+        vectors[side] = arrays.normalised(embedded, side)
+    background = fusion.frequencies(texts["query"] + texts["document"])
+    pairs_matrix = arrays.incidence(codes["query"], codes["document"], shape)
+    return Memory(vectors, pairs_matrix, keys, background, source)
+
+
+def text_keys(texts: Sequence[str]) -> np.ndarray:
+    """Digests of texts that are normalised already, (N,) uint64."""
+    return np.array([int(digest(text), 16) for text in texts], np.uint64)
+
+
+def keys_of(texts: Sequence[str]) -> np.ndarray:
+    """Digests of the normalised forms of texts, (N,) uint64; equal where two texts are spellings of one."""
+    return text_keys(normalised(pd.Series(texts, dtype=object)).tolist())
+
+
+def centred(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Embeddings (N, D) without their side's mean (D,), scaled to length 1 again.
+
+    Embeddings of most models fill a narrow cone; what they have in common says nothing about a text
+    (Mu and Viswanath 2018, arXiv:1702.01417).
+    """
+    return arrays.normalised(vectors - mean, "document")
+
+
+def mixed(
+    vectors: np.ndarray, side: str, memory: Memory, policy: SearchPolicy, keys: np.ndarray | None = None
+) -> np.ndarray:
+    """Embeddings mixed with the partners of their nearest neighbours in the memory.
+
+    A text's neighbours are the `policy.k` texts of its own side with the highest cosines, weighted by the
+    softmax of cosine / temperature; the sum of their partners' embeddings is what `mixing.combine` moves it to.
+
+    Args:
+        vectors: (N, D), L2-normalised, in the same space as the memory (centred, if it is).
+        side: "query" or "document", of the texts.
+        memory: the known pairs.
+        policy: strategy, k, temperature and weight.
+        keys: (N,) digests of the texts; with them a text's own pairs in the memory are left out.
+
+    Returns:
+        (N, D) float32, L2-normalised; a text without neighbours stays.
+
+    Raises:
+        InputError: k is larger than the memory.
+    """
+    known = memory.vectors[side]
+    if policy.k > len(known):
+        raise InputError(
+            f"k is {policy.k}, and {memory.source} has only {len(known)} distinct {_WORDS[side]}; lower --k."
+        )
+    own = None
+    if keys is not None:
+        order = np.argsort(memory.keys[side], kind="stable")
+        place = np.minimum(np.searchsorted(memory.keys[side], keys, sorter=order), len(order) - 1)
+        hit = np.flatnonzero(memory.keys[side][order[place]] == keys)
+        own = arrays.incidence(hit, order[place[hit]], (len(vectors), len(known)))
+    partners, share = memory.partners[side], policy.weight
+    weighting = MixingPolicy(policy.strategy, query_weight=1 - share, positive_weight=share, negative_weight=0.0)
+    out = np.empty(vectors.shape, np.float32)
+    for start, indices, scores in nearest_chunks(vectors, known, policy.k, own):
+        there = indices >= 0
+        best = np.where(there[:, :1], scores[:, :1], 0)
+        weights = np.where(there, np.exp((scores - best) / policy.temperature), 0)
+        total = np.zeros((len(indices), vectors.shape[1]), np.float32)
+        for rank in range(policy.k):  # one neighbour at a time: (R, k, D) numbers would not fit into memory
+            total += weights[:, rank, None] * partners[indices[:, rank]]
+        target = torch.nn.functional.normalize(torch.from_numpy(total), dim=-1)
+        block = torch.from_numpy(np.ascontiguousarray(vectors[start : start + len(indices)], np.float32))
+        found = torch.from_numpy(there.any(axis=1, keepdims=True).astype(np.float32))
+        none = torch.zeros_like(block), torch.zeros_like(found)
+        out[start : start + len(indices)] = mixing.combine(block, target, found, *none, weighting).numpy()
+    return out
+
+
+def save_memory(memory: Memory, folder: Path | str, model: str) -> None:
+    """Writes the memory's folder; it is never half-written.
+
+    Args:
+        memory: what to keep; embeddings are kept as float32, texts only as digests.
+        folder: where it goes.
+        model: fingerprint of the model that embedded it.
+    """
+    with whole_folder(folder) as target:
+        for side in SIDES:
+            np.save(target / f"{side}.npy", memory.vectors[side])
+            np.save(target / f"{side}_keys.npy", memory.keys[side])
+        for part in _PAIRS:
+            np.save(target / f"pairs_{part}.npy", getattr(memory.pairs, part))
+        np.save(target / "background.npy", memory.background)
+        sizes = {side: len(memory.vectors[side]) for side in SIDES}
+        write_json(
+            target / "memory.json",
+            {"format": _FORMAT, "model": model, "source": memory.source, "pairs": int(memory.pairs.nnz), **sizes},
+        )
+
+
+def open_memory(folder: Path | str, model: str) -> Memory:
+    """The memory that `save_memory` wrote for the model with this fingerprint.
+
+    Raises:
+        InputError: none is there, another model made it, or a file is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "memory.json").is_file():
+        raise InputError(f"{folder} holds no memory; run `tune`, or give a table of known pairs as --memory.")
+    told = read_json(folder / "memory.json")
+    if not isinstance(told, dict) or told.get("format") != _FORMAT:
+        raise InputError(f"the memory in {folder} has another format; run `tune` again.")
+    if told.get("model") != model:
+        raise InputError(f"the memory in {folder} was embedded by another model; run `tune` again.")
+    try:
+        loaded = {path.stem: np.load(path, allow_pickle=False) for path in folder.glob("*.npy")}
+        vectors = {side: loaded[side] for side in SIDES}
+        keys = {side: loaded[f"{side}_keys"] for side in SIDES}
+        shape = len(vectors["query"]), len(vectors["document"])
+        pairs = sparse.csr_array(tuple(loaded[f"pairs_{part}"] for part in _PAIRS), shape=shape)
+        pairs.check_format(full_check=True)
+        background = loaded["background"]
+        if [len(keys[side]) for side in SIDES] != list(shape) or background.shape != (fusion.FEATURES + 1,):
+            raise ValueError("its parts do not fit together")
+        vectors = {side: arrays.normalised(vectors[side], side) for side in SIDES}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise InputError(f"the memory in {folder} is damaged ({one_line(error)}); run `tune` again.") from error
+    return Memory(vectors, pairs, keys, background, told.get("source", "the memory"))
+
+
+_WORDS = {"query": "queries", "document": "documents"}

@@ -1,0 +1,220 @@
+"""The stages of a search, one after the other: cosine, centring, mixing, words, second stage.
+
+Each is a function from embeddings to embeddings or from scores to scores, so that a saved index, a single query and
+an evaluation of thousands share them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from hr_search.base.errors import InputError
+from hr_search.data.tasks import Task
+from hr_search.evaluation.metrics import Scores, embedding_scores, rank_all
+from hr_search.search import fusion
+from hr_search.search.fusion import WordIndex
+from hr_search.search.memory import Memory, centred, keys_of, mixed
+from hr_search.search.policy import SearchPolicy, sides_of
+
+
+class Reads(Protocol):
+    """What the second stage must offer."""
+
+    def score(self, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
+        """The score of each of P pairs of a query (such as a job title) and a document, (P,); higher is better."""
+
+
+@dataclass
+class Stage:
+    """One stage of an evaluation.
+
+    Attributes:
+        name: "cosine", "+ centring", "+ mixing", "+ words" or "+ second stage".
+        results: one row per query, as `metrics.rank_all` gives it.
+        milliseconds: a query, of all stages up to this one; neither for encoding it nor for preparing the texts that
+            are searched, which happens once.
+    """
+
+    name: str
+    results: pd.DataFrame
+    milliseconds: float
+
+
+def placed(
+    vectors: np.ndarray,
+    side: str,
+    searched: bool,
+    memory: Memory | None,
+    policy: SearchPolicy,
+    keys: np.ndarray | None = None,
+) -> np.ndarray:
+    """Embeddings where a search under this policy has them: centred and mixed.
+
+    Args:
+        vectors: (N, D), L2-normalised.
+        side: "query" or "document", of the texts.
+        searched: whether these are the texts that are searched, or those to search with.
+        memory: known pairs; may be None where the policy needs none.
+        policy: the knobs.
+        keys: (N,) digests of the texts; with them a text's own pairs in the memory are left out.
+
+    Raises:
+        InputError: the policy needs a memory and there is none, or one of another dimension.
+    """
+    if not policy.remembers:
+        return vectors
+    if memory is None:
+        raise InputError("centring and mixing need known pairs; run `tune`, or give a table of pairs as --memory.")
+    known = memory.vectors[side].shape[1]
+    if vectors.shape[1] != known:
+        raise InputError(f"the memory has {known} dimensions and the model {vectors.shape[1]}; run `tune` again.")
+    if policy.centre:
+        memory, vectors = memory.centred, centred(vectors, memory.means[side])
+    if policy.mixes("documents" if searched else "queries"):
+        vectors = mixed(vectors, side, memory, policy, keys)
+    return vectors
+
+
+def with_words(scores: Scores, words: WordIndex, queries: Sequence[str], policy: SearchPolicy) -> Scores:
+    """Scores summed with the word scores of the same queries and texts."""
+
+    def summed(start: int, stop: int) -> np.ndarray:
+        found = words.scores(queries[start:stop])
+        return fusion.fuse(scores(start, stop), found, policy.fusion, policy.scaling)
+
+    return summed
+
+
+def reranked(
+    scores: np.ndarray,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    reads: Reads,
+    policy: SearchPolicy,
+    swapped: bool = False,
+    barred: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
+    """Scores in which the first `policy.reranktop` documents of each query are put in order by a second stage.
+
+    Among them the score is the convex sum of the z-scores of both stages; all others follow in their old order.
+
+    Args:
+        scores: (B, N) of the first stage.
+        queries: B texts to search with.
+        documents: N texts searched.
+        reads: the second stage.
+        policy: `reranktop`, at most N of which are read, and `rerankweight`.
+        swapped: whether the searched texts are the queries of pairs (direction d2q).
+        barred: for each query documents that are left out of its ranking.
+
+    Returns:
+        (B, N) float32.
+    """
+    top = min(policy.reranktop, scores.shape[1])
+    first = scores.astype(np.float64)
+    for row, left_out in enumerate(barred or ()):
+        first[row, left_out] = -np.inf
+    order = np.argsort(-first, axis=1, kind="stable")[:, :top]  # of equal scores, the first document
+    left = [queries[row] for row in range(len(order)) for _ in range(top)]
+    right = [documents[at] for at in order.ravel()]
+    read = reads.score(*((right, left) if swapped else (left, right))).reshape(order.shape)
+    chosen = fusion.fuse(np.take_along_axis(scores, order, axis=1), read, policy.rerankweight)
+    out = fusion.scaled(scores)
+    np.put_along_axis(out, order, -np.inf, axis=1)
+    highest = np.where(np.isfinite(out), out, -np.inf).max(axis=1, keepdims=True)
+    lifted = chosen - chosen.min(axis=1, keepdims=True) + np.where(np.isfinite(highest), highest, 0) + 1
+    np.put_along_axis(out, order, lifted, axis=1)
+    return out.astype(np.float32)
+
+
+def with_second_stage(scores: Scores, task: Task, reads: Reads, policy: SearchPolicy) -> Scores:
+    """Scores of a task put in order by a second stage, as `reranked` does."""
+
+    def read(start: int, stop: int) -> np.ndarray:
+        barred = task.barred[start:stop] if task.barred is not None else None
+        queries = task.queries[start:stop]
+        return reranked(scores(start, stop), queries, task.documents, reads, policy, task.name == "d2q", barred)
+
+    return read
+
+
+def word_index(task: Task, policy: SearchPolicy, memory: Memory | None) -> WordIndex:
+    """The word index of a task's documents; frequencies count them and the memory, or the queries where there is none."""
+    background = memory.background if memory else fusion.frequencies(task.queries)
+    return WordIndex.fit(task.documents, policy.words, background)
+
+
+def evaluate_stages(
+    task: Task,
+    sides: Mapping[str, np.ndarray],
+    policy: SearchPolicy,
+    memory: Memory | None = None,
+    reads: Reads | None = None,
+    leaveout: bool = False,
+) -> list[Stage]:
+    """How well a task is searched with each stage added to those before it; stages that the policy lacks are left out.
+
+    Args:
+        task: "q2d" or "d2q".
+        sides: embeddings of the task's texts, "query" and "document", as `scoring.embed_sides` gives them.
+        policy: the knobs of this direction.
+        memory: known pairs, where the policy needs them.
+        reads: the second stage; None = none.
+        leaveout: leave a text's own pairs in the memory out of its mixing, to evaluate on the memory's own texts.
+
+    Returns:
+        The stages in order, the plain cosine first.
+
+    Raises:
+        InputError: as `placed` and `metrics.rank_all`.
+    """
+    asking, searched = sides_of(task.name)
+    keys = {asking: keys_of(task.queries), searched: keys_of(task.documents)} if leaveout else {}
+    found: list[Stage] = []
+    spent = 0.0  # s, moving the queries
+
+    def embedded(knobs: SearchPolicy) -> Scores:
+        nonlocal spent
+        begun = time.perf_counter()
+        left = placed(sides[asking], asking, False, memory, knobs, keys.get(asking))
+        spent = time.perf_counter() - begun
+        return embedding_scores(left, placed(sides[searched], searched, True, memory, knobs, keys.get(searched)))
+
+    def add(name: str, scores: Scores) -> None:
+        clock = _Clock(scores)
+        results = rank_all(task, clock)
+        found.append(Stage(name, results, 1000 * (spent + clock.seconds) / len(task.queries)))
+
+    scores = embedded(policy.replace(centre=False, mixing="none"))
+    add("cosine", scores)
+    if policy.centre:
+        scores = embedded(policy.replace(mixing="none"))
+        add("+ centring", scores)
+    if policy.mixing != "none":
+        scores = embedded(policy)
+        add("+ mixing", scores)
+    if policy.fusion > 0:
+        scores = with_words(scores, word_index(task, policy, memory), task.queries, policy)
+        add("+ words", scores)
+    if reads is not None:
+        add("+ second stage", with_second_stage(scores, task, reads, policy))
+    return found
+
+
+class _Clock:
+    """Scores that remember how long they took."""
+
+    def __init__(self, scores: Scores) -> None:
+        self.scores, self.seconds = scores, 0.0
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        begun = time.perf_counter()
+        block = self.scores(start, stop)
+        self.seconds += time.perf_counter() - begun
+        return block
