@@ -103,13 +103,14 @@ def works(transformer: nn.Module, bf16: bool, dropout: bool) -> bool:
     return transformer.device.type == "cuda" and bf16 and not dropout and varlen_attn is not None
 
 
-def run_packed(transformer: nn.Module, ids: Tensor, packing: Packing) -> Tensor:
+def run_packed(transformer: nn.Module, ids: Tensor, packing: Packing, types: Tensor | None = None) -> Tensor:
     """The last hidden states of packed texts, (T - filling, D).
 
     Args:
         transformer: a model for which `packs` holds.
         ids: (T,) token ids of the texts in the packing's order, and of the filling.
         packing: where the texts lie.
+        types: (T,) token types of the same tokens; None = the model's default, all 0.
     """
     positions = to_device(np.concatenate([packing.positions, np.arange(packing.filling)]), ids.device)
     if hasattr(transformer.embeddings, "create_position_ids_from_input_ids"):  # RoBERTa counts from behind the padding
@@ -118,6 +119,8 @@ def run_packed(transformer: nn.Module, ids: Tensor, packing: Packing) -> Tensor:
     if ids.is_cuda:
         ends = np.cumsum([0, *packing.lengths, packing.filling], dtype=np.int32)  # an empty last text does no harm
         extra = {"ends": to_device(ends, ids.device)}
+    if types is not None:
+        extra["token_type_ids"] = types[None]
     before = config._attn_implementation
     config._attn_implementation = _NAME
     try:

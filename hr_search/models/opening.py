@@ -12,18 +12,19 @@ from hr_search.base.files import read_json
 from hr_search.models import embedded, folders, requirements, trials
 
 # What the configurations of transformers call a share of dropped values; an encoder has no classifier.
-_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "dropout_rate",
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "dropout_rate",
              "activation_dropout", "embedding_dropout", "mlp_dropout", "attn_pdrop", "embd_pdrop",
              "resid_pdrop")  # fmt: skip
 
 
-def open_model(source: str, device: str | None, dropout: float) -> tuple[Any, dict[str, float]]:
+def open_model(source: str, device: str | None, dropout: float, tried: bool = False) -> tuple[Any, dict[str, float]]:
     """The SentenceTransformer at `source`, and the dropouts that its own configuration has where others were set.
 
     Args:
         source: a folder or Hub name, as `requirements.place_of` returns it.
         device: such as "cpu"; None = the best one present.
         dropout: in training; negative = the model's own.
+        tried: whether these files were opened before, so that their tokenizer is known to end.
 
     Raises:
         InputError: it is not an encoder, or its files do not belong together.
@@ -33,14 +34,14 @@ def open_model(source: str, device: str | None, dropout: float) -> tuple[Any, di
 
     part = transformer_folder(source)
     for path in folders.files_of(Path(source)):
-        if path.name == "tokenizer.json":
+        if path.name == "tokenizer.json" and not tried:
             trials.require_tokenizer(path)
     own: dict[str, float] = {}
     if part is not None:
         config = AutoConfig.from_pretrained(source, subfolder=part, trust_remote_code=False)
         folders.require_sizes(config.to_dict(), source)
         requirements.require_encoder(config, source)
-        own = {name: getattr(config, name) for name in _DROPOUTS if hasattr(config, name)}
+        own = {name: getattr(config, name) for name in DROPOUTS if hasattr(config, name)}
     settings = {} if dropout < 0 else dict.fromkeys(own, dropout)
     model = SentenceTransformer(
         source,
@@ -85,11 +86,11 @@ def own_limit(model: Any) -> int:
 
 def limit(model: Any, maxlength: int) -> int:
     """The most tokens of a text that a model can take; for one that knows no limit, `maxlength` or 128."""
-    places = _places(getattr(model[0], "auto_model", None))
+    places = positions_of(getattr(model[0], "auto_model", None))
     return min(own_limit(model) or (places if places < ENDLESS else 0) or maxlength or _LENGTH, places)
 
 
-def _places(transformer: nn.Module | None) -> int:
+def positions_of(transformer: nn.Module | None) -> int:
     """Tokens that a table of positions has room for; those of the RoBERTa family begin behind the padding id."""
     positions = getattr(getattr(transformer, "config", None), "max_position_embeddings", 0) or ENDLESS
     padding = getattr(getattr(transformer, "embeddings", None), "padding_idx", None)
