@@ -301,6 +301,7 @@ def load_encoder(
     device: str | torch.device | None = None,
     prompts: dict[str, str] | None = None,
     condenser: Condenser | None = None,
+    proven: tuple[bool, bool] | None = None,
 ) -> Encoder:
     """The encoder called `name`.
 
@@ -312,6 +313,7 @@ def load_encoder(
         device: such as "cpu" or "cuda"; None = the best one present.
         prompts: texts put before every "query" and "document"; an empty one leaves the model's own.
         condenser: shortens documents; None = the one saved with the model, if there is one.
+        proven: `packs` and `foreign` of the same files, checked before; they are then not checked again.
 
     Raises:
         InputError: nothing can be loaded under that name.
@@ -325,17 +327,15 @@ def load_encoder(
     source = requirements.place_of(name)
     try:
         with quiet():
-            model, own = opening.open_model(source, str(device) if device else None, dropout)
+            model, own = opening.open_model(source, str(device) if device else None, dropout, bool(proven))
             model.prompts = side_prompts(model.prompts or {}, prompts or {}, name)
             saved = opening.own_limit(model)
             encoder = Encoder(model, name, maxlength, precision, own)
-            fidelity.settle(encoder)
+            fidelity.settle(encoder, proven)
             encoder.condenser = condenser
             if condenser is None and (kept := Path(source) / _CONDENSER).is_file():
-                # Its characters belong to the length it was saved with.
-                encoder.condenser = Condenser.from_dict(read_json(kept)).scaled(
-                    encoder.maxlength / (saved or encoder.maxlength)
-                )
+                share = encoder.maxlength / (saved or encoder.maxlength)  # its characters belong to the saved length
+                encoder.condenser = Condenser.from_dict(read_json(kept)).scaled(share)
     except InputError:
         raise
     except Exception as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from hr_search.base import hub
+from hr_search.base.choices import SIDES
 from hr_search.base.errors import InputError, shown
 from hr_search.base.paths import extension
 from hr_search.data import cleaning
@@ -79,15 +80,18 @@ def read_pairs(
     return filled, Counts(rows=len(table), empty=len(table) - len(filled))
 
 
-def read_texts(path: Path | str, column: str = "", encoding: str = "", trustfile: bool = False) -> list[str]:
+def read_texts(
+    path: Path | str, column: str = "", encoding: str = "", trustfile: bool = False, side: str = "document"
+) -> list[str]:
     """The texts of one column, or the lines of a .txt file, as a corpus to search in.
 
     Args:
         path: as for `read_pairs`, or a .txt file with one document per line. A .txt file whose lines are fields
             separated by tabs under a header with the column is a table.
-        column: the column; empty = the document column found by name, or the only column.
+        column: the column; empty = the column of that side found by name, or the only column.
         encoding: the encoding of a text file; empty = detected.
         trustfile: let a table take more memory than a table may.
+        side: "document", or "query" for job titles.
 
     Returns:
         One text per row; "" where the cell is empty, so that positions are row numbers.
@@ -96,16 +100,18 @@ def read_texts(path: Path | str, column: str = "", encoding: str = "", trustfile
         InputError: the file, the column or a cell is not as described.
     """
     texts: list[str] = []
+    known = known_names(SIDES.index(side))
     plain = read_text(path, encoding, trustfile) if extension(path) == ".txt" else ""
-    if plain and not _is_table(plain, column):
+    if plain and not _is_table(plain, column, known):
         texts = [cleaning.clean(line) for line in plain.removesuffix("\n").split("\n")]
     else:
         for source, table in _tables(path, encoding, trustfile, [column] if column else []):
             names = list(table.columns)
             only = names[0] if len(names) == 1 else ""
-            wanted = _given(column, names, source, "column") or known_column(names, known_names(1)) or only
+            wanted = _given(column, names, source, "column") or known_column(names, known) or only
             if not wanted:
-                raise InputError(f"{source} has no column known to hold documents ({_listed(names)}); give --column.")
+                kind = "documents" if side == "document" else "queries"
+                raise InputError(f"{source} has no column known to hold {kind} ({_listed(names)}); give --column.")
             texts += cleaning.texts(table, wanted, source)
     if not any(texts):
         raise InputError(f"{path} has no texts; it needs one document in each row.")
@@ -114,10 +120,10 @@ def read_texts(path: Path | str, column: str = "", encoding: str = "", trustfile
     return texts
 
 
-def _is_table(text: str, column: str) -> bool:
+def _is_table(text: str, column: str, known: Sequence[str]) -> bool:
     """Whether the lines of a .txt file are rows of fields separated by tabs."""
     header = text.lstrip("\n").split("\n", 1)[0].split("\t")
-    return bool(column) or (len(header) > 1 and bool(known_column(header, known_names(1))))
+    return bool(column) or (len(header) > 1 and bool(known_column(header, known)))
 
 
 def _tables(

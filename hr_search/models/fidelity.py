@@ -24,11 +24,20 @@ _NEAR = 1e-4  # between numbers of unit vectors; a skipped feature makes hundred
 _LONG = 1000  # words of the text that shows where texts are cut
 
 
-def settle(encoder: Any) -> None:
+def settle(encoder: Any, proven: tuple[bool, bool] | None = None) -> None:
     """Takes from an encoder the shortcuts with which it does not give what its model gives.
 
     Without padding first, then with padding, and last through sentence-transformers itself.
+
+    Args:
+        encoder: an `hr_search.encoder.Encoder`.
+        proven: its `packs` and `foreign` as an earlier call has settled them for the same files and libraries;
+            None = check it.
     """
+    if proven:
+        encoder.packs, encoder.foreign = encoder.packs and proven[0], encoder.foreign or proven[1]
+        encoder.train()
+        return
     trouble = f"its first module is a {type(encoder.model[0]).__name__}" if encoder.foreign else _trouble(encoder)
     if trouble and encoder.packs:
         encoder.packs = False
