@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from hr_search.base import choices, paths
 from hr_search.base.errors import InputError, one_line, plain
 from hr_search.commands.flags import add_settings, given, settings_from
+from hr_search.commands.knobs import add_knobs, memory_for, policies_from, reader_for
 from hr_search.commands.output import print_json, print_metrics, say
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     from hr_search.encoder import Encoder
     from hr_search.settings import Settings
@@ -37,6 +39,7 @@ EVALUATED = (
     "template",
     "documenttemplate",
     "precision",
+    "goal",
 )
 SEARCHED = ("maxlength", "precision", "keephtml", "encoding", "trustfile")
 
@@ -56,6 +59,8 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
         action="store_true",
         help="leave documents with the same text as the query out of its ranking, unless they are marked as relevant",
     )
+    verb.add_argument("--leaveout", action="store_true", help="leave each text's own pairs in the memory out of mixing")
+    add_knobs(verb)
     _add_shared(verb, EVALUATED)
     verb.set_defaults(run=evaluate)
 
@@ -66,18 +71,43 @@ def evaluate(arguments: argparse.Namespace) -> int:
     settings = settings_from(None, values)
     from hr_search.data import loading
     from hr_search.evaluation import scoring
+    from hr_search.search.memory import refuse_known
+    from hr_search.search.stages import evaluate_stages, stages_table
 
     tasks = loading.search_tasks(settings, arguments.split, arguments.dropidentical)
     encoder = _encoder(arguments.model, settings, "maxlength" in values)
     results = {} if arguments.nofloors else scoring.evaluate_floors(tasks)
-    scored = scoring.evaluate(encoder, tasks, progress=True)
-    results |= {(arguments.model, direction): table for direction, table in scored.items()}
+    policies = policies_from(arguments, arguments.model)
+    known = memory_for(arguments, encoder, settings, any(policy.staged for policy in policies.values()))
+    if known and not arguments.leaveout:
+        refuse_known(known, tasks["q2d"].documents)
+    sides, tables = scoring.embed_sides(encoder, scoring.token_tables(encoder, tasks), progress=True), {}
+    for direction, task in tasks.items():
+        policy = policies[direction]
+        found = evaluate_stages(task, sides, policy, known, reader_for(policy, settings), arguments.leaveout)
+        results |= {(arguments.model, direction): found[0].results}
+        results |= {(stage.name, direction): stage.results for stage in found[1:]}
+        tables[direction] = stages_table(found, settings.goal, settings.seed)
     table = scoring.metrics_table(results, settings.seed)
     if arguments.json:
-        print_json(scoring.nested(table))
-    else:
-        print_metrics(table)
+        print_json(scoring.nested(table) | _nested_stages(tables))
+        return 0
+    print_metrics(table)
+    for direction, stages in tables.items():
+        if len(stages) > 1:
+            shown = stages.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4f}")
+            say(
+                plain(
+                    f"\n{direction}: {settings.goal} with each stage added; gain over the cosine, ms a query\n{shown}"
+                )
+            )
     return 0
+
+
+def _nested_stages(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, list[dict]]]:
+    """The tables of stages by direction, for JSON; nothing where there is only the cosine."""
+    staged = {name: table for name, table in tables.items() if len(table) > 1}
+    return {"stages": {name: table.to_dict("records") for name, table in staged.items()}} if staged else {}
 
 
 def add_search(verbs: argparse._SubParsersAction) -> None:

@@ -122,6 +122,20 @@ def keys_of(texts: Sequence[str]) -> np.ndarray:
     return text_keys(normalised(pd.Series(texts, dtype=object)).tolist())
 
 
+def refuse_known(memory: Memory, documents: Sequence[str]) -> None:
+    """Checks that a memory holds none of the documents of a test.
+
+    Raises:
+        InputError: it does, so the test would find its own answers there.
+    """
+    count = int(np.isin(np.unique(keys_of(documents)), memory.keys["document"]).sum())
+    if count:
+        raise InputError(
+            f"{memory.source} holds {count} of the documents that are tested, so mixing would give the answers away; "
+            "take other rows as --memory, or --leaveout to leave each text's own pairs out."
+        )
+
+
 def centred(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Embeddings (N, D) without their side's mean (D,), scaled to length 1 again.
 

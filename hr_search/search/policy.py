@@ -99,6 +99,11 @@ class SearchPolicy:
         return self.centre or self.mixing != "none"
 
     @property
+    def staged(self) -> bool:
+        """Whether there is any stage beside the plain cosine."""
+        return self.remembers or self.fusion > 0 or bool(self.rerank)
+
+    @property
     def embedding(self) -> dict[str, Any]:
         """The knobs that decide the embeddings of documents, which an index stores."""
         names = ["centre"] + ["mixing", "strategy", "k", "temperature", "weight"] * self.mixes("documents")

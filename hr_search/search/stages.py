@@ -17,6 +17,7 @@ import pandas as pd
 from hr_search.base.errors import InputError
 from hr_search.data.tasks import Task
 from hr_search.evaluation.metrics import Scores, embedding_scores, rank_all
+from hr_search.evaluation.significance import bootstrap_interval, holm, paired_comparison
 from hr_search.search import fusion
 from hr_search.search.fusion import WordIndex
 from hr_search.search.memory import Memory, centred, keys_of, mixed
@@ -145,7 +146,7 @@ def with_second_stage(scores: Scores, task: Task, reads: Reads, policy: SearchPo
 
 
 def word_index(task: Task, policy: SearchPolicy, memory: Memory | None) -> WordIndex:
-    """The word index of a task's documents; frequencies count them and the memory, or the queries where there is none."""
+    """The word index of a task's documents; frequencies count the memory, too, or the queries where there is none."""
     background = memory.background if memory else fusion.frequencies(task.queries)
     return WordIndex.fit(task.documents, policy.words, background)
 
@@ -205,6 +206,33 @@ def evaluate_stages(
     if reads is not None:
         add("+ second stage", with_second_stage(scores, task, reads, policy))
     return found
+
+
+def stages_table(stages: Sequence[Stage], metric: str = "mrr", seed: int = 0) -> pd.DataFrame:
+    """What each stage adds.
+
+    Args:
+        stages: of one direction, as `evaluate_stages` returns them.
+        metric: the metric shown.
+        seed: of bootstrap and randomisation.
+
+    Returns:
+        `stage`; `value`, `low` and `high` of the metric; `gain` over the plain cosine with `gain_low`, `gain_high` and
+        `p` (paired, `p_holm` over the stages); `ms`, a query through all stages so far.
+    """
+    rows, plain = [], stages[0].results[metric].to_numpy()
+    for number, stage in enumerate(stages):
+        values = stage.results[metric].to_numpy()
+        low, high = bootstrap_interval(values, seed)
+        row = {"stage": stage.name, "value": values.mean(), "low": low, "high": high}
+        if number:
+            test = paired_comparison(plain, values, seed)
+            row |= {"gain": test["difference"], "gain_low": test["low"], "gain_high": test["high"], "p": test["p"]}
+        rows.append(row | {"ms": stage.milliseconds})
+    table = pd.DataFrame(rows)
+    if len(stages) > 1:
+        table.insert(list(table).index("p") + 1, "p_holm", [np.nan, *holm(table["p"].iloc[1:].tolist())])
+    return table
 
 
 class _Clock:

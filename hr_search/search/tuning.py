@@ -1,0 +1,197 @@
+"""The knobs of a search chosen on validation rows, one stage after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hr_search.base.choices import WORDS
+from hr_search.data.tasks import Task
+from hr_search.evaluation.metrics import Scores, embedding_scores, rank_all
+from hr_search.search.memory import Memory
+from hr_search.search.policy import SearchPolicy, sides_of
+from hr_search.search.stages import Reads, placed, with_second_stage, with_words, word_index
+
+log = logging.getLogger(__name__)
+
+# Tried in this order; the first of equally good values wins, so weaker values come first.
+WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+NEIGHBOURS = (5, 10, 20, 40)
+TEMPERATURES = (0.02, 0.05, 0.1)
+FUSIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+RERANKING = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What `tune` found.
+
+    Attributes:
+        policy: the chosen knobs.
+        steps: one row for each stage: `stage`, `knobs` (the best tried), `before` and `value` (the goal without and
+            with them), `gain` and its standard error `se`, `taken`.
+    """
+
+    policy: SearchPolicy
+    steps: pd.DataFrame
+
+
+def tune(
+    task: Task,
+    sides: Mapping[str, np.ndarray],
+    memory: Memory,
+    goal: str = "mrr",
+    reads: Reads | None = None,
+    start: SearchPolicy | None = None,
+) -> Tuned:
+    """The knobs that search the validation rows best.
+
+    Stages are fitted one after the other: centring, mixing (documents, queries, both), words, second stage. Within a
+    stage one knob is varied at a time. A stage is taken only if its gain is larger than the gain's standard error, so
+    that noise in the validation rows turns no knob.
+
+    Args:
+        task: the validation rows in one direction.
+        sides: embeddings of its texts, "query" and "document".
+        memory: known pairs, none of them validation rows.
+        goal: the metric that chooses.
+        reads: the second stage; None = none.
+        start: knobs that are not tried, such as `strategy`, `scaling`, `rerank` and `reranktop`.
+
+    Raises:
+        InputError: as `stages.placed` and `metrics.rank_all`.
+    """
+    search = _Search(task, sides, memory, goal, _Remembering(reads) if reads else None)
+    policy = (start or SearchPolicy()).replace(centre=False, mixing="none", fusion=0.0)
+    steps = []
+    for stage, choose in _STAGES.items():
+        second = stage == "second stage"
+        if second and reads is None:
+            continue
+        best, before = choose(policy, search), search.values(policy, False)
+        gain = search.values(best, second) - before
+        se = float(gain.std(ddof=1) / math.sqrt(len(gain))) if len(gain) > 1 else math.inf
+        taken = bool(gain.mean() > se)
+        knobs = {name: value for name, value in best.to_dict().items() if value != getattr(policy, name)}
+        value, goal_before = float(before.mean() + gain.mean()), float(before.mean())
+        steps.append(
+            {"stage": stage, "knobs": knobs, "before": goal_before, "value": value, "gain": gain.mean(), "se": se}
+            | {"taken": taken}
+        )
+        log.info("%s: %s %.4f -> %.4f%s", stage, goal, goal_before, value, "" if taken else ", not taken")
+        policy = best if taken else policy.replace(rerank="") if second else policy
+    return Tuned(policy, pd.DataFrame(steps))
+
+
+def _centring(policy: SearchPolicy, search: _Search) -> SearchPolicy:
+    return policy.replace(centre=True)
+
+
+def _mixing(policy: SearchPolicy, search: _Search) -> SearchPolicy:
+    """The best mixing of documents, of queries, or of both."""
+    least = min(len(vectors) for vectors in search.memory.vectors.values())
+    neighbours = [k for k in NEIGHBOURS if k <= least] or [least]
+    knobs = {"weight": WEIGHTS, "k": neighbours, "temperature": TEMPERATURES}
+    found = []
+    for mixing in ("documents", "queries", "both"):
+        tried = policy.replace(mixing=mixing, k=neighbours[min(1, len(neighbours) - 1)], temperature=0.05)
+        for knob, values in (*knobs.items(), *knobs.items()):  # the second time, from the best of the first
+            tried = search.best(_each(tried, knob, values))
+        found.append(tried)
+    return search.best(found)
+
+
+def _words(policy: SearchPolicy, search: _Search) -> SearchPolicy:
+    return search.best([policy.replace(words=kind, fusion=share) for kind in WORDS for share in FUSIONS])
+
+
+def _second_stage(policy: SearchPolicy, search: _Search) -> SearchPolicy:
+    return search.best([policy.replace(rerankweight=share) for share in RERANKING], second=True)
+
+
+class _Search:
+    """A validation task, searched again and again under other knobs."""
+
+    def __init__(
+        self, task: Task, sides: Mapping[str, np.ndarray], memory: Memory, goal: str, reads: Reads | None
+    ) -> None:
+        self.task, self.sides, self.memory, self.goal, self.reads = task, sides, memory, goal, reads
+        self._values: dict[tuple[SearchPolicy, bool], np.ndarray] = {}
+        self._words: dict[str, np.ndarray] = {}
+        self._placed: dict[tuple, np.ndarray] = {}
+
+    def best(self, policies: Iterable[SearchPolicy], second: bool = False) -> SearchPolicy:
+        """The policy with the highest mean goal; of equal ones, the first."""
+        return max(policies, key=lambda policy: round(float(self.values(policy, second).mean()), 9))
+
+    def values(self, policy: SearchPolicy, second: bool) -> np.ndarray:
+        """The goal of each query, (Q,)."""
+        key = policy, second
+        if key not in self._values:
+            scores = self._scores(policy)
+            if second:
+                scores = with_second_stage(scores, self.task, self.reads, policy)
+            self._values[key] = rank_all(self.task, scores)[self.goal].to_numpy(np.float64)
+        return self._values[key]
+
+    def _scores(self, policy: SearchPolicy) -> Scores:
+        asking, searched = sides_of(self.task.name)
+        left = self._side(asking, False, policy)
+        scores = embedding_scores(left, self._side(searched, True, policy))
+        if policy.fusion > 0:
+            if policy.words not in self._words:
+                index = word_index(self.task, policy, self.memory)
+                self._words[policy.words] = index.scores(self.task.queries)
+            scores = with_words(scores, _Known(self._words[policy.words]), range(len(self.task.queries)), policy)
+        return scores
+
+    def _side(self, side: str, searched: bool, policy: SearchPolicy) -> np.ndarray:
+        knobs = tuple(policy.embedding.items()) if searched else tuple(policy.replace(fusion=0.0).to_dict().items())
+        key = side, searched, knobs
+        if key not in self._placed:
+            if len(self._placed) > 8:  # only the latest are asked for again
+                self._placed.clear()
+            self._placed[key] = placed(self.sides[side], side, searched, self.memory, policy)
+        return self._placed[key]
+
+
+class _Known:
+    """Word scores (Q, N) that are known already, asked for by the numbers of the queries."""
+
+    def __init__(self, found: np.ndarray) -> None:
+        self.found = found
+
+    def scores(self, queries: Sequence[int]) -> np.ndarray:
+        return self.found[list(queries)]
+
+
+class _Remembering:
+    """A second stage that reads no pair twice."""
+
+    def __init__(self, reads: Reads) -> None:
+        self.reads, self.known = reads, dict[tuple[str, str], float]()
+
+    def score(self, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
+        pairs = list(zip(queries, documents, strict=True))
+        if new := list(dict.fromkeys(pair for pair in pairs if pair not in self.known)):
+            self.known |= zip(new, self.reads.score(*map(list, zip(*new, strict=True))).tolist(), strict=True)
+        return np.array([self.known[pair] for pair in pairs], np.float32)
+
+
+def _each(policy: SearchPolicy, knob: str, values: Iterable[Any]) -> list[SearchPolicy]:
+    """The policy with each value of one knob; as it is first, so that it wins a tie."""
+    return [policy, *(policy.replace(**{knob: value}) for value in values)]
+
+
+_STAGES: dict[str, Callable[[SearchPolicy, _Search], SearchPolicy]] = {
+    "centring": _centring,
+    "mixing": _mixing,
+    "words": _words,
+    "second stage": _second_stage,
+}
