@@ -16,6 +16,7 @@ from hr_search.mining import anchors
 from hr_search.policies import mining_policy
 from hr_search.release import require_output, require_place
 from hr_search.runs.tracking import require_tracker
+from hr_search.search.policy import sides_of
 from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,28 @@ def check_settings(settings: Settings) -> None:
             "--mineside query mines wrong queries for the documents, which only infonce and margin-ce with --symmetric "
             "rank; change --loss or take --mineside document."
         )
+    if settings.teacher:
+        check_teacher(settings)
     require_tracker(settings.tracker)
+
+
+def check_teacher(settings: Settings) -> None:
+    """Refuses a teacher that could teach nothing; whether it is a cross-encoder is found out when it is loaded.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    if not Path(settings.teacher).expanduser().is_dir():
+        raise InputError(
+            f"teacher {shown(settings.teacher)} is not a folder; give that of a second stage (a cross-encoder)."
+        )
+    if not settings.teacherweight:
+        raise InputError("--teacherweight 0 leaves a --teacher without effect; raise it, or take no teacher.")
+    if settings.teacherdrawn > settings.teachercandidates:
+        raise InputError(
+            f"teacherdrawn {settings.teacherdrawn} is more than teachercandidates {settings.teachercandidates}; "
+            "lower it."
+        )
 
 
 def check_launch(environment: Mapping[str, str]) -> None:
@@ -106,6 +128,12 @@ def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: i
         )
     if mined:
         check_mining(settings, rows)
+    wanted = settings.teachercandidates if settings.teacher else 0
+    if wanted and (fewest := fewest_wrong(rows, sides_of(settings.direction)[1])) < wanted:
+        raise InputError(
+            f"--teacher scores {wanted} wrong texts for each text searched with, and one has only {fewest}; "
+            "lower --teachercandidates."
+        )
     if settings.mixing != "none" and 0 < settings.bank < (most := most_documents(settings, rows, step)):
         raise InputError(
             f"a bank of {settings.bank} documents is smaller than a batch, which has up to {most}; raise --bank or "
@@ -167,14 +195,18 @@ def check_mining(settings: Settings, rows: Rows) -> None:
             f"--negatives mined: {error} The settings are --minepool (count), --minestart, --minestop, "
             "--minebandlow and --minebandhigh."
         ) from error
-    groups = {"query": rows.query_groups, "document": rows.document_groups}
-    anchor = groups["document" if sought == "query" else "query"][anchors(rows, sought)[0]]
-    fewest = pool - int(np.diff((anchor @ groups[sought].T).tocsr().indptr).max())
-    if fewest < policy.count:
+    if (fewest := fewest_wrong(rows, sought)) < policy.count:
         raise InputError(
             f"--negatives mined takes {policy.count} from each row's wrong ones, and a row has only {fewest}, as its "
             "group holds all others; lower --minepool or look at --groupcolumn."
         )
+
+
+def fewest_wrong(rows: Rows, sought: str) -> int:
+    """The fewest texts of the side `sought` that are wrong for a text of the other side."""
+    groups = {"query": rows.query_groups, "document": rows.document_groups}
+    anchor = groups["document" if sought == "query" else "query"][anchors(rows, sought)[0]]
+    return groups[sought].shape[0] - int(np.diff((anchor @ groups[sought].T).tocsr().indptr).max())
 
 
 def most_documents(settings: Settings, rows: Rows, step: int) -> int:

@@ -18,7 +18,6 @@ from accelerate import Accelerator
 from hr_search import train
 from hr_search.base import files, paths
 from hr_search.base.choices import METRICS
-from hr_search.base.devices import hardware
 from hr_search.base.errors import InputError
 from hr_search.batches import Rows, index_rows
 from hr_search.checks import check_rows, check_settings
@@ -29,8 +28,10 @@ from hr_search.evaluation import scoring, timing
 from hr_search.evaluation.significance import verdict
 from hr_search.fast.tokens import TokenTable
 from hr_search.history import Progress
+from hr_search.lessons import Lessons
 from hr_search.models import condenser
 from hr_search.release import command, model_card, model_folder, save_model
+from hr_search.reranking.teaching import make_lessons
 from hr_search.runs import folders, provenance
 from hr_search.runs.folders import Run
 from hr_search.runs.ledgers import append_rows, ledger_rows
@@ -56,6 +57,7 @@ class Prepared:
         tokens: token tables of the train rows.
         validation: tasks and token tables of the validation rows.
         test: tasks and token tables of the test rows.
+        lessons: the teacher's scores of the train rows; None without a teacher.
         accelerator: device and processes.
         run: the run's folder; for every process but the first, a temporary one.
         begun: date and time of the beginning; `started` is the same moment on a clock for durations, s.
@@ -69,6 +71,7 @@ class Prepared:
     tokens: Tokens
     validation: tuple[Tasks, Tokens]
     test: tuple[Tasks, Tokens]
+    lessons: Lessons | None
     accelerator: Accelerator
     run: Run
     begun: str
@@ -133,6 +136,7 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
             "document": encoder.tokens(rows.documents, "document", length=settings.trainlength),
         }
         held_out = [scoring.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
+    lessons = make_lessons(settings, rows, encoder, tokens, accelerator) if settings.teacher else None
     # Every process of a launch computes the same numbers; the others' copies are thrown away.
     create = folders.create_run if accelerator.is_main_process else folders.scratch_run
     run = create(runid, settings.projectname)
@@ -140,7 +144,7 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
     places = {"outputpath": model, "checkpointpath": settings.checkpointpath} if accelerator.is_main_process else {}
     held = folders.claim_places(run, places)
     files.write_json(run.folder / "config.json", settings.to_dict())
-    files.write_json(run.folder / "environment.json", environment(data, encoder, accelerator))
+    files.write_json(run.folder / "environment.json", provenance.environment_of(data, encoder, accelerator))
     parts = data.train, data.validation, data.test
     log.info("run %s: %d train, %d validation, %d test rows", run.id, *map(len, parts))
     kept = encoder.compact([table for group in (tokens, *held_out) for table in group.values()])
@@ -154,6 +158,7 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
         tokens=tokens,
         validation=(validation, held_out[0]),
         test=(test, held_out[1]),
+        lessons=lessons,
         accelerator=accelerator,
         run=run,
         begun=begun,
@@ -178,22 +183,6 @@ def encoder_for(settings: Settings, pairs: pd.DataFrame, device: str | torch.dev
     return load_encoder(
         settings.modelname, settings.maxlength, settings.precision, settings.dropout, device, prompts, rules
     )
-
-
-def environment(data: Data, encoder: Encoder, accelerator: Accelerator) -> dict:
-    """What a run's numbers depend on besides its settings."""
-    return {
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
-        "hardware": hardware(encoder.device),
-        "device": str(encoder.device),
-        "processes": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
-        "precision": "bf16" if encoder.bf16 else "fp32",
-        "model": encoder.name,
-        "dimension": encoder.dimension,
-        "data": {"name": data.name, "fingerprint": data.fingerprint, **data.counts.to_dict()},
-    }
 
 
 # -- train ---------------------------------------------------------------------------------------
@@ -222,9 +211,16 @@ def train_encoder(prepared: Prepared) -> Progress:
             # Drift is measured against the base model, and a resumed run does not pass step 0 again.
             probes.keep(0, scoring.embed_sides(encoder, tokens))
         try:
-            fingerprint = prepared.data.fingerprint
             progress = train.fit(
-                encoder, prepared.rows, prepared.tokens, settings, validate, fingerprint, accelerator, tracker.log
+                encoder,
+                prepared.rows,
+                prepared.tokens,
+                settings,
+                validate,
+                prepared.data.fingerprint,
+                accelerator,
+                tracker.log,
+                prepared.lessons,
             )
         except InputError:
             folders.remove_run(run)  # there is no result to keep

@@ -19,8 +19,6 @@ from hr_search.base.choices import COLLAPSED
 
 log = logging.getLogger(__name__)
 
-_NOTHING = (math.nan,) * 3
-
 
 @dataclasses.dataclass
 class Progress:
@@ -35,7 +33,8 @@ class Progress:
         seconds: of training, over all interruptions.
         best_weights: the encoder's state at that step, on the CPU.
         mining: one row per mining, once the run is over.
-        sums: loss, active share and spread since the last validation, summed over steps, (3,) float64.
+        sums: loss, active share and spread since the last validation, and a teacher's term where there is a teacher,
+            summed over steps, (3,) or (4,) float64.
         counts: rows, tokens and steps since then.
         window: seconds since then.
         rewarmed: the step at which the learning rate began to rise anew, when a finished run went on; else 0.
@@ -56,7 +55,7 @@ class Progress:
     rewarmed: int = 0
 
     def count(self, figures: Tensor, rows: int, tokens: int) -> None:
-        """Adds a step: its loss, active share and spread (3,), its rows and its tokens."""
+        """Adds a step: its figures, of the shape of `sums`, its rows and its tokens."""
         self.step += 1
         self.sums = self.sums.to(figures.device) + figures
         self.counts = [old + new for old, new in zip(self.counts, (rows, tokens, 1), strict=True)]
@@ -79,13 +78,14 @@ class Progress:
             figures: further columns; `epoch` and `learningrate` come first, `rows_per_s` is filled in here.
         """
         rows, tokens, steps = self.counts
-        loss, active, spread = (self.sums / steps).tolist() if steps else _NOTHING
+        loss, active, spread, *teacher = (self.sums / steps).tolist() if steps else [math.nan] * len(self.sums)
         speeds = (rows / self.window, tokens / self.window) if steps else (math.nan, math.nan)
         self.history.append(
             {
                 "step": self.step,
                 "epoch": figures["epoch"],
                 "loss": loss,
+                **dict(zip(["teacher"], teacher, strict=False)),
                 "active": active,
                 "spread": spread,
                 "collapsed": int(spread < COLLAPSED),
@@ -97,7 +97,7 @@ class Progress:
                 **metrics,
             }
         )
-        self.sums, self.counts = torch.zeros(3, dtype=torch.float64), [0, 0, 0]
+        self.sums, self.counts = torch.zeros(len(self.sums), dtype=torch.float64), [0, 0, 0]
         value = metrics[goal]
         if math.isnan(value):
             self.best_step = self.step
@@ -148,12 +148,13 @@ def checked_progress(state: dict[str, Any], weights: dict[str, Tensor]) -> Progr
         raise ValueError("a count of its progress is not a whole number")
     if not all(math.isfinite(number) and number >= 0 for number in (progress.seconds, progress.window)):
         raise ValueError("its times are not finite")
-    if progress.sums.shape != (3,) or not all(
+    if not all(isinstance(row, dict) and type(row["step"]) is int for row in [*progress.history, *progress.mining]):
+        raise ValueError("its history is not a list of rows")
+    taught = any("teacher" in row for row in progress.history)
+    if progress.sums.shape != (3 + taught,) or not all(
         isinstance(number, float) for number in (progress.best, progress.best_se)
     ):
         raise ValueError("its sums or its best value have another type")
-    if not all(isinstance(row, dict) and type(row["step"]) is int for row in [*progress.history, *progress.mining]):
-        raise ValueError("its history is not a list of rows")
     shapes = [{name: tuple(value.shape) for name, value in part.items()} for part in (progress.best_weights, weights)]
     if progress.best_weights and shapes[0] != shapes[1]:
         raise ValueError("its best weights are those of another model")

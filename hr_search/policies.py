@@ -22,6 +22,8 @@ def loss_policy(settings: Settings) -> LossPolicy:
         symmetric=settings.symmetric,
         hardness=settings.hardness,
         negatives=settings.negatives,
+        teacher_weight=settings.teacherweight,
+        teacher_temperature=settings.teachertemperature,
     )
 
 

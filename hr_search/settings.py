@@ -102,7 +102,9 @@ class Settings:
     # Loss
     loss: str = _setting("triplet", "training loss", choices=LOSSES)
     margin: float = _setting(0.3, "cosine margin of triplet and margin-ce", 0.0, 2.0)
-    temperature: float = _setting(0.05, "temperature of margin-ce and infonce", 0.001, 10.0)
+    temperature: float = _setting(
+        0.05, "temperature of margin-ce and infonce, and of the cosines beside a teacher", 0.001, 10.0
+    )
     symmetric: bool = _setting(
         True, "margin-ce and infonce also rank the queries of the batch for each document, whatever --negatives"
     )
@@ -138,6 +140,22 @@ class Settings:
     )
     minesampling: str = _setting(
         "top", "top = the nearest of those that remain; random = any of them", choices=SAMPLINGS
+    )
+
+    # Teacher: soft targets
+    teacher: str = _setting("", "folder of a second stage (cross-encoder) whose scores are learnt, too; empty = none")
+    teacherweight: float = _setting(
+        1.0, "weight of KL(teacher || student), over the texts scored for a row, beside the loss", 0.0, 1e6
+    )
+    teachertemperature: float = _setting(1.0, "divides the teacher's scores; above 1 it is less sure", 0.01, 1000.0)
+    teachercandidates: int = _setting(
+        8, "wrong texts the teacher scores for each text searched with: the nearest by the base model", 1, 1000
+    )
+    teacherdrawn: int = _setting(
+        0,
+        "of these, how many join the batch with each row, drawn anew each step; 0 = all in d2q, 2 in q2d",
+        0,
+        1000,
     )
 
     # Mixing: training only

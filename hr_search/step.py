@@ -19,6 +19,7 @@ from hr_search.base.devices import to_device
 from hr_search.base.errors import InputError
 from hr_search.batches import Batch, Rows, negative_mask
 from hr_search.fast.packing import chunks
+from hr_search.lessons import Lesson
 from hr_search.mixing import MixedBatch, MixingPolicy
 
 if TYPE_CHECKING:
@@ -37,10 +38,12 @@ class LossPolicy:
     Attributes:
         name: "triplet", "margin-ce" or "infonce".
         margin: of triplet and margin-ce, a cosine.
-        temperature: of margin-ce and infonce.
+        temperature: of margin-ce and infonce, and of the cosines that are compared with a teacher's logits.
         symmetric: whether margin-ce and infonce also rank the queries for each document.
         hardness: of triplet, as `losses.triplet` explains it.
         negatives: as `batches.negative_mask` explains it.
+        teacher_weight: of the teacher's KL term beside the loss, where there is a teacher.
+        teacher_temperature: divides the teacher's logits.
     """
 
     name: str = "triplet"
@@ -49,6 +52,8 @@ class LossPolicy:
     symmetric: bool = True
     hardness: str = "hardest"
     negatives: str = "batch"
+    teacher_weight: float = 1.0
+    teacher_temperature: float = 1.0
 
 
 @dataclasses.dataclass
@@ -78,29 +83,32 @@ class Context:
     cached: bool = False
 
 
-def run_step(model: Any, accelerator: Accelerator, batch: Batch, context: Context, step: int) -> tuple[Tensor, int]:
+def run_step(
+    model: Any, accelerator: Accelerator, batch: Batch, context: Context, step: int, lesson: Lesson | None = None
+) -> tuple[Tensor, int]:
     """Adds the gradients of a batch to the model's parameters.
 
-    Each distinct text is encoded once, queries and documents together. Where a GPU has too little
+    Each distinct text is encoded once, queries, documents and those of the lesson together. Where a GPU has too little
     memory for that, `context` is changed for this step and all later ones: gradient caching (Gao et
     al. 2021, arXiv:2101.06983) encodes the same batch in ever smaller parts, so that the loss stays
     that of the whole batch.
 
     Returns:
-        (loss, active share, spread) as a (3,) float64 tensor, and the batch's tokens.
+        The figures of `batch_loss`, and the batch's tokens.
 
     Raises:
         InputError: a GPU has no memory even for the smallest part.
     """
     queries, documents = context.tokens["query"], context.tokens["document"]
     texts = [queries[i] for i in batch.queries] + [documents[i] for i in batch.documents]
+    texts += [context.tokens[lesson.side][i] for i in lesson.further] if lesson else []
     tokens = sum(len(row) for row in texts)
 
     recent: list[Tensor] = []
 
     def objective(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        recent[:] = [embeddings[len(batch.queries) :].detach()]
-        return batch_loss(embeddings, batch, context, step)
+        recent[:] = [sides_of(embeddings, batch)[1].detach()]
+        return batch_loss(embeddings, batch, context, step, lesson)
 
     while True:
         try:
@@ -125,21 +133,36 @@ def run_step(model: Any, accelerator: Accelerator, batch: Batch, context: Contex
     return figures, tokens
 
 
-def batch_loss(embeddings: Tensor, batch: Batch, context: Context, step: int) -> tuple[Tensor, Tensor]:
+def sides_of(embeddings: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The embeddings of the batch's queries (Q, D), of its documents (M, D) and of a lesson's further texts (E, D)."""
+    middle, end = len(batch.queries), len(batch.queries) + len(batch.documents)
+    return embeddings[:middle], embeddings[middle:end], embeddings[end:]
+
+
+def batch_loss(
+    embeddings: Tensor, batch: Batch, context: Context, step: int, lesson: Lesson | None = None
+) -> tuple[Tensor, Tensor]:
     """The loss of a batch, with (loss, active share, spread) as a (3,) float64 tensor without gradient.
 
+    With a lesson there is a fourth figure, the teacher's KL term, and the loss is what is minimised: that of the pairs
+    plus the weighted term.
+
     Args:
-        embeddings: (Q + M, D) of the batch's queries, then of its documents.
+        embeddings: (Q + M + E, D) of the batch's queries, then of its documents, then of the lesson's further texts.
         batch: which queries and documents belong together.
         context: loss, negatives and mixing of the run.
         step: from 0.
+        lesson: the teacher's scores; None = no teacher.
     """
-    policy, documents = context.loss, embeddings[len(batch.queries) :]
+    policy, (distinct, documents, extra) = context.loss, sides_of(embeddings, batch)
     place = {name: to_device(getattr(batch, name), embeddings.device) for name in _MASKS}
     draw = np.random.default_rng([context.seed, 1, step])
     wrong = to_device(negative_mask(batch, policy.negatives, draw), embeddings.device)
-    distinct, positive = embeddings[: len(batch.queries)], place["positive"]
-    queries, further = distinct[place["query"]], (distinct[place["further"]], place["wrong"])
+    positive, queries, further = (
+        place["positive"],
+        distinct[place["query"]],
+        (distinct[place["further"]], place["wrong"]),
+    )
     seen = mix_batch(queries, documents, positive, place["relevant"], batch, context, step, draw)
     if policy.name == "triplet":
         loss = losses.triplet(
@@ -158,10 +181,18 @@ def batch_loss(embeddings: Tensor, batch: Batch, context: Context, step: int) ->
             synthetic=seen.synthetic,
             further=further if len(batch.further) else None,
         )
+    terms = []
+    if lesson is not None:
+        # The student is compared as it searches: not mixed.
+        anchors, texts = (queries, documents) if lesson.side == "document" else (documents[positive], distinct)
+        scores, allowed = (to_device(array, embeddings.device) for array in (lesson.scores, lesson.allowed))
+        cosines = anchors @ torch.cat([texts, extra]).T
+        terms = [losses.distillation(cosines, scores, allowed, policy.temperature, policy.teacher_temperature)]
+        loss = loss + policy.teacher_weight * terms[0]
     with torch.no_grad():
         gaps = losses.gap(queries, documents, positive, wrong, synthetic=seen.synthetic)
         active = (gaps > -policy.margin).double().mean()
-        figures = torch.stack([loss.detach().double(), active, losses.spread(documents).double()])
+        figures = torch.stack([each.double() for each in (loss.detach(), active, losses.spread(documents), *terms)])
     return loss, figures
 
 

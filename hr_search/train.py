@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from torch import Tensor
 
 from hr_search.bank import Bank
 from hr_search.base.errors import InputError
@@ -20,6 +21,7 @@ from hr_search.base.signals import Interrupted, leave, postponed
 from hr_search.batches import Batch, Rows, ahead, describe_rows, step_plan
 from hr_search.checkpoint import Parts, random_state, require_own, restore, store
 from hr_search.history import Clock, Progress, peak_memory
+from hr_search.lessons import Lessons
 from hr_search.mining import Miner
 from hr_search.models.interpolation import Interpolation
 from hr_search.policies import loss_policy, mining_policy, mixing_policy, parameter_groups, warmup_then_linear
@@ -45,6 +47,7 @@ def fit(
     fingerprint: str = "",
     accelerator: Accelerator | None = None,
     report: Callable[[dict[str, float]], None] = lambda row: None,
+    lessons: Lessons | None = None,
 ) -> Progress:
     """Trains `encoder` in place and leaves the weights of the best validation in it, interpolated as `baseshare` says.
 
@@ -58,6 +61,7 @@ def fit(
         fingerprint: of the data; a checkpoint of other data is refused.
         accelerator: device and processes; None = what is there.
         report: gets each row of the history as it comes.
+        lessons: a teacher's scores of the training rows, for a further term of the loss; None = no teacher.
 
     Returns:
         The history and the best step.
@@ -73,8 +77,15 @@ def fit(
         >>> [row["step"] for row in progress.history]  # one validation before training, one after each epoch
         [0, 1, 2]
     """
-    run = Training(encoder, rows, tokens, settings, fingerprint, accelerator or make_accelerator())
-    progress, total = run.progress, run.plan.total
+    run = Training(encoder, rows, tokens, settings, fingerprint, accelerator or make_accelerator(), lessons)
+    return carry_out(run, validate, report)
+
+
+def carry_out(
+    run: Training, validate: Callable[[int], dict[str, float]], report: Callable[[dict[str, float]], None]
+) -> Progress:
+    """Takes a run to its end: `fit` for any kind of training, with its arguments, result and errors."""
+    settings, progress, total = run.settings, run.progress, run.plan.total
     batches = run.batches()
     ticker = bar(what="training", unit="step", total=total, start=progress.step)
     with postponed(run.accelerator.num_processes > 1) as stop, contextlib.closing(batches), ticker:
@@ -121,10 +132,12 @@ class Training:
         settings: Settings,
         fingerprint: str,
         accelerator: Accelerator,
+        lessons: Lessons | None = None,
     ) -> None:
         set_seed(settings.seed)
         per_step = settings.batchsize * accelerator.num_processes
         self.encoder, self.rows, self.settings, self.accelerator = encoder, rows, settings, accelerator
+        self.lessons = lessons
         self.plan = step_plan(len(rows), per_step, settings.epochs, settings.maxsteps, settings.seed)
         groups = parameter_groups(encoder, settings.weightdecay)
         optimiser = torch.optim.AdamW(groups, lr=settings.learningrate, fused=True)
@@ -132,23 +145,28 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self.rate(step))
         self.model, self.optimiser = accelerator.prepare(encoder, optimiser)
         self.base = Interpolation(encoder, settings.baseshare)  # before a checkpoint brings other weights
-        policies = loss_policy(settings), mixing_policy(settings)
-        self.context = Context(rows, tokens, *policies, settings.seed, self.plan.total)
-        self.context.budget, self.context.cached = settings.chunktokens, settings.gradcache
         self.parts: Parts = {"model": encoder, "optimiser": self.optimiser}
-        if settings.mixing != "none" and settings.bank:
-            self.context.bank = Bank(settings.bank, encoder.dimension, accelerator.device)
-            self.parts["bank"] = self.context.bank
         self.miner: Miner | None = None
-        if settings.negatives == "mined":
-            self.miner = Miner(rows, tokens, mining_policy(settings), self.plan.per_epoch, settings.seed)
-            self.parts["miner"] = self.miner
-        self.origin = f"{fingerprint} in steps of {per_step}"
+        self.set_up(tokens)
+        self.origin = f"{fingerprint} in steps of {per_step}" + (f" taught {lessons.fingerprint}" if lessons else "")
         self.progress = self.begin()
         self.clock = Clock(self.progress.seconds, self.progress.window)
         self.first = self.progress.step  # of this process
         self.stored = self.progress.step or -1  # the step of the last checkpoint
         self.chosen = np.empty(0, np.int64)  # the rows of the last step
+
+    def set_up(self, tokens: dict[str, TokenTable]) -> None:
+        """What steps need besides model and optimiser: loss, mixing with its bank, mining."""
+        rows, settings = self.rows, self.settings
+        policies = loss_policy(settings), mixing_policy(settings)
+        self.context = Context(rows, tokens, *policies, settings.seed, self.plan.total)
+        self.context.budget, self.context.cached = settings.chunktokens, settings.gradcache
+        if settings.mixing != "none" and settings.bank:
+            self.context.bank = Bank(settings.bank, self.encoder.dimension, self.accelerator.device)
+            self.parts["bank"] = self.context.bank
+        if settings.negatives == "mined":
+            self.miner = Miner(rows, tokens, mining_policy(settings), self.plan.per_epoch, settings.seed)
+            self.parts["miner"] = self.miner
 
     def begin(self) -> Progress:
         """The progress of a run that starts, or of the checkpoint from which it goes on.
@@ -156,12 +174,12 @@ class Training:
         Raises:
             InputError: the file is not a checkpoint, or belongs to another run.
         """
-        settings = self.settings
+        settings, fresh = self.settings, Progress(sums=torch.zeros(4 if self.lessons else 3, dtype=torch.float64))
         if not settings.checkpointpath:
-            return Progress()
+            return fresh
         if not settings.resume:
             require_own(settings.checkpointpath)
-            return Progress()
+            return fresh
         found = restore(
             settings.checkpointpath,
             settings.to_dict(),
@@ -171,7 +189,7 @@ class Training:
             self.accelerator.process_index,
         )
         if found is None:
-            return Progress()
+            return fresh
         progress, before = found
         if self.miner:
             # What was mined for a step that never happened is mined again.
@@ -215,7 +233,7 @@ class Training:
     def step(self, chosen: np.ndarray, batch: Batch) -> None:
         """One step: loss and gradients of the batch, clipping, update, figures."""
         self.encoder.train()
-        figures, tokens = run_step(self.model, self.accelerator, batch, self.context, self.progress.step)
+        figures, tokens = self.gradients(batch, chosen)
         self.chosen = chosen
         if self.accelerator.device.type == "cpu":  # elsewhere the check would wait for the device at every step
             self.refuse_nan(float(figures[0]), self.progress.step + 1)
@@ -225,6 +243,12 @@ class Training:
         self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.progress.count(figures, len(chosen), tokens)
+
+    def gradients(self, batch: Batch, chosen: np.ndarray) -> tuple[Tensor, int]:
+        """Adds the gradients of a batch; its figures (loss, active share, spread, ...) and its tokens."""
+        done = self.progress.step
+        lesson = self.lessons.lesson(batch, chosen, done) if self.lessons else None
+        return run_step(self.model, self.accelerator, batch, self.context, done, lesson)
 
     def due(self) -> bool:
         """Whether the present step ends in a validation: the start, each epoch, every evalsteps, the end."""

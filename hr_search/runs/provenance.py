@@ -15,6 +15,10 @@ from hr_search.base import files, paths
 from hr_search.base.choices import COLLAPSED, CONTACTS
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from hr_search.data.loading import Data
+    from hr_search.encoder import Encoder
     from hr_search.runs.folders import Run
 
 _PACKAGES = (
@@ -32,6 +36,26 @@ _PACKAGES = (
 _DECIDING = ("versions", "hardware", "device", "processes", "threads", "precision", "model", "dimension")
 _PLACES = ("outputpath", "checkpointpath", "checkpointsteps", "resume", "projectname", "tracker", "probes")
 _HEADLINE_PACKAGES = ("python", "torch", "transformers", "sentence-transformers")
+
+
+def environment_of(data: Data, encoder: Encoder, accelerator: Accelerator) -> dict[str, Any]:
+    """What a run's numbers depend on besides its settings, as `environment.json` keeps it."""
+    import torch
+
+    from hr_search.base.devices import hardware
+
+    return {
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(encoder.device),
+        "device": str(encoder.device),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "precision": "bf16" if encoder.bf16 else "fp32",
+        "model": encoder.name,
+        "dimension": encoder.dimension,
+        "data": {"name": data.name, "fingerprint": data.fingerprint, **data.counts.to_dict()},
+    }
 
 
 def origin(run: Run) -> pd.DataFrame:

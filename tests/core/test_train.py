@@ -27,15 +27,15 @@ from hr_search.settings import Settings
 BASE = {"batchsize": 8, "epochs": 6, "learningrate": 3e-3, "precision": "fp32", "patience": 0, "seed": 1}
 
 
-def run(model, pairs, compact=True, validate=None, **changes):
+def run(model, pairs, compact=True, validate=None, lessons=None, **changes):
     """Trains the tiny model on the toy jobs and validates on the same rows."""
-    encoder, fit = prepared(model, pairs, compact, validate, **changes)
+    encoder, fit = prepared(model, pairs, compact, validate, lessons, **changes)
     progress = fit()
     encoder.expand()
     return encoder, progress
 
 
-def prepared(model, pairs, compact=True, validate=None, **changes):
+def prepared(model, pairs, compact=True, validate=None, lessons=None, **changes):
     """An encoder, and the function that trains it with further changes of the settings."""
     settings = Settings(modelname=str(model), **{**BASE, **changes})
     encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision, settings.dropout)
@@ -51,7 +51,8 @@ def prepared(model, pairs, compact=True, validate=None, **changes):
         return {"mrr": float(scores["q2d"]["mrr"].mean())}
 
     def fit(**more):
-        return train.fit(encoder, rows, tables, settings.replace(**more), validate or mrr, "toy")
+        given = settings.replace(**more)
+        return train.fit(encoder, rows, tables, given, validate or mrr, "toy", lessons=lessons)
 
     return encoder, fit
 
