@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from hr_search import __version__
 from hr_search.base.errors import InputError, guarded, one_line, shown, suggestion
-from hr_search.commands import benchmark, searching, training, tuning
+from hr_search.commands import benchmark, indexing, searching, training, tuning
 from hr_search.commands.flags import plain_flag
 
 
@@ -41,7 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_train(verbs)
     searching.add_evaluate(verbs)
     tuning.add_tune(verbs)
-    searching.add_search(verbs)
+    indexing.add_index(verbs)
+    indexing.add_search(verbs)
     searching.add_compare(verbs)
     training.add_grid(verbs)
     benchmark.add_benchmark(verbs)

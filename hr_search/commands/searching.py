@@ -1,4 +1,4 @@
-"""The verbs that use models: `evaluate` on a table, `search` a corpus, `compare` finished runs.
+"""The verbs that compare: `evaluate` a model on a table, `compare` finished runs.
 
 Heavy modules are imported inside the functions, so that `--help` and a mistyped flag are answered at once.
 """
@@ -6,17 +6,15 @@ Heavy modules are imported inside the functions, so that `--help` and a mistyped
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hr_search.base import choices, paths
+from hr_search.base import choices
 from hr_search.base.errors import InputError, one_line, plain
 from hr_search.commands.flags import add_settings, given, settings_from
 from hr_search.commands.knobs import add_knobs, memory_for, policies_from, reader_for
 from hr_search.commands.output import print_json, print_metrics, say
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from hr_search.encoder import Encoder
@@ -41,7 +39,6 @@ EVALUATED = (
     "precision",
     "goal",
 )
-SEARCHED = ("maxlength", "precision", "keephtml", "encoding", "trustfile")
 
 
 def add_evaluate(verbs: argparse._SubParsersAction) -> None:
@@ -61,7 +58,9 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
     )
     verb.add_argument("--leaveout", action="store_true", help="leave each text's own pairs in the memory out of mixing")
     add_knobs(verb)
-    _add_shared(verb, EVALUATED)
+    verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
+    verb.add_argument("--json", action="store_true", help="print one line of JSON")
+    add_settings(verb, EVALUATED, maxlength="the model's own")
     verb.set_defaults(run=evaluate)
 
 
@@ -75,7 +74,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from hr_search.search.stages import evaluate_stages, stages_table
 
     tasks = loading.search_tasks(settings, arguments.split, arguments.dropidentical)
-    encoder = _encoder(arguments.model, settings, "maxlength" in values)
+    encoder = encoder_for(arguments.model, settings, "maxlength" in values)
     results = {} if arguments.nofloors else scoring.evaluate_floors(tasks)
     policies = policies_from(arguments, arguments.model)
     known = memory_for(arguments, encoder, settings, any(policy.staged for policy in policies.values()))
@@ -110,60 +109,6 @@ def _nested_stages(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, list[
     return {"stages": {name: table.to_dict("records") for name, table in staged.items()}} if staged else {}
 
 
-def add_search(verbs: argparse._SubParsersAction) -> None:
-    """Adds the verb `search`."""
-    verb = verbs.add_parser("search", help="print the documents nearest to a query")
-    verb.add_argument("query", help="text to search for, for example a job title")
-    verb.add_argument(
-        "--corpus",
-        required=True,
-        help="table (its document column is searched) or .txt file with one document per line",
-    )
-    verb.add_argument("--column", default="", help="column to search in; default: found by name")
-    verb.add_argument("--top", type=int, default=5, help="how many to print (default 5)")
-    _add_shared(verb, SEARCHED)
-    verb.set_defaults(run=search)
-
-
-def search(arguments: argparse.Namespace) -> int:
-    """`search`: the top documents for one query; of equal scores, the first row comes first."""
-    values = given(arguments, SEARCHED)
-    settings = settings_from(None, values)
-    if arguments.top < 1:
-        raise InputError(f"--top is {arguments.top}; it must be at least 1.")
-    from hr_search.data.cleaning import clean
-
-    if not (query := clean(arguments.query)):
-        raise InputError("the query is empty; give a job title or another text to search for.")
-    from hr_search.data.html import plain as plain_text
-    from hr_search.data.tables import read_texts
-
-    place = arguments.corpus if arguments.corpus.startswith("hf:") else paths.resolve(arguments.corpus)
-    read = read_texts(place, arguments.column, settings.encoding, settings.trustfile)
-    rows = [(row, text) for row, text in enumerate(read, 1) if text]
-    if not settings.keephtml:
-        rows = [(row, bare) for row, text in rows if (bare := plain_text(text))]
-    if not rows:
-        raise InputError(f"{arguments.corpus} has no texts without its HTML; --keephtml searches it as it is.")
-    texts = [text for _, text in rows]
-    encoder = _encoder(arguments.model, settings, "maxlength" in values)
-    documents = encoder.embed(encoder.tokens(texts, "document"), progress=True)
-    scores = documents @ encoder.encode([query], "query")[0]
-    best = best_rows(scores, arguments.top)
-    found = [{"score": round(float(scores[at]), 4), "row": rows[at][0], "text": texts[at]} for at in best]
-    if arguments.json:
-        print_json(found)
-    else:
-        for item in found:
-            say(f"{item['score']:.4f}  row {item['row']}  {one_line(item['text'], 200)}")
-    return 0
-
-
-def best_rows(scores: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the highest of scores (N,), best first; of equal scores, the first comes first."""
-    return (-scores).argsort(kind="stable")[:count]
-
-
 def add_compare(verbs: argparse._SubParsersAction) -> None:
     """Adds the verb `compare`."""
     verb = verbs.add_parser("compare", help="say whether the difference between finished runs is real")
@@ -191,14 +136,7 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_shared(verb: argparse.ArgumentParser, settings: Sequence[str]) -> None:
-    """Adds the flags that `evaluate` and `search` share, and those of their settings."""
-    verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
-    verb.add_argument("--json", action="store_true", help="print one line of JSON")
-    add_settings(verb, settings, maxlength="the model's own")
-
-
-def _encoder(model: str, settings: Settings, shortened: bool) -> Encoder:
+def encoder_for(model: str, settings: Settings, shortened: bool) -> Encoder:
     """The model; it reads `maxlength` tokens of a text if `shortened`, else as many as it was saved with."""
     from hr_search.encoder import load_encoder
 

@@ -1,0 +1,103 @@
+"""Answers to queries: all stages of a search over the texts of an index or of a corpus just embedded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hr_search.base.progress import bar
+from hr_search.encoder import Encoder
+from hr_search.search import exact, fusion
+from hr_search.search.fusion import WordIndex
+from hr_search.search.memory import Memory
+from hr_search.search.policy import SearchPolicy, sides_of
+from hr_search.search.stages import Reads, placed, reranked
+
+_PLAIN = SearchPolicy()
+
+
+class Hit(NamedTuple):
+    """A text that was found, with its score after the last stage and its row in the corpus."""
+
+    score: float
+    row: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Searcher:
+    """Everything that a search needs.
+
+    Attributes:
+        encoder: the model, for the queries.
+        vectors: (N, D) embeddings of the texts, L2-normalised, centred and mixed as the policy says.
+        rows: (N,) their rows in the corpus.
+        texts: N texts.
+        direction: "q2d" or "d2q".
+        policy: the knobs.
+        memory: known pairs; needed where the policy centres, or mixes queries.
+        words: word index of the texts; needed where the policy has fusion.
+        reads: the second stage; None = none.
+    """
+
+    encoder: Encoder
+    vectors: np.ndarray
+    rows: np.ndarray
+    texts: Sequence[str]
+    direction: str = "q2d"
+    policy: SearchPolicy = _PLAIN
+    memory: Memory | None = None
+    words: WordIndex | None = None
+    reads: Reads | None = None
+
+    def answers(self, queries: Sequence[str], top: int, progress: bool = False) -> Iterator[list[Hit]]:
+        """The best texts for each query, in the order of the queries.
+
+        Args:
+            queries: B texts to search with.
+            top: how many are wanted, at least 1; more than N gives all N.
+            progress: show bars on a terminal.
+
+        Yields:
+            min(top, N) hits, best first; of equal scores, the first row comes first.
+
+        Raises:
+            InputError: an embedding that is NaN, or of another dimension than those of the texts.
+        """
+        embedded = self.embedded(queries, progress)
+        share = 8 if self.policy.fusion else 1  # words are scored and scaled beside the cosines
+        counter = bar(total=len(queries), what="searching", unit="query") if progress else None
+        for part in exact.blocks(len(queries), len(self.rows), share):
+            scores = exact.dot_products(self.vectors, embedded[part])
+            if self.words is not None:
+                found = self.words.scores(queries[part])
+                scores = fusion.fuse(scores, found, self.policy.fusion, self.policy.scaling)
+            for query, row in zip(queries[part], scores, strict=True):
+                yield self._hits(query, row, top)
+                if counter is not None:
+                    counter.update()
+        if counter is not None:
+            counter.close()
+
+    def embedded(self, queries: Sequence[str], progress: bool = False) -> np.ndarray:
+        """The embeddings that queries are searched with, (B, D) float32."""
+        side = sides_of(self.direction)[0]
+        vectors = self.encoder.embed(self.encoder.tokens(queries, side, cached=False), progress=progress)
+        if not (self.policy.centre or self.policy.mixes("queries")):
+            return vectors
+        return placed(vectors, side, False, self.memory, self.policy)
+
+    def _hits(self, query: str, scores: np.ndarray, top: int) -> list[Hit]:
+        wanted = max(top, self.policy.reranktop) if self.reads else top
+        places, values = exact.best(scores, wanted)
+        texts = [self.texts[at] for at in places.tolist()]
+        order = np.arange(len(places))
+        if self.reads:
+            swapped = self.direction == "d2q"
+            values = reranked(values[None], [query], texts, self.reads, self.policy, swapped)[0]
+            order, values = exact.best(values, top)
+        hits = zip(values.tolist(), order.tolist(), strict=True)
+        return [Hit(score, int(self.rows[places[at]]), texts[at]) for score, at in hits]
