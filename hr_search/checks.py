@@ -13,7 +13,7 @@ import pandas as pd
 from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows, epoch_batches
 from hr_search.mining import anchors
-from hr_search.policies import mining_policy
+from hr_search.policies import list_policy, mining_policy
 from hr_search.release import require_output, require_place
 from hr_search.runs.tracking import require_tracker
 from hr_search.search.policy import sides_of
@@ -34,6 +34,9 @@ _NOT_SERVED = {
         "launch without it and take a larger --batchsize with --gradcache, which keeps in-batch negatives",
     ),
 }
+# Settings of losses over embeddings, which a cross-encoder does not have.
+_ENCODING = "loss margin temperature symmetric negatives hardness minecount mineside mineevery mixing bank gradcache"
+_DEFAULTS = Settings()
 _LONELY = 0.1  # share of rows or batches that may have no negative at all
 
 
@@ -66,7 +69,25 @@ def check_settings(settings: Settings) -> None:
         )
     if settings.teacher:
         check_teacher(settings)
+    check_stage(settings)
     require_tracker(settings.tracker)
+
+
+def check_stage(settings: Settings) -> None:
+    """Refuses settings of the other stage, and names those that have no effect in this one.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    if settings.stage == "encode":
+        if settings.retriever:
+            raise InputError("--retriever belongs to --stage rerank; add that, or leave it out.")
+        return
+    if settings.teacher:
+        raise InputError("--teacher teaches an encoder, and --stage rerank trains the second stage; leave one out.")
+    changed = [name for name in _ENCODING.split() if getattr(settings, name) != getattr(_DEFAULTS, name)]
+    if changed:
+        log.warning("without effect in --stage rerank: %s", ", ".join(changed))
 
 
 def check_teacher(settings: Settings) -> None:
@@ -115,6 +136,9 @@ def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: i
     Raises:
         InputError: what is missing and which setting helps.
     """
+    if settings.stage == "rerank":
+        check_lists(settings, rows, processes)
+        return
     step, mined = settings.batchsize * processes, settings.negatives == "mined"
     bare = np.array([not len(wrong) for wrong in rows.negatives], dtype=bool)  # rows without given negatives
     if settings.negatives == "given" and bare.all():
@@ -169,6 +193,30 @@ def refuse_lonely_batches(step: int, seed: int, groups: pd.Series, bare: np.ndar
             f'"{shown(str(sizes.index[0]))}" has {sizes.iloc[0]} of {len(groups)} rows; raise --batchsize or look at '
             "--groupcolumn."
         )
+
+
+def check_lists(settings: Settings, rows: Rows, processes: int) -> None:
+    """Refuses lists that the train rows have no wrong texts for, before anything is encoded.
+
+    Raises:
+        InputError: naming the settings.
+    """
+    if processes > 1:
+        raise InputError(f"--stage rerank trains in one process and {processes} were launched; launch one.")
+    policy = list_policy(settings)
+    pool = len(rows.documents if policy.side == "document" else rows.queries)
+    if (fewest := fewest_wrong(rows, policy.side)) < policy.count:
+        raise InputError(
+            f"--stage rerank takes {policy.count} wrong texts for each text searched with, and one has only {fewest}; "
+            "lower --candidates and --minepool or look at --groupcolumn."
+        )
+    try:
+        policy.window(pool)
+    except InputError as error:  # in the words of `mining`, which knows no settings
+        raise InputError(
+            f"--stage rerank: {error} The settings are --candidates and --minepool (count), --minestart, --minestop, "
+            "--minebandlow and --minebandhigh."
+        ) from error
 
 
 def check_mining(settings: Settings, rows: Rows) -> None:

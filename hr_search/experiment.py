@@ -31,6 +31,8 @@ from hr_search.history import Progress
 from hr_search.lessons import Lessons
 from hr_search.models import condenser
 from hr_search.release import command, model_card, model_folder, save_model
+from hr_search.reranking import stage
+from hr_search.reranking.cross_encoder import Reranker
 from hr_search.reranking.teaching import make_lessons
 from hr_search.runs import folders, provenance
 from hr_search.runs.folders import Run
@@ -53,11 +55,12 @@ class Prepared:
         settings: of the run, with absolute places.
         data: train, validation and test rows.
         rows: the train rows over distinct texts.
-        encoder: the base model, its vocabulary compacted to the texts of the run.
+        encoder: the base model, its vocabulary compacted to the texts of the run; in stage rerank the retriever.
         tokens: token tables of the train rows.
         validation: tasks and token tables of the validation rows.
         test: tasks and token tables of the test rows.
         lessons: the teacher's scores of the train rows; None without a teacher.
+        second: the second stage in stage rerank, which is trained instead of the encoder; else None.
         accelerator: device and processes.
         run: the run's folder; for every process but the first, a temporary one.
         begun: date and time of the beginning; `started` is the same moment on a clock for durations, s.
@@ -72,6 +75,7 @@ class Prepared:
     validation: tuple[Tasks, Tokens]
     test: tuple[Tasks, Tokens]
     lessons: Lessons | None
+    second: Reranker | None
     accelerator: Accelerator
     run: Run
     begun: str
@@ -137,6 +141,7 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
         }
         held_out = [scoring.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
     lessons = make_lessons(settings, rows, encoder, tokens, accelerator) if settings.teacher else None
+    second = stage.open_second_stage(settings, data, rows, accelerator) if settings.stage == "rerank" else None
     # Every process of a launch computes the same numbers; the others' copies are thrown away.
     create = folders.create_run if accelerator.is_main_process else folders.scratch_run
     run = create(runid, settings.projectname)
@@ -159,6 +164,7 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
         validation=(validation, held_out[0]),
         test=(test, held_out[1]),
         lessons=lessons,
+        second=second,
         accelerator=accelerator,
         run=run,
         begun=begun,
@@ -168,7 +174,7 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
 
 
 def encoder_for(settings: Settings, pairs: pd.DataFrame, device: str | torch.device | None = None) -> Encoder:
-    """The base model that `settings` name, with its condenser learnt from the train rows where one is wanted.
+    """The base model with its condenser, learnt from the train rows where one is wanted; a retriever as it was saved.
 
     Args:
         settings: model, length, precision, dropout, prompts and `condense`.
@@ -180,6 +186,8 @@ def encoder_for(settings: Settings, pairs: pd.DataFrame, device: str | torch.dev
     """
     rules = condenser.learn(pairs["query"], pairs["positive"], settings.condense) if settings.condense else None
     prompts = {"query": settings.queryprompt, "document": settings.documentprompt}
+    if settings.retriever:
+        return load_encoder(settings.retriever, 0, settings.precision, device=device, prompts=prompts)
     return load_encoder(
         settings.modelname, settings.maxlength, settings.precision, settings.dropout, device, prompts, rules
     )
@@ -189,14 +197,14 @@ def encoder_for(settings: Settings, pairs: pd.DataFrame, device: str | torch.dev
 
 
 def train_encoder(prepared: Prepared) -> Progress:
-    """Trains the encoder in place; history, mining and probe embeddings go into the run's folder.
+    """Trains the encoder, or the second stage, in place; history, mining and probe embeddings go into the run's folder.
 
     Raises:
         InputError: a checkpoint of another run, a loss that is NaN; the run's folder is gone then.
     """
     settings, run, encoder, accelerator = prepared.settings, prepared.run, prepared.encoder, prepared.accelerator
     (tasks, tokens), direction = prepared.validation, settings.direction
-    probes = probes_of(run, tasks, settings.probes)
+    probes = probes_of(run, {} if prepared.second else tasks, settings.probes)
 
     def validate(step: int) -> dict[str, float]:
         if not tasks:
@@ -207,21 +215,16 @@ def train_encoder(prepared: Prepared) -> Progress:
         return {name: float(table[name].mean()) for name in METRICS} | {"se": float(table[settings.goal].sem())}
 
     with Tracker(settings, accelerator) as tracker:
-        if settings.resume and tasks:
+        if settings.resume and tasks and not prepared.second:
             # Drift is measured against the base model, and a resumed run does not pass step 0 again.
             probes.keep(0, scoring.embed_sides(encoder, tokens))
         try:
-            progress = train.fit(
-                encoder,
-                prepared.rows,
-                prepared.tokens,
-                settings,
-                validate,
-                prepared.data.fingerprint,
-                accelerator,
-                tracker.log,
-                prepared.lessons,
-            )
+            start = encoder, prepared.rows, prepared.tokens
+            end = prepared.data.fingerprint, accelerator, tracker.log
+            if prepared.second:
+                progress = stage.train_second_stage(prepared.second, *start, prepared.validation, settings, *end)
+            else:
+                progress = train.fit(*start, settings, validate, *end, prepared.lessons)
         except InputError:
             folders.remove_run(run)  # there is no result to keep
             raise
@@ -242,7 +245,7 @@ def test_before(prepared: Prepared) -> Tested | None:
     if not tasks:
         return None
     log.info("test, before training: BM25, TF-IDF and the base model")
-    results, cosines = measure(prepared, "base")
+    results, cosines, _ = measure(prepared, "base")
     return scoring.evaluate_floors(tasks) | results, cosines
 
 
@@ -251,24 +254,27 @@ def test_after(prepared: Prepared, before: Tested | None) -> None:
     tasks, run, seed = prepared.test[0], prepared.run, prepared.settings.seed
     if before:
         log.info("test, after training")
-        results, cosines = measure(prepared, "trained")
+        results, cosines, costs = measure(prepared, "trained")
         results = before[0] | results
         run.write("metrics", scoring.metrics_table(results, seed))
         run.write("queries", scoring.queries_table(results, scoring.seen_titles(prepared.data.train, tasks)))
         run.write("documents", scoring.documents_table(tasks))
         run.write("comparison", scoring.comparison_table(results, seed))
         run.write("scores", pd.concat([before[1], cosines]))
-        run.write("timing", timing.timing_table(prepared.encoder, tasks["q2d"].documents, 500, seed))
-    prepared.encoder.expand()
+        times = timing.timing_table(prepared.encoder, tasks["q2d"].documents, 500, seed)
+        run.write("timing", pd.concat([times, costs]))
+    (prepared.second or prepared.encoder).expand()
 
 
-def measure(prepared: Prepared, system: str) -> Tested:
-    """The per-query results of the encoder as it is now, in both directions, and a sample of its cosines."""
-    tasks, tokens = prepared.test
+def measure(prepared: Prepared, system: str) -> tuple[scoring.Results, pd.DataFrame, pd.DataFrame]:
+    """Per-query results in both directions, a sample of the scores, and what a second stage costs, as of now."""
+    (tasks, tokens), settings = prepared.test, prepared.settings
     sides = scoring.embed_sides(prepared.encoder, tokens, progress=True)
+    if prepared.second and system == "trained":
+        return stage.measure_second_stage(prepared.second, tasks, sides, settings)
     found = scoring.evaluate_embeddings(tasks, sides)
     results = {(system, direction): table for direction, table in found.items()}
-    return results, scoring.scores_table(system, tasks, sides, prepared.settings.seed)
+    return results, scoring.scores_table(system, tasks, sides, settings.seed), pd.DataFrame()
 
 
 # -- deliver -------------------------------------------------------------------------------------
@@ -294,7 +300,7 @@ def deliver(prepared: Prepared, progress: Progress) -> None:
         log.info("%s", summary["verdict"])
         if settings.outputpath:
             try:
-                save_model(prepared.encoder, settings.outputpath, model_card(settings, summary))
+                save_model(prepared.second or prepared.encoder, settings.outputpath, model_card(settings, summary))
             except InputError as error:
                 kept = f"all tables of the run {run.id} are kept, only the model is not"
                 raise InputError(f"{str(error).rstrip('.')}; {kept}.") from error

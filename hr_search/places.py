@@ -11,7 +11,7 @@ from hr_search.base.errors import InputError
 from hr_search.settings import Settings
 
 TABLES = ("datapath", "validationpath", "testpath")
-READ = (*TABLES, "modelname", "teacher")
+READ = (*TABLES, "modelname", "teacher", "retriever")
 WRITTEN = ("outputpath", "checkpointpath")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,13 @@ def mining_policy(settings: Settings) -> MiningPolicy:
         drawn=settings.minecount,
         every=settings.mineevery,
     )
+
+
+def list_policy(settings: Settings) -> MiningPolicy:
+    """The mining of wrong texts for the lists of a second stage: `candidates`, and the settings named `mine...`."""
+    drawn = settings.candidates - 1
+    side = "document" if settings.direction == "q2d" else "query"
+    return dataclasses.replace(mining_policy(settings), count=max(settings.minepool, drawn), side=side, drawn=drawn)
 
 
 def warmup_then_linear(total: int, share: float, start: int = 0) -> Callable[[int], float]:

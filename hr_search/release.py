@@ -6,6 +6,7 @@ import logging
 import shlex
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,7 +55,7 @@ def require_output(outputpath: str) -> None:
             raise InputError(f"outputpath {target} is a folder; give a folder without .pt, or the name of a file.")
         if folder.is_file():
             raise InputError(f"outputpath {folder} is a file; give a folder or a name that ends in .pt.")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "modules.json").is_file():
+        if folder.is_dir() and any(folder.iterdir()) and not _is_model(folder):
             raise InputError(
                 f"the folder {folder} holds files that are no model and would be overwritten; give another outputpath."
             )
@@ -63,6 +64,14 @@ def require_output(outputpath: str) -> None:
             f"outputpath {target} cannot be used ({one_line(error)}); choose a place with permission."
         ) from error
     require_place(folder.absolute())
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder is an encoder's, or a second stage's, which has no modules.json."""
+    return (folder / "modules.json").is_file() or all((folder / name).is_file() for name in _CROSS_ENCODER)
+
+
+_CROSS_ENCODER = ("config.json", "model.safetensors", "tokenizer_config.json")
 
 
 def command(settings: Settings, processes: int = 1) -> str:
@@ -77,8 +86,13 @@ def command(settings: Settings, processes: int = 1) -> str:
     return shlex.join(words)
 
 
-def save_model(encoder: Encoder, outputpath: str, card: str) -> Path:
+def save_model(encoder: Encoder | Any, outputpath: str, card: str) -> Path:
     """Writes the model: a sentence-transformers folder, and for FILE.pt also the weights as a state dict.
+
+    Args:
+        encoder: an encoder or a second stage, whatever has `save(folder, card)` and a `model`.
+        outputpath: a folder or FILE.pt.
+        card: the text of the model card.
 
     Returns:
         The folder.
@@ -92,7 +106,8 @@ def save_model(encoder: Encoder, outputpath: str, card: str) -> Path:
     return folder
 
 
-_CONDENSED = """Documents of more than {} characters were condensed in training and test; condense yours too:
+_CONDENSED = {
+    "encode": """Documents of more than {} characters were condensed in training and test; condense yours too:
 
 ```python
 import json
@@ -104,27 +119,21 @@ documents = model.encode_document([condense(text) for text in texts])
 
 `hr_search search` and `hr_search evaluate` do so by themselves.
 
-"""
+""",
+    "rerank": """Vacancies of more than {} characters were condensed in training and test by `condenser.json`;
+`hr_search.reranking.scorer.load_reranker` does so by itself.
 
-
-def model_card(settings: Settings, summary: dict) -> str:
-    """The README of a saved model: what it is, how to use it, its figures and how it was made."""
-    rows = [
-        f"| {system} | {direction} | " + " | ".join(f"{values[name][0]:.3f}" for name in METRICS) + " |"
-        for system, directions in summary["metrics"].items() for direction, values in directions.items()
-    ]  # fmt: skip
-    table = "\n".join([f"| system | direction | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 2) + "|", *rows])
-    lines = "\n".join(
-        f"- {name}: {value}" for name, value in settings.to_dict().items() if value != "" and name in FIELDS
-    )
-    return f"""---
+""",
+}
+_OPENING = {
+    "encode": """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 tags: [sentence-transformers, feature-extraction, hr, job-search]
 ---
-# {settings.projectname}
+# {name}
 
-A search encoder for vacancies and job titles, trained with hr_search from `{settings.modelname}`.
+A search encoder for vacancies and job titles, trained with hr_search from `{base}`.
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -137,7 +146,47 @@ scores = model.similarity(queries, documents)
 
 It needs sentence-transformers 5 or later, or 6 if `modules.json` names classes outside `sentence_transformers.models`.
 
-{_CONDENSED.format(settings.condense) if settings.condense else ""}## Test results
+{condensed}""",
+    "rerank": """---
+library_name: sentence-transformers
+pipeline_tag: text-ranking
+tags: [sentence-transformers, cross-encoder, reranker, hr, job-search]
+---
+# {name}
+
+A second stage for the search of vacancies and job titles, trained with hr_search from `{base}`: it reads a title and a
+vacancy together. In the figures below, *base* is the first stage alone and *trained* has its first {top} texts ranked
+again. The title comes first, in both directions of search.
+
+```python
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("path/to/this/folder")
+scores = model.predict([("welder", "joins metal parts with an electric arc ...")])
+```
+
+{condensed}""",
+}
+
+
+def model_card(settings: Settings, summary: dict) -> str:
+    """The README of a saved model: what it is, how to use it, its figures and how it was made."""
+    rows = [
+        f"| {system} | {direction} | " + " | ".join(f"{values[name][0]:.3f}" for name in METRICS) + " |"
+        for system, directions in summary["metrics"].items() for direction, values in directions.items()
+    ]  # fmt: skip
+    table = "\n".join([f"| system | direction | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 2) + "|", *rows])
+    lines = "\n".join(
+        f"- {name}: {value}" for name, value in settings.to_dict().items() if value != "" and name in FIELDS
+    )
+    return (
+        _OPENING[settings.stage].format(
+            name=settings.projectname,
+            base=settings.modelname,
+            condensed=_CONDENSED[settings.stage].format(settings.condense) if settings.condense else "",
+            top=settings.reranktop,
+        )
+        + f"""## Test results
 
 {summary["data"]["test"]} test rows of `{summary["data"]["name"]}` ({summary["data"]["fingerprint"]}); q2d = query to
 document, d2q = document to query; ties count against the model. {summary["verdict"]}
@@ -154,3 +203,4 @@ document, d2q = document to query; ties count against the model. {summary["verdi
 
 {lines}
 """
+    )

@@ -20,6 +20,7 @@ from hr_search.base.choices import (
     NEGATIVES,
     PRECISIONS,
     SAMPLINGS,
+    STAGES,
     TRACKERS,
 )
 from hr_search.base.errors import InputError, quoted, shown, suggestion
@@ -157,6 +158,17 @@ class Settings:
         0,
         1000,
     )
+
+    # Second stage: with stage = rerank
+    stage: str = _setting(
+        "encode", "what is trained: encode = an encoder; rerank = a cross-encoder for a second stage", choices=STAGES
+    )
+    retriever: str = _setting(
+        "",
+        "encoder whose near wrong texts are learnt from and whose first texts are ranked again; empty = modelname",
+    )
+    candidates: int = _setting(8, "texts of a list: the right one, and wrong ones drawn from minepool", 2, 101)
+    reranktop: int = _setting(20, "first texts of the retriever that are ranked again in validation and test", 2, 1000)
 
     # Mixing: training only
     mixing: str = _setting(

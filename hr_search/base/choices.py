@@ -11,6 +11,7 @@ HARDNESS = ("hardest", "semi-hard", "all")
 SAMPLINGS = ("top", "random")
 PRECISIONS = ("auto", "fp32", "bf16")
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
+STAGES = ("encode", "rerank")  # what is trained
 SEARCH_MIXINGS = ("none", "documents", "queries", "both")  # what is mixed at search time, and
 STRATEGIES = ("weighted", "slerp")  # how
 WORDS = ("tfidf", "bm25")  # the lexical scores that a search may add

@@ -168,6 +168,8 @@ def _nothing_to_read(name: str, settings: Settings, runid: str) -> str:
     run = Run(paths.runs() / runid)
     trained = (run.folder / "summary.json").is_file()  # then its files decide: data may bring their own test rows
     if name == "03_embedding_drift":
+        if settings.stage == "rerank":
+            return "a second stage has no embeddings that could drift"
         if not settings.probes:
             return "no probes are kept (--probes 0)"
         if trained:

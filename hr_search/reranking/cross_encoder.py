@@ -96,11 +96,15 @@ class Reranker(nn.Module):
             length: tokens of a pair, condensed in proportion; 0 = `maxlength`, which it cannot exceed.
         """
         length = min(length or self.maxlength, self.maxlength)
-        if self.condenser:
-            condense = self.condenser.scaled(length / self.maxlength)
-            short = {text: condense(text) for text in set(vacancies)}
-            vacancies = [short[text] for text in vacancies]
-        return pair_rows(self.tokenizer, titles, vacancies, length)
+        return pair_rows(self.tokenizer, titles, self.shortened(vacancies, length), length)
+
+    def shortened(self, vacancies: Sequence[str], length: int) -> list[str]:
+        """The vacancies as they are read in pairs of `length` tokens: condensed where there is a condenser."""
+        if not self.condenser:
+            return list(vacancies)
+        condense = self.condenser.scaled(length / self.maxlength)
+        short = {text: condense(text) for text in dict.fromkeys(vacancies)}
+        return [short[text] for text in vacancies]
 
     def forward(self, rows: Sequence[np.ndarray], budget: int = 0) -> torch.Tensor:
         """The logits of token rows, (P,) float32, in their order.
