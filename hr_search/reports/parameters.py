@@ -17,6 +17,7 @@ from hr_search.settings import Settings
 RESERVED = ("more", "runid")  # parameters that the report itself fills in
 # Bounds of parameters that are not settings: a value outside would otherwise be refused only after the training.
 BOUNDS = {"points": (10, 5000), "neighbours": (2, 200), "checkpoints": (2, 20), "examples": (1, 200), "worst": (1, 200)}
+BOUNDS |= {"top": (1, 50), "texts": (2, 2000), "pairs": (2, 2000)}  # of the playground
 
 
 class Parameter(NamedTuple):
