@@ -1,11 +1,13 @@
-"""Embedding arrays: checks of their shape and values, their norms, and sparse matrices of ones."""
+"""Embedding arrays: checks of their shape and values, their norms, their files, and sparse matrices of ones."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 
-from hr_search.base.errors import InputError
+from hr_search.base.errors import InputError, one_line
 
 _BLOCK = 4096  # rows read at once, so that a memory map never has to fit into memory
 
@@ -78,6 +80,24 @@ def normalised(vectors: np.ndarray, side: str) -> np.ndarray:
     vectors = checked(vectors, side)
     scale = norms(vectors, side)
     return (vectors.astype(np.float32, copy=False) / scale[:, None]).astype(np.float32, copy=False)
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    """Writes an array as a .npy file; a full disk is an OSError."""
+    with open(path, "w+b") as file:  # not "wb": see files.whole_file
+        np.save(file, array)
+
+
+def load(path: Path, mapped: bool = False) -> np.ndarray:
+    """The array of a .npy file, memory-mapped if wanted; nothing is unpickled.
+
+    Raises:
+        ValueError: the file is missing or damaged, in whatever way.
+    """
+    try:
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except Exception as error:  # NumPy raises errors of a dozen kinds, among them those of Python's tokenizer
+        raise ValueError(f"{path.name}: {one_line(error, 120)}") from error
 
 
 def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:

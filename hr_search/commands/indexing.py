@@ -57,7 +57,7 @@ def index(arguments: argparse.Namespace) -> int:
     side = sides_of(direction)[1]
     corpus = read_corpus(arguments.corpus, arguments.column, *_reading(settings), side=side)
     encoder = encoder_for(model, settings, "maxlength" in values)
-    memory = memory_for(arguments, encoder, settings, policy.staged)
+    memory = memory_for(arguments, encoder, settings, policy)
     told = {"keephtml": settings.keephtml, "tuned": not (arguments.plain or given_knobs(arguments))}
     numbers = arguments.numbers or "fp16"
     made = write_index(folder, encoder, corpus, direction, policy, memory, numbers, told, progress=True)
@@ -226,7 +226,7 @@ def _from_corpus(arguments: argparse.Namespace, settings: Settings, values: dict
     policy = _policy(arguments, model, direction)
     corpus = read_corpus(arguments.corpus, arguments.column, *_reading(settings), side=side)
     encoder = encoder_for(model, settings, "maxlength" in values)
-    memory = memory_for(arguments, encoder, settings, policy.staged)
+    memory = memory_for(arguments, encoder, settings, policy)
     vectors = placed(encoder.embed(encoder.tokens(corpus.texts, side), progress=True), side, True, memory, policy)
     background = memory.background if memory else None
     words = WordIndex.fit(corpus.texts, policy.words, background) if policy.fusion else None

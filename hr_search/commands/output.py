@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from hr_search.base.errors import InputError, escaped, one_line
+from hr_search.base.errors import InputError, escaped, one_line, plain
 
 
 def say(text: object) -> None:
@@ -31,6 +31,16 @@ def say(text: object) -> None:
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON."""
     say(escaped(json.dumps(value, ensure_ascii=False)))
+
+
+def records(table: Any) -> list[dict[str, Any]]:
+    """The rows of a table, ready for JSON: what is missing is left out."""
+    return [{name: value for name, value in row.items() if value == value} for row in table.to_dict("records")]
+
+
+def fixed(table: Any) -> str:
+    """A table as plain text, numbers with four decimals; what is missing stays empty."""
+    return plain(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4f}"))
 
 
 def print_metrics(metrics: Any) -> None:

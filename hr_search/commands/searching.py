@@ -12,12 +12,13 @@ from hr_search.base import choices
 from hr_search.base.errors import InputError, one_line, plain
 from hr_search.commands.flags import add_settings, given, settings_from
 from hr_search.commands.knobs import add_knobs, memory_for, policies_from, reader_for
-from hr_search.commands.output import print_json, print_metrics, say
+from hr_search.commands.output import fixed, print_json, print_metrics, records, say
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from hr_search.data.tasks import Task
     from hr_search.encoder import Encoder
+    from hr_search.search.policy import SearchPolicy
+    from hr_search.search.stages import Stage
     from hr_search.settings import Settings
 
 EVALUATED = (
@@ -56,7 +57,9 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
         action="store_true",
         help="leave documents with the same text as the query out of its ranking, unless they are marked as relevant",
     )
-    verb.add_argument("--leaveout", action="store_true", help="leave each text's own pairs in the memory out of mixing")
+    verb.add_argument(
+        "--leaveout", action="store_true", help="leave a text's own group out of its mixing, where the memory has it"
+    )
     add_knobs(verb)
     verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
     verb.add_argument("--json", action="store_true", help="print one line of JSON")
@@ -70,43 +73,51 @@ def evaluate(arguments: argparse.Namespace) -> int:
     settings = settings_from(None, values)
     from hr_search.data import loading
     from hr_search.evaluation import scoring
-    from hr_search.search.memory import refuse_known
-    from hr_search.search.stages import evaluate_stages, stages_table
+    from hr_search.search.stages import stages_table
 
+    policies = policies_from(arguments, arguments.model)
     tasks = loading.search_tasks(settings, arguments.split, arguments.dropidentical)
     encoder = encoder_for(arguments.model, settings, "maxlength" in values)
+    stages = _stages(arguments, settings, policies, tasks, encoder)
     results = {} if arguments.nofloors else scoring.evaluate_floors(tasks)
-    policies = policies_from(arguments, arguments.model)
-    known = memory_for(arguments, encoder, settings, any(policy.staged for policy in policies.values()))
-    if known and not arguments.leaveout:
-        refuse_known(known, tasks["q2d"].documents)
-    sides, tables = scoring.embed_sides(encoder, scoring.token_tables(encoder, tasks), progress=True), {}
-    for direction, task in tasks.items():
-        policy = policies[direction]
-        found = evaluate_stages(task, sides, policy, known, reader_for(policy, settings), arguments.leaveout)
-        results |= {(arguments.model, direction): found[0].results}
-        results |= {(stage.name, direction): stage.results for stage in found[1:]}
-        tables[direction] = stages_table(found, settings.goal, settings.seed)
+    for direction, found in stages.items():
+        names = [arguments.model, *(stage.name for stage in found[1:])]
+        results |= {(name, direction): stage.results for name, stage in zip(names, found, strict=True)}
     table = scoring.metrics_table(results, settings.seed)
+    added = {name: stages_table(found, settings.goal, settings.seed) for name, found in stages.items() if found[1:]}
     if arguments.json:
-        print_json(scoring.nested(table) | _nested_stages(tables))
+        shown = {name: records(rows) for name, rows in added.items()}
+        print_json(scoring.nested(table) | ({"stages": shown} if shown else {}))
         return 0
     print_metrics(table)
-    for direction, stages in tables.items():
-        if len(stages) > 1:
-            shown = stages.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4f}")
-            say(
-                plain(
-                    f"\n{direction}: {settings.goal} with each stage added; gain over the cosine, ms a query\n{shown}"
-                )
-            )
+    for direction, rows in added.items():
+        say(f"\n{direction}: {settings.goal} with each stage added; gain over the cosine, ms a query\n{fixed(rows)}")
     return 0
 
 
-def _nested_stages(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, list[dict]]]:
-    """The tables of stages by direction, for JSON; nothing where there is only the cosine."""
-    staged = {name: table for name, table in tables.items() if len(table) > 1}
-    return {"stages": {name: table.to_dict("records") for name, table in staged.items()}} if staged else {}
+def _stages(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    policies: dict[str, SearchPolicy],
+    tasks: dict[str, Task],
+    encoder: Encoder,
+) -> dict[str, list[Stage]]:
+    """Each direction evaluated with all stages; what can be refused is refused before any text is encoded."""
+    from hr_search.evaluation import scoring
+    from hr_search.search.memory import refuse_known
+    from hr_search.search.stages import evaluate_stages
+
+    known = memory_for(arguments, encoder, settings, *policies.values())
+    if known is not None and not arguments.leaveout and any(policy.mixing != "none" for policy in policies.values()):
+        advice = "evaluate rows that were held out (--split test), give other rows as --memory, or add --leaveout"
+        refuse_known(known, tasks["q2d"].documents, advice)
+    named = {policy.rerank: policy for policy in policies.values()}  # one second stage may serve both directions
+    readers = {folder: reader_for(policy, settings) for folder, policy in named.items()}
+    sides = scoring.embed_sides(encoder, scoring.token_tables(encoder, tasks), progress=True)
+    return {
+        name: evaluate_stages(task, sides, policies[name], known, readers[policies[name].rerank], arguments.leaveout)
+        for name, task in tasks.items()
+    }
 
 
 def add_compare(verbs: argparse._SubParsersAction) -> None:

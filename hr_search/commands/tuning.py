@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hr_search.base import choices, paths
-from hr_search.base.errors import InputError, plain
+from hr_search.base.errors import InputError
 from hr_search.commands.flags import add_settings, given, settings_from
-from hr_search.commands.knobs import add_knobs, given_knobs, memory_for, reader_for
-from hr_search.commands.output import print_json, say
+from hr_search.commands.knobs import add_knobs, given_knobs, memory_from, own_folder, reader_for, require_stages
+from hr_search.commands.output import fixed, print_json, records, say
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from hr_search.data.loading import Data
     from hr_search.encoder import Encoder
+    from hr_search.search.memory import Memory
+    from hr_search.search.policy import SearchPolicy
+    from hr_search.search.tuning import Tuned
     from hr_search.settings import Settings
 
 TUNED = (
     "datapath",
     "validationpath",
+    "testpath",
     "querycolumn",
     "positivecolumn",
+    "negativecolumn",
     "groupcolumn",
     "template",
     "documenttemplate",
@@ -35,10 +38,11 @@ TUNED = (
     "validationshare",
     "testshare",
     "splitseed",
+    "maxrows",
+    "allowleaks",
     "maxlength",
     "precision",
     "goal",
-    "seed",
 )
 _FITTED = ("centre", "searchmixing", "k", "temperature", "weight", "fusion", "words", "rerankweight", "plain")
 
@@ -48,8 +52,9 @@ def add_tune(verbs: argparse._SubParsersAction) -> None:
     verb = verbs.add_parser(
         "tune",
         help="choose centring, mixing, words and second stage on validation rows, and keep them beside the model",
-        epilog="Give the recipe and the flags of the training, so that the same rows are train and validation rows: "
-        "train rows become the memory, validation rows choose. Test rows are not looked at.",
+        epilog="Give the recipe of the training, and those of its flags that are listed here, so that the same rows "
+        "are train and validation rows: train rows become the memory, validation rows choose. Test rows are not "
+        "looked at.",
     )
     verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
     verb.add_argument("--recipe", help="YAML file of settings; flags override it")
@@ -64,76 +69,141 @@ def add_tune(verbs: argparse._SubParsersAction) -> None:
 
 
 def tune(arguments: argparse.Namespace) -> int:
-    """`tune`: fits the stages of each direction, prints them and writes `search.json` and the memory."""
+    """`tune`: fits the stages of each direction, prints them and writes the memory and `search.json`."""
     values = given(arguments, TUNED)
     settings = settings_from(arguments.recipe, values)
-    length = settings.maxlength if arguments.recipe or "maxlength" in values else 0
-    folder = _folder(arguments)
-    wanted = choices.DIRECTIONS if arguments.direction == "both" else (arguments.direction,)
+    start, folder = _start(arguments), _folder(arguments)
     from hr_search.data.loading import load_data
-    from hr_search.evaluation import scoring
-    from hr_search.search import identity, tuning
-    from hr_search.search.memory import FOLDER, build_memory, save_memory
-    from hr_search.search.policy import SearchPolicy, write_policies
+    from hr_search.search import memory, policy
 
     data = load_data(settings)
     if not len(data.validation):
         raise InputError(f"{settings.datapath} has no validation rows to choose by; give a --validationshare above 0.")
-    encoder = _encoder(arguments.model, settings, data.train, length)
-    start = SearchPolicy().replace(**given_knobs(arguments))
-    reads, tasks = reader_for(start, settings), data.tasks("validation")
-    known = memory_for(arguments, encoder, settings, bool(arguments.memory))
-    known = known or build_memory(encoder, data.train, f"the train rows of {data.name}", progress=True)
-    sides = scoring.embed_sides(encoder, scoring.token_tables(encoder, tasks), progress=True)
-    found = {
-        direction: tuning.tune(tasks[direction], sides, known, settings.goal, reads, start) for direction in wanted
-    }
-    policies = {direction: tuned.policy for direction, tuned in found.items()}
-    for direction, policy in policies.items():
-        if policy.rerank:
-            policies[direction] = policy.replace(rerank=os.path.relpath(policy.rerank, folder))
-    if arguments.out:
-        encoder.save(folder, "The model of hr_search with the stages of its search in search.json.\n")
-    save_memory(known, folder / FOLDER, identity.fingerprint(encoder))
-    write_policies(folder, policies)
+    length = settings.maxlength if arguments.recipe or "maxlength" in values else 0
+    encoder = _encoder(arguments, settings, data, length)
+    known = _memory(arguments, settings, data, encoder)
+    found = _fitted(arguments, settings, data, encoder, known, start)
+    _keep(arguments, folder, encoder, known, {name: tuned.policy for name, tuned in found.items()})
     if arguments.json:
-        print_json({direction: tuned.steps.to_dict("records") for direction, tuned in found.items()})
+        chosen = {name: {"policy": each.policy.to_dict(), "steps": records(each.steps)} for name, each in found.items()}
+        print_json(chosen)
         return 0
     for direction, tuned in found.items():
-        steps = tuned.steps.assign(knobs=[_shown(knobs) for knobs in tuned.steps["knobs"]])
-        table = steps.to_string(index=False, float_format=lambda value: f"{value:.4f}")
-        say(plain(f"\n{direction}, {settings.goal} on {len(tasks[direction].queries)} validation queries\n{table}"))
-    say(plain(f"\nwritten: {folder / 'search.json'} and {folder / FOLDER}"))
+        knobs = [", ".join(f"{name} {value}" for name, value in row.items()) for row in tuned.steps["knobs"]]
+        queries, table = len(data.tasks("validation")[direction].queries), fixed(tuned.steps.assign(knobs=knobs))
+        say(f"\n{direction}, {settings.goal} on {queries} validation queries\n{table}")
+    say(f"\nwritten: {folder / policy.FILE} and {folder / memory.FOLDER}")
     return 0
+
+
+def _start(arguments: argparse.Namespace) -> SearchPolicy:
+    """The knobs that are given and not fitted."""
+    from hr_search.search.policy import SearchPolicy
+
+    knobs = given_knobs(arguments)
+    start = SearchPolicy().replace(**knobs)
+    require_stages(knobs, [start.replace(mixing="both", fusion=1.0)])  # these two will be tried
+    return start
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
     """Where the choice is written.
 
     Raises:
-        InputError: the model has no folder of its own, or `--out` cannot be written.
+        InputError: the model has no folder of its own and there is no `--out`, or the place cannot be written to.
     """
-    if arguments.out:
-        from hr_search.release import require_output
+    from hr_search.models.embedded import NAME
+    from hr_search.models.requirements import place_of
+    from hr_search.release import require_output, require_place
+    from hr_search.search.policy import FILE
 
-        require_output(str(folder := paths.resolve(arguments.out)))
+    own = own_folder(arguments.model)
+    if arguments.out and (folder := paths.resolve(arguments.out)) != own:
+        require_output(str(folder))
         return folder
-    folder = Path(arguments.model).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{arguments.model} is not a folder of yours; give --out, a folder for a copy of the model.")
-    return folder.resolve()
+    if arguments.model != NAME:
+        place_of(arguments.model)
+    if own is None:
+        raise InputError(f"{arguments.model} has no folder of yours; give --out, a folder for a copy of the model.")
+    require_place(own / FILE)
+    return own
 
 
-def _encoder(model: str, settings: Settings, train: pd.DataFrame, length: int) -> Encoder:
-    """The model, with a condenser learnt from the train rows where one is wanted and it has none of its own."""
+def _encoder(arguments: argparse.Namespace, settings: Settings, data: Data, length: int) -> Encoder:
+    """The model, with a condenser learnt from the train rows where one is wanted and it has none of its own.
+
+    Raises:
+        InputError: without a copy, `maxlength` or `condense` differ from what the model's folder says: whoever opens
+            the folder later would get other embeddings than those of the memory.
+    """
     from hr_search.encoder import load_encoder
     from hr_search.models import condenser
+    from hr_search.search.identity import fingerprint
 
-    own = (Path(model).expanduser() / "condenser.json").is_file()
-    learns = settings.condense and not own
-    rules = condenser.learn(train["query"], train["positive"], settings.condense) if learns else None
-    return load_encoder(model, length, settings.precision, condenser=rules)
+    encoder = load_encoder(arguments.model, length, settings.precision)
+    if settings.condense and encoder.condenser is None:
+        encoder.condenser = condenser.learn(data.train["query"], data.train["positive"], settings.condense)
+    if not arguments.out and (length or settings.condense):
+        kept = load_encoder(arguments.model, 0, settings.precision)
+        if fingerprint(kept) != fingerprint(encoder):
+            raise InputError(
+                f"{arguments.model} reads texts with maxlength {kept.maxlength} and "
+                f"{'its own' if kept.condenser else 'no'} condenser, not as these settings say; leave out --maxlength "
+                "and --condense, or give --out for a copy that keeps them."
+            )
+    return encoder
 
 
-def _shown(knobs: dict[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in knobs.items())
+def _memory(arguments: argparse.Namespace, settings: Settings, data: Data, encoder: Encoder) -> Memory:
+    """The pairs of `--memory`, or the train rows.
+
+    Raises:
+        InputError: `--memory` has documents of validation or test rows.
+    """
+    from hr_search.search.memory import build_memory, refuse_known
+
+    if not arguments.memory:
+        return build_memory(encoder, data.train, f"the memory (train rows of {data.name})", progress=True)
+    known = memory_from(arguments.memory, encoder, settings)
+    for part in ("validation", "test"):
+        if tasks := data.tasks(part):
+            refuse_known(known, tasks["q2d"].documents, f"take rows as --memory that are not {part} rows")
+    return known
+
+
+def _fitted(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    data: Data,
+    encoder: Encoder,
+    known: Memory,
+    start: SearchPolicy,
+) -> dict[str, Tuned]:
+    """What was chosen for each direction that is wanted."""
+    from hr_search.evaluation import scoring
+    from hr_search.search.tuning import tune as fit
+
+    reads, tasks = reader_for(start, settings), data.tasks("validation")
+    sides = scoring.embed_sides(encoder, scoring.token_tables(encoder, tasks), progress=True)
+    wanted = choices.DIRECTIONS if arguments.direction == "both" else (arguments.direction,)
+    return {name: fit(tasks[name], sides, known, settings.goal, reads, start) for name in wanted}
+
+
+def _keep(
+    arguments: argparse.Namespace, folder: Path, encoder: Encoder, known: Memory, policies: dict[str, SearchPolicy]
+) -> None:
+    """Writes the copy of the model, if one is wanted, the memory, and last what makes a search use it."""
+    from hr_search.search.identity import fingerprint
+    from hr_search.search.memory import FOLDER, save_memory
+    from hr_search.search.policy import write_policies
+
+    own = own_folder(arguments.model)
+    if folder != own:
+        card = own / "README.md" if own else None
+        text = card.read_text(encoding="utf-8") if card and card.is_file() else _CARD
+        encoder.save(folder, text)
+    save_memory(known, folder / FOLDER, fingerprint(encoder))
+    write_policies(folder, policies)
+
+
+_CARD = "A copy of a model, made by `hr_search tune`; search.json says how it is searched with.\n"

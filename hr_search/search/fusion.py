@@ -15,12 +15,14 @@ from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 from sklearn.preprocessing import normalize
 
+from hr_search.base import arrays
 from hr_search.base.choices import SCALINGS, WORDS
 from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.evaluation.lexical import NGRAMS, words
 
 FEATURES = 2**20  # words and n-grams are hashed, so that no vocabulary has to be kept
 _PARTS = ("data", "indices", "indptr")
+_EQUAL = 1e-6  # scores that spread less are equal: cosines are noise below it
 
 
 class WordIndex:
@@ -71,9 +73,9 @@ class WordIndex:
     def save(self, folder: Path) -> None:
         """Writes the index as .npy files into an existing folder."""
         for part in _PARTS:
-            np.save(folder / f"words_{part}.npy", getattr(self.weights, part))
+            arrays.save(folder / f"words_{part}.npy", getattr(self.weights, part))
         if self.idf is not None:
-            np.save(folder / "words_idf.npy", self.idf)
+            arrays.save(folder / "words_idf.npy", self.idf)
 
     @classmethod
     def open(cls, folder: Path, kind: str, texts: int) -> WordIndex:
@@ -83,16 +85,23 @@ class WordIndex:
             InputError: a file is missing, damaged, or belongs to other texts.
         """
         try:
-            data, indices, indptr = (
-                np.load(folder / f"words_{part}.npy", mmap_mode="r", allow_pickle=False) for part in _PARTS
-            )
-            if indptr.shape != (FEATURES + 1,) or indptr[-1] != len(data) or len(indices) != len(data):
+            data, indices, indptr = (arrays.load(folder / f"words_{part}.npy", mapped=True) for part in _PARTS)
+            idf = arrays.load(folder / "words_idf.npy") if kind == "tfidf" else None
+            if (
+                [each.dtype.kind for each in (data, indices, indptr)] != ["f", "i", "i"]
+                or not data.shape == indices.shape == (len(data),)
+                or indptr.shape != (FEATURES + 1,)
+                or (indptr[0], indptr[-1]) != (0, len(data))
+                or (np.diff(indptr) < 0).any()
+                or (idf is not None and (idf.shape != (FEATURES,) or not np.isfinite(idf).all()))
+            ):
                 raise ValueError("its parts do not fit together")
-            weights = sparse.csr_array((data, indices, indptr), shape=(FEATURES, texts), copy=False)
-            idf = np.load(folder / "words_idf.npy", allow_pickle=False) if kind == "tfidf" else None
-            if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < texts:
+            if len(indices) and not 0 <= indices.min() <= indices.max() < texts:
                 raise ValueError("it belongs to other texts")
-        except (OSError, ValueError, EOFError) as error:
+            if not np.isfinite(data.max(initial=0) - data.min(initial=0)):
+                raise ValueError("a weight is NaN or infinite")
+            weights = sparse.csr_array((data, indices, indptr), shape=(FEATURES, texts), copy=False)
+        except ValueError as error:
             raise InputError(f"the word index in {folder} is damaged ({one_line(error)}); build it again.") from error
         return cls(kind, weights, idf)
 
@@ -107,7 +116,7 @@ def fuse(cosines: np.ndarray, others: np.ndarray, weight: float, scaling: str = 
 
     Args:
         cosines: (B, N), finite.
-        others: (B, N), such as word scores.
+        others: (B, N), finite, such as word scores.
         weight: of the others, 0 to 1; the cosines have the rest.
         scaling: "zscore" (mean 0, standard deviation 1) or "minmax" (0 to 1); a row of equal scores becomes zeros.
 
@@ -134,7 +143,7 @@ def scaled(scores: np.ndarray, scaling: str = "zscore") -> np.ndarray:
     else:
         scores -= scores.mean(axis=1, keepdims=True)
         spread = scores.std(axis=1, keepdims=True)
-    return scores / np.where(spread > 1e-9, spread, np.inf)
+    return scores / np.where(spread > _EQUAL, spread, np.inf)
 
 
 def _bm25(texts: Sequence[str]) -> sparse.csr_array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class SearchPolicy:
         fusion: weight of the word scores in the sum with the cosines; 0 = no words.
         words: "tfidf" (character n-grams) or "bm25".
         scaling: "zscore" or "minmax", of both kinds of scores, by query, before they are summed.
-        rerank: folder of the second stage; empty = none.
+        rerank: folder of the second stage, or its name on the Hub; empty = none.
         reranktop: how many of the first documents the second stage reads.
         rerankweight: weight of its scores in the sum with those of the first stage, both z-scored.
 
@@ -68,9 +68,8 @@ class SearchPolicy:
             if (value := getattr(self, name)) not in choices:
                 raise InputError(f"search knob {name} is {quoted(value)}; {suggestion(value, choices)}")
         for name, (low, high) in _BOUNDS.items():
-            value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
-                raise InputError(f"search knob {name} is {value:g}; it must be between {low:g} and {high:g}.")
+            if not low <= (value := getattr(self, name)) <= high:  # false for NaN, too
+                raise InputError(f"search knob {name} is {quoted(value)}; it must be between {low:g} and {high:g}.")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = FILE) -> SearchPolicy:
@@ -80,10 +79,13 @@ class SearchPolicy:
             InputError: no mapping, an unknown knob, or a value it cannot have.
         """
         if not isinstance(values, dict):
-            raise InputError(f"{source} must map knobs to values; it holds {quoted(values)}.")
+            raise InputError(f"{source} must map knobs to values; it holds {quoted(values)}; run `tune` again.")
         if unknown := [name for name in values if name not in TYPES]:
             raise InputError(f'{source} has a knob "{unknown[0]}"; {suggestion(str(unknown[0]), list(TYPES))}')
-        return cls(**values)
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """All knobs as a JSON-ready mapping."""
@@ -104,14 +106,24 @@ class SearchPolicy:
         return self.remembers or self.fusion > 0 or bool(self.rerank)
 
     @property
+    def consults(self) -> bool:
+        """Whether a memory changes what it finds: it needs one, or its word scores count the memory's texts."""
+        return self.remembers or (self.fusion > 0 and self.words == "tfidf")
+
+    @property
     def embedding(self) -> dict[str, Any]:
         """The knobs that decide the embeddings of documents, which an index stores."""
-        names = ["centre"] + ["mixing", "strategy", "k", "temperature", "weight"] * self.mixes("documents")
-        return {name: getattr(self, name) for name in names}
+        return self.moves("documents")
 
     def mixes(self, role: str) -> bool:
         """Whether the embeddings of "documents" (what is searched) or "queries" are mixed."""
         return self.mixing in (role, "both")
+
+    def moves(self, role: str) -> dict[str, Any]:
+        """The knobs that decide the embeddings of "documents" or "queries"; equal where the embeddings are."""
+        mixes = self.mixes(role)
+        used = ("strategy", "k", "temperature", "weight") if mixes else ()
+        return {"centre": self.centre, "mixing": mixes} | {name: getattr(self, name) for name in used}
 
 
 TYPES = {field.name: type(field.default) for field in dataclasses.fields(SearchPolicy)}
@@ -125,6 +137,8 @@ def sides_of(direction: str) -> tuple[str, str]:
 def read_policies(folder: Path | str) -> dict[str, SearchPolicy]:
     """The policies that were chosen for a model, by direction; empty where none were.
 
+    A second stage in a folder is kept by its place relative to the model, so that both can move together.
+
     Raises:
         InputError: the file is damaged, or a knob has a value that it cannot have.
     """
@@ -136,10 +150,19 @@ def read_policies(folder: Path | str) -> dict[str, SearchPolicy]:
         raise InputError(f"{place} must map directions to knobs; run `tune` again.")
     if unknown := [name for name in content if name not in DIRECTIONS]:
         raise InputError(f'{place} has a direction "{unknown[0]}"; {suggestion(str(unknown[0]), DIRECTIONS)}')
-    return {direction: SearchPolicy.from_dict(values, str(place)) for direction, values in content.items()}
+    found = {direction: SearchPolicy.from_dict(values, str(place)) for direction, values in content.items()}
+    for direction, policy in found.items():
+        if policy.rerank.startswith("."):
+            rerank = os.path.normpath(os.path.join(os.path.abspath(folder), policy.rerank))
+            found[direction] = policy.replace(rerank=rerank)
+    return found
 
 
 def write_policies(folder: Path | str, policies: dict[str, SearchPolicy]) -> None:
     """Keeps the policies of the given directions beside a model; those of other directions stay."""
-    merged = read_policies(folder) | policies
-    write_json(Path(folder) / FILE, {direction: policy.to_dict() for direction, policy in merged.items()})
+    kept = {}
+    for direction, policy in (read_policies(folder) | policies).items():
+        if os.path.isabs(policy.rerank):
+            policy = policy.replace(rerank=f".{os.sep}{os.path.relpath(policy.rerank, os.path.abspath(folder))}")
+        kept[direction] = policy.to_dict()
+    write_json(Path(folder) / FILE, kept)

@@ -118,18 +118,16 @@ def reranked(
         (B, N) float32.
     """
     top = min(policy.reranktop, scores.shape[1])
-    first = scores.astype(np.float64)
+    last = -scores.astype(np.float64)
     for row, left_out in enumerate(barred or ()):
-        first[row, left_out] = -np.inf
-    order = np.argsort(-first, axis=1, kind="stable")[:, :top]  # of equal scores, the first document
+        last[row, left_out] = np.inf
+    order = np.argsort(last, axis=1, kind="stable")[:, :top]  # of equal scores, the first document
     left = [queries[row] for row in range(len(order)) for _ in range(top)]
     right = [documents[at] for at in order.ravel()]
     read = reads.score(*((right, left) if swapped else (left, right))).reshape(order.shape)
     chosen = fusion.fuse(np.take_along_axis(scores, order, axis=1), read, policy.rerankweight)
     out = fusion.scaled(scores)
-    np.put_along_axis(out, order, -np.inf, axis=1)
-    highest = np.where(np.isfinite(out), out, -np.inf).max(axis=1, keepdims=True)
-    lifted = chosen - chosen.min(axis=1, keepdims=True) + np.where(np.isfinite(highest), highest, 0) + 1
+    lifted = chosen - chosen.min(axis=1, keepdims=True) + out.max(axis=1, keepdims=True) + 1  # above all others
     np.put_along_axis(out, order, lifted, axis=1)
     return out.astype(np.float32)
 
@@ -175,37 +173,43 @@ def evaluate_stages(
     Raises:
         InputError: as `placed` and `metrics.rank_all`.
     """
-    asking, searched = sides_of(task.name)
-    keys = {asking: keys_of(task.queries), searched: keys_of(task.documents)} if leaveout else {}
-    found: list[Stage] = []
-    spent = 0.0  # s, moving the queries
-
-    def embedded(knobs: SearchPolicy) -> Scores:
-        nonlocal spent
-        begun = time.perf_counter()
-        left = placed(sides[asking], asking, False, memory, knobs, keys.get(asking))
-        spent = time.perf_counter() - begun
-        return embedding_scores(left, placed(sides[searched], searched, True, memory, knobs, keys.get(searched)))
-
-    def add(name: str, scores: Scores) -> None:
-        clock = _Clock(scores)
-        results = rank_all(task, clock)
-        found.append(Stage(name, results, 1000 * (spent + clock.seconds) / len(task.queries)))
-
-    scores = embedded(policy.replace(centre=False, mixing="none"))
-    add("cosine", scores)
+    stages = [("cosine", policy.replace(centre=False, mixing="none"))]
     if policy.centre:
-        scores = embedded(policy.replace(mixing="none"))
-        add("+ centring", scores)
+        stages.append(("+ centring", policy.replace(mixing="none")))
     if policy.mixing != "none":
-        scores = embedded(policy)
-        add("+ mixing", scores)
+        stages.append(("+ mixing", policy))
+    found = []
+    for name, knobs in stages:
+        scores, spent = _embedding_stage(task, sides, knobs, memory, leaveout)
+        found.append(_measured(name, task, scores, spent))
     if policy.fusion > 0:
         scores = with_words(scores, word_index(task, policy, memory), task.queries, policy)
-        add("+ words", scores)
+        found.append(_measured("+ words", task, scores, spent))
     if reads is not None:
-        add("+ second stage", with_second_stage(scores, task, reads, policy))
+        found.append(_measured("+ second stage", task, with_second_stage(scores, task, reads, policy), spent))
     return found
+
+
+def _embedding_stage(
+    task: Task, sides: Mapping[str, np.ndarray], policy: SearchPolicy, memory: Memory | None, leaveout: bool
+) -> tuple[Scores, float]:
+    """The cosines of a task under a policy, and the seconds that moving its queries took."""
+    asking, searched = sides_of(task.name)
+    keys = (keys_of(task.queries), keys_of(task.documents)) if leaveout else (None, None)
+    right = placed(sides[searched], searched, True, memory, policy, keys[1])
+    # Only documents with an answer are queries; they come first among all (`tasks.both_directions`).
+    left = sides[asking][: len(task.queries)]
+    placed(left[:1], asking, False, memory, policy)  # what the memory computes once is no cost of a query
+    begun = time.perf_counter()
+    left = placed(left, asking, False, memory, policy, keys[0])
+    return embedding_scores(left, right), time.perf_counter() - begun
+
+
+def _measured(name: str, task: Task, scores: Scores, spent: float) -> Stage:
+    """A stage ranked; `spent` are the seconds before its scores."""
+    clock = _Clock(scores)
+    results = rank_all(task, clock)
+    return Stage(name, results, 1000 * (spent + clock.seconds) / len(task.queries))
 
 
 def stages_table(stages: Sequence[Stage], metric: str = "mrr", seed: int = 0) -> pd.DataFrame:

@@ -67,7 +67,7 @@ def tune(
     Raises:
         InputError: as `stages.placed` and `metrics.rank_all`.
     """
-    search = _Search(task, sides, memory, goal, _Remembering(reads) if reads else None)
+    search = _Search(task, sides, memory, goal, None if reads is None else _Remembering(reads))
     policy = (start or SearchPolicy()).replace(centre=False, mixing="none", fusion=0.0)
     steps = []
     for stage, choose in _STAGES.items():
@@ -75,18 +75,24 @@ def tune(
         if second and reads is None:
             continue
         best, before = choose(policy, search), search.values(policy, False)
-        gain = search.values(best, second) - before
-        se = float(gain.std(ddof=1) / math.sqrt(len(gain))) if len(gain) > 1 else math.inf
-        taken = bool(gain.mean() > se)
+        step = _step(before, search.values(best, second))
         knobs = {name: value for name, value in best.to_dict().items() if value != getattr(policy, name)}
-        value, goal_before = float(before.mean() + gain.mean()), float(before.mean())
-        steps.append(
-            {"stage": stage, "knobs": knobs, "before": goal_before, "value": value, "gain": gain.mean(), "se": se}
-            | {"taken": taken}
-        )
-        log.info("%s: %s %.4f -> %.4f%s", stage, goal, goal_before, value, "" if taken else ", not taken")
-        policy = best if taken else policy.replace(rerank="") if second else policy
+        steps.append({"stage": stage, "knobs": knobs} | step)
+        verdict = "" if step["taken"] else ", not taken"
+        log.info("%s: %s %.4f -> %.4f%s", stage, goal, step["before"], step["value"], verdict)
+        if step["taken"]:
+            policy = best
+        elif second:
+            policy = policy.replace(rerank="")
     return Tuned(policy, pd.DataFrame(steps))
+
+
+def _step(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """The gain of a stage over the queries (Q,), its standard error, and whether it is larger than that."""
+    gain = after - before
+    se = float(gain.std(ddof=1) / math.sqrt(len(gain))) if len(gain) > 1 else math.nan
+    values = {"before": before.mean(), "value": after.mean(), "gain": gain.mean()}
+    return {name: float(value) for name, value in values.items()} | {"se": se, "taken": bool(gain.mean() > se)}
 
 
 def _centring(policy: SearchPolicy, search: _Search) -> SearchPolicy:
@@ -152,12 +158,13 @@ class _Search:
         return scores
 
     def _side(self, side: str, searched: bool, policy: SearchPolicy) -> np.ndarray:
-        knobs = tuple(policy.embedding.items()) if searched else tuple(policy.replace(fusion=0.0).to_dict().items())
-        key = side, searched, knobs
+        key = searched, *policy.moves("documents" if searched else "queries").items()
         if key not in self._placed:
             if len(self._placed) > 8:  # only the latest are asked for again
                 self._placed.clear()
-            self._placed[key] = placed(self.sides[side], side, searched, self.memory, policy)
+            # Only documents with an answer are queries; they come first among all (`tasks.both_directions`).
+            vectors = self.sides[side] if searched else self.sides[side][: len(self.task.queries)]
+            self._placed[key] = placed(vectors, side, searched, self.memory, policy)
         return self._placed[key]
 
 
