@@ -7,6 +7,7 @@ normalised when it was written.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ import torch
 from hr_search.base.errors import InputError
 
 _BLOCK = 1024  # rows made float32 at a time, which stay in a processor's cache until they are multiplied
+_SMALL = 2**24  # stored numbers that one thread multiplies before others have started
+_PARTS = 8  # pieces for each thread, so that one that gets less of its core does fewer
 _ROOM = 2**24  # scores at hand: 64 MB
 STEP = 1e-6  # scores that round to one multiple of it are equal
 
@@ -41,18 +44,19 @@ def dot_products(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
     if not torch.isfinite(left).all():
         raise InputError("the embedding of a query holds NaN or infinity; the model is damaged, copy it again.")
     out = torch.empty(len(left), len(stored))
-    buffer = torch.empty(_BLOCK, stored.shape[1]) if stored.dtype != torch.float32 else None
-    precision = torch.get_float32_matmul_precision()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        for start in range(0, len(stored), _BLOCK):
-            block = stored[start : start + _BLOCK]
-            block = block if buffer is None else buffer[: len(block)].copy_(block)
-            if len(left) == 1:
-                torch.mv(block, left[0], out=out[0, start : start + _BLOCK])
-            else:
-                out[:, start : start + _BLOCK] = left @ block.T
+        if threads == 1 or stored.numel() < _SMALL:
+            _fill(out, stored, left, 0, len(stored))
+        else:
+            # Threads that meet after every block wait for each other as soon as another program wants a core.
+            step = -(-len(stored) // (_PARTS * threads))
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                parts = [(start, start + step) for start in range(0, len(stored), step)]
+                list(pool.map(lambda part: _fill(out, stored, left, *part), parts))
     finally:
+        torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
     scores = out.numpy()
     # A row with NaN or infinity has no finite score, so no pass over all rows is needed when an index is opened.
@@ -60,6 +64,18 @@ def dot_products(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
         row = int(np.flatnonzero(~np.isfinite(scores).all(axis=0))[0])
         raise InputError(f"embedding {row + 1} of the index holds NaN or infinity; build the index again.")
     return scores
+
+
+def _fill(out: torch.Tensor, stored: torch.Tensor, left: torch.Tensor, start: int, stop: int) -> None:
+    """Writes the dot products with the rows from `start` to `stop` into the columns of `out` (B, N)."""
+    buffer = torch.empty(_BLOCK, stored.shape[1]) if stored.dtype != torch.float32 else None
+    for at in range(start, min(stop, len(stored)), _BLOCK):
+        block = stored[at : min(at + _BLOCK, stop)]
+        block = block if buffer is None else buffer[: len(block)].copy_(block)
+        if len(left) == 1:
+            torch.mv(block, left[0], out=out[0, at : at + len(block)])
+        else:
+            out[:, at : at + len(block)] = left @ block.T
 
 
 def best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import JOBS, job_pairs, make_model
 
 from hr_search.base.errors import InputError
@@ -63,6 +64,23 @@ def test_search_equals_a_naive_one(kind, queries):
         assert places.tolist() == naive(row, 20)
         np.testing.assert_allclose(values, row[places], atol=1e-6)
     assert exact.best(scores[0], 11)[0].tolist() == [3, *range(1700, 1710)]
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_threads_change_nothing(monkeypatch, queries):
+    generator = np.random.default_rng(1)
+    vectors = generator.standard_normal((5003, 8)).astype(np.float16)
+    left = generator.standard_normal((queries, 8)).astype(np.float32)
+    alone = exact.dot_products(vectors, left)
+    before = torch.get_num_threads()
+    monkeypatch.setattr(exact, "_SMALL", 0)
+    try:
+        torch.set_num_threads(3)
+        shared = exact.dot_products(vectors, left)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(shared, alone, atol=1e-5)
 
 
 def test_more_than_all_is_all_and_equal_scores_come_in_order():
@@ -348,8 +366,6 @@ def test_a_model_that_reads_otherwise_is_refused(tiny_model, stored, change, mes
 
 
 def test_another_model_is_refused_by_its_weights(encoder, tiny_model, stored, tmp_path):
-    import torch
-
     other = load_encoder(str(tiny_model))
     with torch.no_grad():
         next(other.model[0].parameters()).add_(0.001)
