@@ -111,9 +111,7 @@ def train_second_stage(
         read = candidates_of(reranker, tasks[settings.direction], sides, settings.reranktop, VALIDATED, settings.seed)
         first = read.ranked(-np.arange(read.found.shape[1], dtype=np.float32)[None].repeat(len(read.found), axis=0))
         value = first[settings.goal].mean()
-        what = (
-            "validation: %d queries and the retriever's first %d texts of each, whose %s is %.4f without a second stage"
-        )
+        what = "validation: %d queries, the retriever's first %d texts of each; %s %.4f without a second stage"
         log.info(what, *read.found.shape, settings.goal, value)
 
     def validate(step: int) -> dict[str, float]:

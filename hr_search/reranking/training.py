@@ -63,7 +63,10 @@ class ListTraining(Training):
                 "take 0, which turns the rule off."
             )
         if without:
-            log.info("%d of %d texts have no wrong candidate and teach nothing", without, len(self.miner.negatives))
+            what = (
+                "%d of %d texts have no wrong candidate and teach nothing; a --mineshare nearer to 1 leaves them more"
+            )
+            log.info(what, without, len(self.miner.negatives))
 
     def batches(self) -> Iterator[tuple[np.ndarray, bool, Lists]]:
         """Row numbers of every step that is left, whether it ends an epoch, and its lists."""
