@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 CUT = 80  # characters of a text that are shown
 # Half-transparent, so that the text keeps its contrast on light and dark pages; Okabe and Ito's blue and orange.
 _RIGHT = "background:rgba(0,114,178,.20);font-weight:600;"
-_MOVES = {"▲": "rgba(0,114,178,1)", "▼": "#D55E00", "＋": "rgba(0,114,178,1)"}
+_MOVES = {"▲": "rgba(0,114,178,1)", "▼": "#D55E00", "n": "rgba(0,114,178,1)"}
 _CELL = "text-align:left;vertical-align:top;padding:.35em .6em;white-space:normal;overflow-wrap:anywhere;"
 
 
@@ -28,8 +28,8 @@ def result_table(
 ) -> str:
     """What each column finds for a query, as an HTML table.
 
-    ✓ marks relevant texts where they are known; ▲2 and ▼1 say how far a text moved from the column to its left, ＋ that
-    it was not among the first there. The head of a column names the rank of its first relevant text.
+    ✓ marks relevant texts where they are known; ▲2 and ▼1 say how far a text moved from the column to its left, *new*
+    that it was not among the first there. The head of a column names the rank of its first relevant text.
     """
     found, right = play.search(query, policy, staged, len(play.corpus.documents)), play.corpus.right(query)
     ranks = {name: pd.Series(found.index, index=found[name]) for name in found}
@@ -45,7 +45,7 @@ def result_table(
     known = f" <small>({len(right)} relevant {'text' if len(right) == 1 else 'texts'})</small>" if right else ""
     return (
         f"<p><b>{html.escape(one_line(query, 2 * CUT))}</b>{known}</p>"
-        f'<table style="width:100%;table-layout:fixed"><colgroup><col style="width:3.2em"></colgroup>'
+        f'<table style="width:100%;table-layout:fixed"><colgroup><col style="width:4.4em"></colgroup>'
         f'<thead><tr><th style="{_CELL}">rank</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
 
@@ -126,7 +126,7 @@ def _move(before: pd.Series | None, at: int, rank: int, top: int) -> str:
     if before is None or before[at] == rank:
         return ""
     if before[at] > top:
-        return "＋"
+        return "new"
     return f"{'▲' if before[at] > rank else '▼'}{abs(before[at] - rank)}"
 
 
