@@ -64,7 +64,7 @@ class ListTraining(Training):
             )
         if without:
             what = (
-                "%d of %d texts have no wrong candidate and teach nothing; a --mineshare nearer to 1 leaves them more"
+                "%d of %d texts have no wrong candidate and teach nothing; a --mineshare nearer to 1 leaves more"
             )
             log.info(what, without, len(self.miner.negatives))
 
