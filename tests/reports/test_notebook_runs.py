@@ -62,6 +62,16 @@ def test_04_analyse_metrics_lists_changes(hostile_report):
     assert set(changes["outcome"]) <= {"won", "lost", "unchanged"}
 
 
+def test_04_analyse_metrics_measures_the_stages_of_the_search(hostile_report):
+    run = hostile_report.run
+    stages = pd.read_csv(run.folder / "stages.csv")
+    assert stages["stage"][0] == "cosine" and set(stages["stage"]) <= {"cosine", "+ centring", "+ mixing", "+ words"}
+    assert set(stages["direction"]) == {"d2q"} and set(stages["metric"]) == {"recall@10"}
+    metrics = run.table("metrics").query("system == 'trained' and direction == 'd2q' and metric == 'recall@10'")
+    assert stages["value"][0] == pytest.approx(metrics["value"].iloc[0], abs=1e-6)  # the model that the run saved
+    assert (stages["ms"] > 0).all()
+
+
 def test_no_section_of_a_whole_report_could_not_be_made(hostile_report):
     for path in (hostile_report.home / "reports").rglob("*.ipynb"):
         text = path.read_text(encoding="utf-8")
