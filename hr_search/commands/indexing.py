@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hr_search.base import choices, paths
 from hr_search.base.errors import InputError, one_line
 from hr_search.commands.flags import add_settings, given, settings_from
-from hr_search.commands.knobs import add_knobs, given_knobs, memory_for, policies_from, reader_for
+from hr_search.commands.knobs import add_knobs, given_knobs, memory_for, policies_from, reader_for, require_stages
 from hr_search.commands.output import print_json, say
 from hr_search.commands.searching import encoder_for
 
@@ -67,7 +67,7 @@ def index(arguments: argparse.Namespace) -> int:
 def _append(arguments: argparse.Namespace, settings: Settings, values: dict[str, Any]) -> int:
     """`index --append`."""
     fixed = {name: getattr(arguments, name) for name in ("direction", "numbers", "memory", "plain")}
-    fixed |= given_knobs(arguments)
+    fixed |= {"searchmixing" if name == "mixing" else name: value for name, value in given_knobs(arguments).items()}
     if wrong := next((name for name, value in fixed.items() if value not in (None, "", False)), ""):
         raise InputError(f"--{wrong} does not apply to --append: the index keeps what it was built with; leave it out.")
     from hr_search.search.growth import append
@@ -204,6 +204,7 @@ def _from_index(arguments: argparse.Namespace, settings: Settings, values: dict[
         policy = _policy(arguments, model, kept.direction)
     else:
         policy = kept.policy.replace(**given_knobs(arguments))
+        require_stages(given_knobs(arguments), [policy])
     require_knobs(kept, policy)
     words = kept.words(policy)
     encoder = _encoder_of(kept, arguments, settings, values)
@@ -247,15 +248,9 @@ def _encoder_of(kept: Index, arguments: argparse.Namespace, settings: Settings, 
 
 
 def _policy(arguments: argparse.Namespace, model: str, direction: str) -> SearchPolicy:
-    """What was chosen for the model, overridden by the command line.
-
-    Raises:
-        InputError: a knob of mixing is given and nothing is mixed.
-    """
+    """What was chosen for the model in this direction, overridden by the command line."""
     policy = policies_from(arguments, model)[direction]
-    for knob in ("strategy", "k", "temperature", "weight"):
-        if knob in given_knobs(arguments) and policy.mixing == "none":
-            raise InputError(f"--{knob} is a knob of mixing, and nothing is mixed; give --searchmixing as well.")
+    require_stages(given_knobs(arguments), [policy])
     return policy
 
 

@@ -6,6 +6,7 @@ searching 100,000 texts. Files of the same sizes and times of change, read by th
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,13 @@ def open_proven(name: str, maxlength: int, precision: str, proof: Any) -> tuple[
     """
     holds = _holds(proof, name)
     shortcuts = (bool(proof["packs"]), bool(proof["foreign"])) if holds else None
-    return load_encoder(name, maxlength, precision, proven=shortcuts), holds
+    collects = gc.isenabled()
+    gc.disable()  # a vocabulary of 250,000 pieces makes it search all objects again and again
+    try:
+        return load_encoder(name, maxlength, precision, proven=shortcuts), holds
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _holds(proof: Any, name: str) -> bool:
