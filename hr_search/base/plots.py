@@ -98,9 +98,11 @@ def active_and_spread(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     require_columns(table, ("step", "active", "spread"), "the history")
     ax = new_axis(ax)
     active = _line(ax, table, "active", RED, "active: positive not yet ahead by the margin")
-    spread = _line(ax, table, "spread", BLUE, "spread: 1 - mean cosine of documents")
+    title = f"At the end {active:.0%} of the rows are active"
+    if table["spread"].notna().any():  # the pairs of a second stage have none
+        spread = _line(ax, table, "spread", BLUE, "spread: 1 - mean cosine of documents")
+        title += f"; the documents' spread is {spread:.2f}"
     ax.set_ylim(-0.03, max(1.03, ax.get_ylim()[1]))
-    title = f"At the end {active:.0%} of the rows are active; the documents' spread is {spread:.2f}"
     return finish(ax, title, STEP, "Share (0 to 1)", legend=True)
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import JOBS, job_pairs, make_model
+from conftest import JOBS, job_pairs, make_model, title
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import nn
 
 from hr_search import Settings, run_experiment
+from hr_search.base import plots
 from hr_search.base.errors import InputError
 from hr_search.base.signals import Interrupted
 from hr_search.batches import index_rows
@@ -300,6 +301,10 @@ def test_report_leaves_drift_out_with_a_sentence(finished):
 
     _, settings, _ = finished
     assert "no embeddings that could drift" in _nothing_to_read("03_embedding_drift", settings, "second")
+
+
+def test_history_is_drawn_without_a_spread(finished, closed):
+    assert title(plots.active_and_spread(finished[2].table("history"))).endswith("of the rows are active")
 
 
 def test_run_without_validation_and_test_rows(tiny_model, jobs_file, home):
