@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hr_search.data.loading import Data, load_data
 from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder
 from hr_search.evaluation import scoring
+from hr_search.evaluation.significance import LABELS
 from hr_search.release import model_folder
 from hr_search.runs.folders import Run
 from hr_search.search import identity, stages, tuning
@@ -59,13 +61,9 @@ def data_of(run: Run) -> tuple[Settings, Data]:
     Raises:
         InputError: the data cannot be read, or they have changed since.
     """
-    settings, reading = Settings.from_mapping(run.config, f"the run {run.id}"), logging.getLogger("hr_search.data")
-    level = reading.level
-    reading.setLevel(logging.WARNING)  # the counts are in the notebook on the data
-    try:
+    settings = Settings.from_mapping(run.config, f"the run {run.id}")
+    with _quiet("hr_search.data"):  # the counts are in the notebook on the data
         data = load_data(settings)
-    finally:
-        reading.setLevel(level)
     if data.fingerprint != run.summary["data"]["fingerprint"]:
         raise InputError(f"{settings.datapath} is no longer what the run {run.id} has read; repeat the run.")
     return settings, data
@@ -94,10 +92,12 @@ def examine(
 
     Raises:
         InputError: the saved model is another run's; nothing to fit on, or too much to encode for it here; or the run
-            trained a second stage.
+            trained a second stage, or searched in stages itself.
     """
     if run.config.get("stage") == "rerank":
         raise InputError(f"the run {run.id} trained a second stage; `tune --rerank` on its encoder shows what it adds.")
+    if run.config.get("stage") == "search":
+        raise InputError(f"the run {run.id} is such a search; the tables above compare it with the plain cosine.")
     tasks, seed = data.tasks("test"), run.config.get("seed", 0)
     folder = Path(encoder.name)
     known = read_policies(folder) if folder.is_dir() else {}
@@ -113,7 +113,8 @@ def examine(
     else:
         memory, validation = _to_fit_on(encoder, data, tasks["q2d"])
         sides = scoring.embed_sides(encoder, scoring.token_tables(encoder, validation))
-        tuned = tuning.tune(validation[direction], sides, memory, goal)
+        with _quiet(tuning.__name__):  # its steps are shown as a table
+            tuned = tuning.tune(validation[direction], sides, memory, goal)
         policy, fitted = tuned.policy, tuned.steps
         count, pairs = len(validation[direction].queries), memory.pairs.nnz
         origin = f"The knobs were fitted here on {count:,} validation queries; the memory holds {pairs:,} train pairs."
@@ -123,7 +124,7 @@ def examine(
     return Examined(stages.stages_table(found, goal, seed), policy, origin, fitted)
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
+def readable(table: pd.DataFrame, metric: str = "mrr") -> pd.DataFrame:
     """The table of stages with its gains and intervals in one column each, for a page."""
     rows = []
     for row in complete(table).itertuples():
@@ -131,20 +132,20 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "stage": row.stage,
-                "value": f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]",
+                LABELS.get(metric, metric): f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]",
                 "gain over the cosine": f"{row.gain:+.3f} [{row.gain_low:+.3f}, {row.gain_high:+.3f}]" * gained,
                 "p (Holm)": f"{row.p_holm:.4f}" * gained,
                 "ms a query": f"{row.ms:.2f}",
             }
         )
-    return pd.DataFrame(rows).set_index("stage")
+    return pd.DataFrame(rows).set_index("stage").rename_axis(None)
 
 
 def steps_shown(fitted: pd.DataFrame) -> pd.DataFrame:
     """The steps of a fit with their knobs in words, for a page."""
     knobs = [", ".join(f"{name} {value}" for name, value in each.items()) for each in fitted["knobs"]]
     taken = fitted["taken"].map({True: "yes", False: "no"})
-    return fitted.assign(knobs=knobs, taken=taken).set_index("stage").round(4)
+    return fitted.assign(knobs=knobs, taken=taken).set_index("stage").rename_axis(None).round(4)
 
 
 def spread(count: int, limit: int) -> np.ndarray:
@@ -172,6 +173,18 @@ def _to_fit_on(encoder: Encoder, data: Data, test: Task) -> tuple[Memory, dict[s
     if tokens > TOKENS:
         raise InputError(f"{tokens:,} tokens are too many to encode in a report; {how}.")
     return build_memory(encoder, pairs, f"the train rows of {data.name}"), validation
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keeps a logger of this package from logging what is no warning."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _length(table: Sequence[np.ndarray]) -> int:

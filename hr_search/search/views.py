@@ -20,7 +20,8 @@ CUT = 80  # characters of a text that are shown
 # Half-transparent, so that the text keeps its contrast on light and dark pages; Okabe and Ito's blue and orange.
 _RIGHT = "background:rgba(0,114,178,.20);font-weight:600;"
 _MOVES = {"▲": "rgba(0,114,178,1)", "▼": "#D55E00", "n": "rgba(0,114,178,1)"}
-_CELL = "text-align:left;vertical-align:top;padding:.35em .6em;white-space:normal;overflow-wrap:anywhere;"
+_LINES = "line-height:1.35;"  # the HTML of a widget has lines for buttons
+_CELL = f"{_LINES}text-align:left;vertical-align:top;padding:.35em .6em;white-space:normal;overflow-wrap:anywhere;"
 
 
 def result_table(
@@ -44,8 +45,9 @@ def result_table(
         rows.append(f'<tr><th style="{_CELL}">{rank}</th>{"".join(cells)}</tr>')
     known = f" <small>({len(right)} relevant {'text' if len(right) == 1 else 'texts'})</small>" if right else ""
     return (
-        f"<p><b>{html.escape(one_line(query, 2 * CUT))}</b>{known}</p>"
-        f'<table style="width:100%;table-layout:fixed"><colgroup><col style="width:4.4em"></colgroup>'
+        f'<p style="{_LINES}"><b>{html.escape(one_line(query, 2 * CUT))}</b>{known}</p>'
+        '<table style="width:100%;table-layout:fixed;border-collapse:collapse">'
+        '<colgroup><col style="width:4.4em"></colgroup>'
         f'<thead><tr><th style="{_CELL}">rank</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
 

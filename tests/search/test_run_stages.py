@@ -187,6 +187,7 @@ def test_the_figure_of_the_cosine_alone_says_that_no_stage_was_taken():
 
 def test_tables_read_at_a_glance():
     shown = run_stages.readable(stages())
+    assert shown.columns[0] == "MRR" and run_stages.readable(stages(), "pass@1").columns[0] == "pass@1"
     assert shown.iloc[0].tolist() == ["0.500 [0.450, 0.550]", "", "", "0.02"]
     assert shown.iloc[1].tolist() == ["0.550 [0.490, 0.610]", "+0.050 [+0.020, +0.080]", "0.0010", "1.50"]
     knobs = [{"mixing": "both", "k": 5}, {}]
