@@ -166,9 +166,10 @@ def reader_for(policy: SearchPolicy, settings: Settings) -> Reranker | None:
 
 def _converted(flag: str, text: str, kind: type) -> Any:
     """The text of a flag as a value of its knob."""
+    from hr_search.search.policy import KINDS
+
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     try:
         return words[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError) as error:
-        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
-        raise InputError(f"--{flag} is {quoted(text)}; it must be {kinds[kind]}.") from error
+        raise InputError(f"--{flag} is {quoted(text)}; it must be {KINDS[kind]}.") from error

@@ -215,7 +215,7 @@ def save_memory(memory: Memory, folder: Path | str, model: str) -> None:
             arrays.save(target / f"{side}_keys.npy", memory.keys[side])
         for part in _PAIRS:
             arrays.save(target / f"pairs_{part}.npy", getattr(memory.pairs, part))
-        arrays.save(target / "background.npy", memory.background)
+        arrays.save(target / "background.npy", memory.background.astype(np.int32))
         sizes = {side: len(memory.vectors[side]) for side in SIDES} | {"pairs": int(memory.pairs.nnz)}
         write_json(target / MANIFEST, {"format": _FORMAT, "model": model, "source": memory.source, **sizes})
 

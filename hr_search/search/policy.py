@@ -13,6 +13,7 @@ from hr_search.base.files import read_json, write_json
 
 FILE = "search.json"
 _CHOICES = {"mixing": SEARCH_MIXINGS, "strategy": STRATEGIES, "words": WORDS, "scaling": SCALINGS}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _BOUNDS = {  # least and greatest value
     "k": (1, 1000),
     "temperature": (0.001, 10),
@@ -63,7 +64,7 @@ class SearchPolicy:
         for name, kind in TYPES.items():
             value = getattr(self, name)
             if type(value) is not kind and not (kind is float and type(value) is int):
-                raise InputError(f"search knob {name} is {quoted(value)}; it must be a {kind.__name__}.")
+                raise InputError(f"search knob {name} is {quoted(value)}; it must be {KINDS[kind]}.")
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise InputError(f"search knob {name} is {quoted(value)}; {suggestion(value, choices)}")

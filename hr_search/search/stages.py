@@ -232,11 +232,11 @@ def stages_table(stages: Sequence[Stage], metric: str = "mrr", seed: int = 0) ->
         if number:
             test = paired_comparison(plain, values, seed)
             row |= {"gain": test["difference"], "gain_low": test["low"], "gain_high": test["high"], "p": test["p"]}
-        rows.append(row | {"ms": stage.milliseconds})
+        rows.append(row)
     table = pd.DataFrame(rows)
     if len(stages) > 1:
-        table.insert(list(table).index("p") + 1, "p_holm", [np.nan, *holm(table["p"].iloc[1:].tolist())])
-    return table
+        table["p_holm"] = [np.nan, *holm(table["p"].iloc[1:].tolist())]
+    return table.assign(ms=[stage.milliseconds for stage in stages])
 
 
 class _Clock:
