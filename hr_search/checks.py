@@ -12,11 +12,12 @@ import pandas as pd
 
 from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows, epoch_batches
+from hr_search.data.duplicates import normalised
 from hr_search.mining import anchors
-from hr_search.policies import list_policy, mining_policy
+from hr_search.policies import list_policy, mining_policy, search_policy
 from hr_search.release import require_output, require_place
 from hr_search.runs.tracking import require_tracker
-from hr_search.search.policy import sides_of
+from hr_search.search.policy import SearchPolicy, sides_of
 from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ _NOT_SERVED = {
 }
 # Settings of losses over embeddings, which a cross-encoder does not have.
 _ENCODING = "loss margin temperature symmetric negatives hardness minecount mineside mineevery mixing bank gradcache"
+# Settings of a search's stages; reranktop belongs to --stage rerank, too.
+_SEARCHING = (
+    "centre searchmixing searchstrategy searchk searchtemperature searchweight fusion words scaling rerank rerankweight"
+)
 _DEFAULTS = Settings()
 _LONELY = 0.1  # share of rows or batches that may have no negative at all
 
@@ -61,6 +66,18 @@ def check_settings(settings: Settings) -> None:
         raise InputError(
             f"trainlength {settings.trainlength} is more than maxlength {settings.maxlength}; lower it, or take 0."
         )
+    if settings.stage != "search":
+        check_training(settings)
+    check_stage(settings)
+    require_tracker(settings.tracker)
+
+
+def check_training(settings: Settings) -> None:
+    """Refuses settings of a training that do not fit together.
+
+    Raises:
+        InputError: naming the settings.
+    """
     ranked = settings.loss != "triplet" and settings.symmetric
     if settings.negatives == "mined" and settings.mineside == "query" and not ranked:
         raise InputError(
@@ -69,25 +86,36 @@ def check_settings(settings: Settings) -> None:
         )
     if settings.teacher:
         check_teacher(settings)
-    check_stage(settings)
-    require_tracker(settings.tracker)
 
 
 def check_stage(settings: Settings) -> None:
-    """Refuses settings of the other stage, and names those that have no effect in this one.
+    """Refuses settings of another stage, and names those that have no effect in this one.
 
     Raises:
         InputError: naming the setting.
     """
+    if settings.stage != "rerank" and settings.retriever:
+        raise InputError("--retriever belongs to --stage rerank; add that, or leave it out.")
+    if settings.stage == "search":
+        if settings.outputpath:
+            raise InputError(
+                "--stage search trains nothing, so there is no model for an --outputpath; leave it out (--outputpath= "
+                "over a recipe's); `tune` keeps the stages of a search beside a model."
+            )
+        return
+    if knobs := _changed(settings, _SEARCHING):
+        raise InputError(f"--{knobs[0]} belongs to --stage search; add that, or leave it out.")
     if settings.stage == "encode":
-        if settings.retriever:
-            raise InputError("--retriever belongs to --stage rerank; add that, or leave it out.")
         return
     if settings.teacher:
         raise InputError("--teacher teaches an encoder, and --stage rerank trains the second stage; leave one out.")
-    changed = [name for name in _ENCODING.split() if getattr(settings, name) != getattr(_DEFAULTS, name)]
-    if changed:
+    if changed := _changed(settings, _ENCODING):
         log.warning("without effect in --stage rerank: %s", ", ".join(changed))
+
+
+def _changed(settings: Settings, names: str) -> list[str]:
+    """Those of the settings named that differ from their defaults."""
+    return [name for name in names.split() if getattr(settings, name) != getattr(_DEFAULTS, name)]
 
 
 def check_teacher(settings: Settings) -> None:
@@ -136,6 +164,9 @@ def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: i
     Raises:
         InputError: what is missing and which setting helps.
     """
+    if settings.stage == "search":
+        check_memory(search_policy(settings), train)
+        return
     if settings.stage == "rerank":
         check_lists(settings, rows, processes)
         return
@@ -192,6 +223,22 @@ def refuse_lonely_batches(step: int, seed: int, groups: pd.Series, bare: np.ndar
             f"{lonely} of {len(batches)} batches would hold one group only and so have no negatives: the group "
             f'"{shown(str(sizes.index[0]))}" has {sizes.iloc[0]} of {len(groups)} rows; raise --batchsize or look at '
             "--groupcolumn."
+        )
+
+
+def check_memory(policy: SearchPolicy, train: pd.DataFrame) -> None:
+    """Refuses a search whose memory, the train rows, is too small for it.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    if policy.remembers and not len(train):
+        raise InputError("centring and mixing need train rows, which are the memory; lower the other parts' shares.")
+    counts = {"queries": normalised(train["query"]).nunique(), "documents": normalised(train["positive"]).nunique()}
+    what = min(counts, key=counts.__getitem__)
+    if policy.mixing != "none" and policy.k > counts[what]:  # both directions are tested, so both sides are mixed
+        raise InputError(
+            f"searchk is {policy.k}, and train has only {counts[what]} distinct {what} to mix with; lower --searchk."
         )
 
 

@@ -2,85 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import logging
 import math
-import os
 import shutil
 import time
-from datetime import UTC, datetime
 
 import pandas as pd
-import torch
-from accelerate import Accelerator
 
 from hr_search import train
 from hr_search.base import files, paths
 from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError
-from hr_search.batches import Rows, index_rows
-from hr_search.checks import check_rows, check_settings
-from hr_search.data.loading import Data, load_data
-from hr_search.data.tasks import Task
-from hr_search.encoder import Encoder, load_encoder
 from hr_search.evaluation import scoring, timing
 from hr_search.evaluation.significance import verdict
-from hr_search.fast.tokens import TokenTable
 from hr_search.history import Progress
-from hr_search.lessons import Lessons
-from hr_search.models import condenser
-from hr_search.release import command, model_card, model_folder, save_model
+from hr_search.preparation import Prepared, encoder_for, prepare
+from hr_search.release import command, model_card, save_model
 from hr_search.reranking import stage
-from hr_search.reranking.cross_encoder import Reranker
-from hr_search.reranking.teaching import make_lessons
 from hr_search.runs import folders, provenance
 from hr_search.runs.folders import Run
 from hr_search.runs.ledgers import append_rows, ledger_rows
 from hr_search.runs.probes import probes_of
 from hr_search.runs.tracking import Tracker
+from hr_search.search import trial
 from hr_search.settings import Settings
 
+__all__ = ["Prepared", "encoder_for", "prepare", "run_experiment"]
+
 log = logging.getLogger(__name__)
-
-Tokens = dict[str, TokenTable]  # of both sides, "query" and "document"
-Tasks = dict[str, Task]  # in both directions, "q2d" and "d2q"; empty without rows
-
-
-@dataclasses.dataclass
-class Prepared:
-    """Everything a run needs before its first step.
-
-    Attributes:
-        settings: of the run, with absolute places.
-        data: train, validation and test rows.
-        rows: the train rows over distinct texts.
-        encoder: the base model, its vocabulary compacted to the texts of the run; in stage rerank the retriever.
-        tokens: token tables of the train rows.
-        validation: tasks and token tables of the validation rows.
-        test: tasks and token tables of the test rows.
-        lessons: the teacher's scores of the train rows; None without a teacher.
-        second: the second stage in stage rerank, which is trained instead of the encoder; else None.
-        accelerator: device and processes.
-        run: the run's folder; for every process but the first, a temporary one.
-        begun: date and time of the beginning; `started` is the same moment on a clock for durations, s.
-        claims: on the places that it writes, until it is closed.
-    """
-
-    settings: Settings
-    data: Data
-    rows: Rows
-    encoder: Encoder
-    tokens: Tokens
-    validation: tuple[Tasks, Tokens]
-    test: tuple[Tasks, Tokens]
-    lessons: Lessons | None
-    second: Reranker | None
-    accelerator: Accelerator
-    run: Run
-    begun: str
-    started: float
-    claims: contextlib.ExitStack
 
 
 def run_experiment(settings: Settings, runid: str = "") -> Run:
@@ -110,99 +59,21 @@ def run_experiment(settings: Settings, runid: str = "") -> Run:
     return prepared.run
 
 
-# -- prepare -------------------------------------------------------------------------------------
-
-
-def prepare(settings: Settings, runid: str = "") -> Prepared:
-    """Data, encoder, token tables and an empty run folder, everything checked that can be checked before training.
-
-    Raises:
-        InputError: as `run_experiment`.
-    """
-    started, begun = time.perf_counter(), datetime.now(UTC).astimezone().isoformat(timespec="seconds")
-    places = {name: os.path.expanduser(getattr(settings, name)) for name in ("outputpath", "checkpointpath")}
-    settings = settings.replace(**places)
-    check_settings(settings)
-    folders.require_new(runid)
-    data = load_data(settings)
-    rows = index_rows(data.train)
-    accelerator = train.make_accelerator()
-    check_rows(settings, data.train, rows, accelerator.num_processes)
-    if not len(data.validation):
-        log.warning("no validation rows: the last weights are kept and nothing stops the run early")
-    if not accelerator.is_main_process:
-        logging.getLogger("hr_search").setLevel(logging.ERROR)
-    validation, test = data.tasks("validation"), data.tasks("test")
-    with accelerator.main_process_first():  # it builds and downloads; the others find the files
-        encoder = encoder_for(settings, data.train, accelerator.device)
-        tokens = {
-            "query": encoder.tokens(rows.queries, "query", length=settings.trainlength),
-            "document": encoder.tokens(rows.documents, "document", length=settings.trainlength),
-        }
-        held_out = [scoring.token_tables(encoder, tasks) if tasks else {} for tasks in (validation, test)]
-    lessons = make_lessons(settings, rows, encoder, tokens, accelerator) if settings.teacher else None
-    second = stage.open_second_stage(settings, data, rows, accelerator) if settings.stage == "rerank" else None
-    # Every process of a launch computes the same numbers; the others' copies are thrown away.
-    create = folders.create_run if accelerator.is_main_process else folders.scratch_run
-    run = create(runid, settings.projectname)
-    model = settings.outputpath and model_folder(settings.outputpath)
-    places = {"outputpath": model, "checkpointpath": settings.checkpointpath} if accelerator.is_main_process else {}
-    held = folders.claim_places(run, places)
-    files.write_json(run.folder / "config.json", settings.to_dict())
-    files.write_json(run.folder / "environment.json", provenance.environment_of(data, encoder, accelerator))
-    parts = data.train, data.validation, data.test
-    log.info("run %s: %d train, %d validation, %d test rows", run.id, *map(len, parts))
-    kept = encoder.compact([table for group in (tokens, *held_out) for table in group.values()])
-    if kept < encoder.vocabulary:
-        log.info("vocabulary: %d of %d embedding rows occur and are trained", kept, encoder.vocabulary)
-    return Prepared(
-        settings=settings,
-        data=data,
-        rows=rows,
-        encoder=encoder,
-        tokens=tokens,
-        validation=(validation, held_out[0]),
-        test=(test, held_out[1]),
-        lessons=lessons,
-        second=second,
-        accelerator=accelerator,
-        run=run,
-        begun=begun,
-        started=started,
-        claims=held,
-    )
-
-
-def encoder_for(settings: Settings, pairs: pd.DataFrame, device: str | torch.device | None = None) -> Encoder:
-    """The base model with its condenser, learnt from the train rows where one is wanted; a retriever as it was saved.
-
-    Args:
-        settings: model, length, precision, dropout, prompts and `condense`.
-        pairs: the train rows.
-        device: such as "cpu" or "cuda"; None = the best one present.
-
-    Raises:
-        InputError: the model cannot be loaded.
-    """
-    rules = condenser.learn(pairs["query"], pairs["positive"], settings.condense) if settings.condense else None
-    prompts = {"query": settings.queryprompt, "document": settings.documentprompt}
-    if settings.retriever:
-        return load_encoder(settings.retriever, 0, settings.precision, device=device, prompts=prompts)
-    return load_encoder(
-        settings.modelname, settings.maxlength, settings.precision, settings.dropout, device, prompts, rules
-    )
-
-
 # -- train ---------------------------------------------------------------------------------------
 
 
 def train_encoder(prepared: Prepared) -> Progress:
     """Trains the encoder, or the second stage, in place; history, mining and probe embeddings go into the run's folder.
 
+    In stage search nothing is trained and the folder gets none of these: the memory is embedded.
+
     Raises:
-        InputError: a checkpoint of another run, a loss that is NaN; the run's folder is gone then.
+        InputError: a checkpoint of another run, a loss that is NaN, a memory with test documents; the run's folder is
+            gone then.
     """
     settings, run, encoder, accelerator = prepared.settings, prepared.run, prepared.encoder, prepared.accelerator
+    if prepared.trial:
+        return embed_memory(prepared)
     (tasks, tokens), direction = prepared.validation, settings.direction
     probes = probes_of(run, {} if prepared.second else tasks, settings.probes)
 
@@ -234,42 +105,65 @@ def train_encoder(prepared: Prepared) -> Progress:
     return progress
 
 
+def embed_memory(prepared: Prepared) -> Progress:
+    """What stage search has in place of a training; the progress of no step.
+
+    Raises:
+        InputError: the memory has test documents; the run's folder is gone then.
+    """
+    data = prepared.data
+    try:
+        prepared.trial.remember(prepared.encoder, data.train, data.name, prepared.test[0])
+    except InputError:
+        folders.remove_run(prepared.run)
+        raise
+    return Progress()
+
+
 # -- test ----------------------------------------------------------------------------------------
 
 Tested = tuple[scoring.Results, pd.DataFrame]  # per-query results of systems, and a sample of their cosines
 
 
 def test_before(prepared: Prepared) -> Tested | None:
-    """The lexical floors and the base model on the test rows; None without test rows."""
+    """The lexical floors and the base model on the test rows; None without test rows.
+
+    In stage search only the floors: the plain cosine is the first stage of what is tested afterwards.
+    """
     tasks = prepared.test[0]
     if not tasks:
         return None
+    if prepared.trial:
+        log.info("test: BM25 and TF-IDF")
+        return scoring.evaluate_floors(tasks), pd.DataFrame()
     log.info("test, before training: BM25, TF-IDF and the base model")
     results, cosines, _ = measure(prepared, "base")
     return scoring.evaluate_floors(tasks) | results, cosines
 
 
 def test_after(prepared: Prepared, before: Tested | None) -> None:
-    """The trained model on the test rows; all tables of the test go into the run's folder."""
+    """The trained model, or the staged search, on the test rows; all tables of the test go into the run's folder."""
     tasks, run, seed = prepared.test[0], prepared.run, prepared.settings.seed
     if before:
-        log.info("test, after training")
+        log.info("test: the plain cosine and the staged search" if prepared.trial else "test, after training")
         results, cosines, costs = measure(prepared, "trained")
         results = before[0] | results
         run.write("metrics", scoring.metrics_table(results, seed))
         run.write("queries", scoring.queries_table(results, scoring.seen_titles(prepared.data.train, tasks)))
         run.write("documents", scoring.documents_table(tasks))
         run.write("comparison", scoring.comparison_table(results, seed))
-        run.write("scores", pd.concat([before[1], cosines]))
+        run.write("scores", pd.concat([part for part in (before[1], cosines) if len(part)]))
         times = timing.timing_table(prepared.encoder, tasks["q2d"].documents, 500, seed)
         run.write("timing", pd.concat([times, costs]))
     (prepared.second or prepared.encoder).expand()
 
 
 def measure(prepared: Prepared, system: str) -> tuple[scoring.Results, pd.DataFrame, pd.DataFrame]:
-    """Per-query results in both directions, a sample of the scores, and what a second stage costs, as of now."""
+    """Per-query results in both directions, a sample of the scores, and what further stages cost, as of now."""
     (tasks, tokens), settings = prepared.test, prepared.settings
     sides = scoring.embed_sides(prepared.encoder, tokens, progress=True)
+    if prepared.trial:
+        return prepared.trial.measure(tasks, sides, settings.seed)
     if prepared.second and system == "trained":
         return stage.measure_second_stage(prepared.second, tasks, sides, settings)
     found = scoring.evaluate_embeddings(tasks, sides)
@@ -304,7 +198,7 @@ def deliver(prepared: Prepared, progress: Progress) -> None:
             except InputError as error:
                 kept = f"all tables of the run {run.id} are kept, only the model is not"
                 raise InputError(f"{str(error).rstrip('.')}; {kept}.") from error
-        else:
+        elif not prepared.trial:
             log.info("the model is not kept: no --outputpath was given")
     prepared.claims.close()
     accelerator.wait_for_everyone()
@@ -313,14 +207,17 @@ def deliver(prepared: Prepared, progress: Progress) -> None:
 
 
 def summarise(prepared: Prepared, progress: Progress) -> dict:
-    """The summary of a run: what it was, its metrics, and a sentence whether training helped."""
+    """The summary of a run: what it was, its metrics, and a sentence whether training, or the stages, helped."""
     settings, run, data = prepared.settings, prepared.run, prepared.data
     tested = run.has("metrics")
     sentence = "no test rows, so no verdict: give --testpath or a --testshare above 0."
     if tested:
         table = run.table("comparison")
         rows = table[(table.a == "base") & (table.direction == settings.direction) & (table.metric == settings.goal)]
-        sentence = verdict(rows.iloc[0], settings.goal, "base", "trained")
+        names = trial.NAMES if prepared.trial else ("base", "trained")
+        sentence = verdict(rows.iloc[0], settings.goal, *names)
+        if prepared.trial and not prepared.trial.policy.staged:
+            sentence = "the search has no stages, so it is the plain cosine itself."
     sizes = {part: len(getattr(data, part)) for part in ("train", "validation", "test")}
     return {
         "run_id": run.id,

@@ -11,7 +11,8 @@ from hr_search.base.errors import InputError
 from hr_search.settings import Settings
 
 TABLES = ("datapath", "validationpath", "testpath")
-READ = (*TABLES, "modelname", "teacher", "retriever")
+MODELS = ("modelname", "teacher", "retriever", "rerank")
+READ = (*TABLES, *MODELS)
 WRITTEN = ("outputpath", "checkpointpath")
 
 
@@ -42,3 +43,20 @@ def require_tables(settings: Settings, owner: str = "") -> None:
         if is_table_file(path) and not paths.resolve(path).exists():
             of = f" of {owner}" if owner else ""
             raise InputError(f"{name} {path}{of} does not exist; check the path.")
+
+
+def require_models(settings: Settings, owner: str = "") -> None:
+    """Checks that models exist whose names can only be those of folders; names on the Hub are not looked up.
+
+    Args:
+        settings: of a run.
+        owner: whose settings they are, for the error; empty where that is clear.
+
+    Raises:
+        InputError: a folder is missing, with the setting and its path.
+    """
+    for name in MODELS:
+        path = getattr(settings, name)
+        if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not paths.resolve(path).exists():
+            of = f" of {owner}" if owner else ""
+            raise InputError(f"{name} {path}{of} does not exist; check the path, or train that model first.")

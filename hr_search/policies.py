@@ -1,4 +1,4 @@
-"""What a run's settings mean to the parts that know no settings: loss, mixing, mining, schedule, optimiser."""
+"""What a run's settings mean to the parts that know no settings: loss, mixing, mining, search, schedule, optimiser."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from hr_search.mining import MiningPolicy
 from hr_search.mixing import MixingPolicy
+from hr_search.search.policy import SearchPolicy
 from hr_search.settings import Settings
 from hr_search.step import LossPolicy
 
@@ -64,6 +65,24 @@ def list_policy(settings: Settings) -> MiningPolicy:
     drawn = settings.candidates - 1
     side = "document" if settings.direction == "q2d" else "query"
     return dataclasses.replace(mining_policy(settings), count=max(settings.minepool, drawn), side=side, drawn=drawn)
+
+
+def search_policy(settings: Settings) -> SearchPolicy:
+    """The stages of a search in a run of `stage = search`, the same in both directions."""
+    return SearchPolicy(
+        centre=settings.centre,
+        mixing=settings.searchmixing,
+        strategy=settings.searchstrategy,
+        k=settings.searchk,
+        temperature=settings.searchtemperature,
+        weight=settings.searchweight,
+        fusion=settings.fusion,
+        words=settings.words,
+        scaling=settings.scaling,
+        rerank=settings.rerank,
+        reranktop=settings.reranktop,
+        rerankweight=settings.rerankweight,
+    )
 
 
 def warmup_then_linear(total: int, share: float, start: int = 0) -> Callable[[int], float]:

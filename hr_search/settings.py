@@ -5,8 +5,6 @@ command line, YAML recipes and notebook parameters alike.
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,9 +18,14 @@ from hr_search.base.choices import (
     NEGATIVES,
     PRECISIONS,
     SAMPLINGS,
+    SCALINGS,
+    SEARCH_MIXINGS,
     STAGES,
+    STRATEGIES,
     TRACKERS,
+    WORDS,
 )
+from hr_search.base.conversions import converted
 from hr_search.base.errors import InputError, quoted, shown, suggestion
 from hr_search.base.yaml_files import read_yaml
 
@@ -161,7 +164,10 @@ class Settings:
 
     # Second stage: with stage = rerank
     stage: str = _setting(
-        "encode", "what is trained: encode = an encoder; rerank = a cross-encoder for a second stage", choices=STAGES
+        "encode",
+        "encode = train an encoder; rerank = train a cross-encoder for a second stage; search = train nothing and test "
+        "the stages of a search with modelname, a finished encoder",
+        choices=STAGES,
     )
     retriever: str = _setting(
         "",
@@ -169,6 +175,23 @@ class Settings:
     )
     candidates: int = _setting(8, "texts of a list: the right one, and wrong ones drawn from minepool", 2, 101)
     reranktop: int = _setting(20, "first texts of the retriever that are ranked again in validation and test", 2, 1000)
+
+    # Stages of a search: with stage = search; the memory is the train rows
+    centre: bool = _setting(False, "subtract each side's mean embedding, learnt from the memory")
+    searchmixing: str = _setting(
+        "none",
+        "mix documents (what is searched), queries or both with the partners of their nearest neighbours in the memory",
+        choices=SEARCH_MIXINGS,
+    )
+    searchstrategy: str = _setting("weighted", "how they are mixed", choices=STRATEGIES)
+    searchk: int = _setting(10, "neighbours in the memory", 1, 1000)
+    searchtemperature: float = _setting(0.05, "temperature of the softmax over their cosines", 0.001, 10.0)
+    searchweight: float = _setting(0.5, "weight of their partners; for slerp: share of the way to them", 0.0, 1.0)
+    fusion: float = _setting(0.0, "weight of word scores in the sum with the cosines; 0 = no words", 0.0, 1.0)
+    words: str = _setting("tfidf", "word scores: tfidf (character n-grams) or bm25", choices=WORDS)
+    scaling: str = _setting("zscore", "of both kinds of scores, by query, before they are summed", choices=SCALINGS)
+    rerank: str = _setting("", "folder of a second stage that ranks the first reranktop texts again; empty = none")
+    rerankweight: float = _setting(1.0, "weight of its scores in the sum with those of the first stage", 0.0, 1.0)
 
     # Mixing: training only
     mixing: str = _setting(
@@ -295,40 +318,6 @@ def checked(name: str, value: Any, source: str = "the settings") -> Any:
         bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
         raise InputError(f"{source}: {name} is {value:g}; it must be {bounds}.")
     return value
-
-
-def converted(name: str, value: Any, kind: type, source: str = "the settings") -> Any:
-    """`value` as `kind` (int, float, bool or str), accepting the texts a command line or YAML gives.
-
-    Raises:
-        InputError: the value is of another kind, NaN or infinite, or a text that no file can hold.
-    """
-    wrong = InputError(f"{source}: {name} is {quoted(value)}; it must be {_KIND_WORDS[kind]}.")
-    if isinstance(value, bool) or kind is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        value = words.get(str(value).strip().lower()) if isinstance(value, str) else value
-        if kind is not bool or not isinstance(value, bool):
-            raise wrong
-        return value
-    if kind is str:
-        if not isinstance(value, str | Path):
-            raise wrong
-        if re.search("[\0\ud800-\udfff]", str(value)):
-            raise InputError(
-                f"{source}: {name} is {quoted(str(value))}, which holds a NUL or half a character; take it out, or "
-                "rename the file."
-            )
-        return str(value)
-    try:
-        number = float(value)
-        if not math.isfinite(number) or (kind is int and number != int(number)):
-            raise wrong
-    except (TypeError, ValueError, OverflowError) as error:
-        raise wrong from error
-    return int(value) if kind is int and isinstance(value, int) else kind(number)
-
-
-_KIND_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def read_recipe(path: Path | str) -> Settings:

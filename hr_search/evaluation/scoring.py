@@ -141,7 +141,7 @@ def seen_titles(train: pd.DataFrame, tasks: Mapping[str, Task]) -> dict[str, np.
 
 
 def scores_table(system: str, tasks: Mapping[str, Task], sides: Mapping[str, np.ndarray], seed: int) -> pd.DataFrame:
-    """Cosines of right and wrong documents for up to 1,000 random queries of each direction.
+    """Cosines of right and wrong documents for up to 1,000 random queries of each direction in `tasks`.
 
     Only the seed decides which queries and documents are drawn, so all systems get the same ones.
 
@@ -151,8 +151,9 @@ def scores_table(system: str, tasks: Mapping[str, Task], sides: Mapping[str, np.
         `nearest` (the nearest wrong one); a query without wrong documents lacks the last two.
     """
     rows = []
-    for direction, (queries, documents) in _directed(sides).items():
-        task, generator = tasks[direction], np.random.default_rng(seed)
+    pairs = _directed(sides)
+    for direction, task in tasks.items():
+        (queries, documents), generator = pairs[direction], np.random.default_rng(seed)
         chosen = np.sort(generator.permutation(len(task.queries))[:SAMPLE])
         scores = embedding_scores(queries[chosen], documents)
         for query, row in zip(chosen, _rows(scores, len(chosen), len(task.documents)), strict=True):

@@ -12,6 +12,7 @@ import pandas as pd
 from hr_search.base import paths
 from hr_search.base.errors import InputError
 from hr_search.grids import runner
+from hr_search.places import READ
 from hr_search.runs.folders import Run
 
 
@@ -31,7 +32,8 @@ def arm_table(name: str) -> pd.DataFrame:
     # Arms keep the order of the file, even where the first cell of one has failed.
     keys = [tuple(cell[setting] for setting in varied) for cell in cells.to_dict("records")]
     cells = cells.iloc[sorted(range(len(keys)), key=lambda place: keys.index(keys[place]))]
-    rows = [_cell_row(name, runid, varied) for runid in cells.loc[cells["status"] == "finished", "run"]]
+    finished = cells[cells["status"] == "finished"].to_dict("records")
+    rows = [_cell_row(name, cell, varied) for cell in finished]
     if not rows:
         raise InputError(f"the grid {name} has no finished cell yet; start it, with --retry if its cells failed.")
     table = pd.DataFrame(rows)
@@ -39,15 +41,17 @@ def arm_table(name: str) -> pd.DataFrame:
     return table.assign(arm=[arm_name({setting: row[setting] for setting in varied}, usual) for row in rows])
 
 
-def _cell_row(name: str, runid: str, varied: list[str]) -> dict[str, Any]:
+def _cell_row(name: str, cell: Mapping[str, Any], varied: list[str]) -> dict[str, Any]:
     """The row of one finished cell; its arm is still without a name."""
+    runid = cell["run"]
     run = Run(paths.runs() / runid)
     if not (run.folder / "summary.json").is_file():
         raise InputError(f"the run {runid} of the grid {name} is gone; start the grid again.")
     summary, config = run.summary, run.config
     return {
         "arm": "",
-        **{setting: config.get(setting) for setting in varied},
+        # A run holds absolute paths, and in those with {seed} a path of its own for each seed.
+        **{setting: cell[setting] if setting in READ else config.get(setting) for setting in varied},
         "seed": config["seed"],
         "run": runid,
         "rows": summary["steps"] * config["batchsize"] * run.environment.get("processes", 1),

@@ -49,10 +49,10 @@ def effect_table(
     Returns:
         One row per arm, best first: arm, the settings that vary, seeds, value, value_low, value_high, difference, low,
         high, p, p_holm, effect (in standard deviations over queries), rows (of one run), seconds (of one run), budget
-        ("same", or how many rows the arm saw against the baseline's), verdict, base (the value before training),
-        best_step (mean over the seeds of the step that was kept; 0 where no trained model did better in validation),
-        direction, metric and command (of the first seed). The baseline has no difference, nor has an arm that shares
-        no seed with it.
+        ("same", or how many rows the arm saw against the baseline's), verdict, base (the value before training, or
+        with stage = search of the plain cosine), best_step (mean over the seeds of the step that was kept; 0 where no
+        trained model did better in validation), direction, metric and command (of the first seed). The baseline has no
+        difference, nor has an arm that shares no seed with it.
 
     Raises:
         InputError: no such metric, direction or arm, or runs on different data.
@@ -175,8 +175,9 @@ def settings_of(table: pd.DataFrame) -> list[str]:
 def best_sentence(table: pd.DataFrame, metric: str) -> str:
     """The best arm of an `effect_table` in one sentence, with its interval and cost."""
     best, plural = table.iloc[0], "s" if table["seeds"][0] > 1 else ""
+    cost = f", {best['seconds']:.0f} s of training per run" if best["rows"] else ""
     return (
         f"best of {len(table)} arms: {best['arm']} with {metric} {best['value']:.3f} [{best['value_low']:.3f}, "
-        f"{best['value_high']:.3f}] over {best['seeds']} seed{plural}, {best['seconds']:.0f} s of training per run; "
+        f"{best['value_high']:.3f}] over {best['seeds']} seed{plural}{cost}; "
         "picking the best of several arms makes its value optimistic."
     )

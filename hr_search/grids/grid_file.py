@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hr_search import settings as config
-from hr_search.base import files, paths
+from hr_search.base import conversions, files, paths
 from hr_search.base.errors import InputError, quoted, shown, suggestion
 from hr_search.base.yaml_files import read_yaml
 from hr_search.runs.folders import checked_run_id
@@ -25,16 +26,25 @@ log = logging.getLogger(__name__)
 KEYS = ("name", "recipe", "base", "product", "list", "random", "seeds")
 FORMS = ("product", "list", "random")
 LIMIT = 10_000  # cells a file may ask for; more are a mistake
+SEED = "{seed}"  # in a text: the seed of the cell
+_BRACED = ("template", "documenttemplate")  # their braces name columns
 # A grid names its runs itself and keeps no models: parallel cells would overwrite each other's.
 OWN = ("projectname", "outputpath", "checkpointpath", "checkpointsteps", "resume")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of a grid; the project name in its settings is the grid's name."""
+    """One run of a grid; the project name in its settings is the grid's name.
+
+    Attributes:
+        runid: its name.
+        settings: with the seed in the place of each `{seed}`.
+        written: the texts of settings that hold a `{seed}`, as the file has them: they name an arm over its seeds.
+    """
 
     runid: str
     settings: Settings
+    written: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -72,10 +82,11 @@ def read_grid(path: Path | str) -> Grid:
     Args:
         path: the file. Its keys: `name` (default: the file's name); `recipe`, a file of settings, and `base`, settings
             that override it; one of `product` (setting: list of values), `list` (of settings) and `random` (`count`,
-            `seed` and `settings`, each a list or `low`, `high`, `log`); `seeds`, a list that multiplies the cells.
+            `seed` and `settings`, each a list or `low`, `high`, `log`); `seeds`, a list that multiplies the cells. A
+            text may hold `{seed}`, which becomes the seed of the cell.
 
     Raises:
-        InputError: an unknown key or setting, a value out of bounds, or no cell at all.
+        InputError: an unknown key or setting, a value out of bounds, braces around anything but seed, or no cell.
     """
     source, values = str(path), read_yaml(path)
     _check_keys(values, KEYS, source)
@@ -108,11 +119,26 @@ def read_grid(path: Path | str) -> Grid:
 
 def _cell(name: str, values: dict[str, Any], source: str) -> Cell:
     """A cell whose run id is a hash of those of its settings that differ from the defaults."""
-    settings = Settings.from_mapping(values, source)
+    filled = _filled(values, source)
+    written = {key: value for key, value in values.items() if value != filled[key]}
+    settings = Settings.from_mapping(filled, source)
     # Without the defaults, so that settings a later version adds leave the run ids of finished cells as they are.
     changed = {key: value for key, value in settings.to_dict().items() if value != FIELDS[key].default}
     parts = [f"{key}={json.dumps(value)}" for key, value in sorted(changed.items()) if key != "projectname"]
-    return Cell(checked_run_id(f"{name}-{files.digest(parts)[:10]}"), settings)
+    return Cell(checked_run_id(f"{name}-{files.digest(parts)[:10]}"), settings, written)
+
+
+def _filled(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The values of a cell with its seed in the place of each `{seed}`."""
+    seed, filled = str(values.get("seed", FIELDS["seed"].default)), dict(values)
+    for key, value in values.items():
+        if isinstance(value, str) and key not in _BRACED:
+            filled[key] = value.replace(SEED, seed)
+            if other := re.search(r"\{[^{}]*\}", filled[key]):
+                raise InputError(
+                    f"{source}: {key} is {quoted(value)}; only {SEED} can be filled in, so take {shown(other[0])} out."
+                )
+    return filled
 
 
 def _product(values: Any, source: str) -> list[dict[str, Any]]:
@@ -136,7 +162,7 @@ def _random(values: Any, source: str) -> list[dict[str, Any]]:
     _check_keys(values, ("count", "seed", "settings"), source)
     if missing := [key for key in ("count", "settings") if key not in values]:
         raise InputError(f"{source} has no {missing[0]}; it needs count and settings.")
-    count = config.converted("count", values["count"], int, source)
+    count = conversions.converted("count", values["count"], int, source)
     if not 1 <= count <= LIMIT:
         raise InputError(f"{source}: count is {count}; it must be between 1 and {LIMIT:,}.")
     generator = np.random.default_rng(config.checked("seed", values.get("seed", 0), source))
@@ -155,7 +181,7 @@ def _drawn(name: str, spec: Any, generator: np.random.Generator, source: str) ->
             f"{source}: {name} needs a list of values{', or low and high' * (TYPES[name] in (int, float))}."
         )
     low, high = (config.checked(name, spec[end], source) for end in ("low", "high"))
-    log_scale = config.converted("log", spec.get("log", False), bool, source)
+    log_scale = conversions.converted("log", spec.get("log", False), bool, source)
     if low >= high or (log_scale and low <= 0):
         raise InputError(
             f"{source}: {name} runs from {low:g} to {high:g}; low must be below high, and above 0 for log."

@@ -15,7 +15,7 @@ from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.base.progress import bar, watched
 from hr_search.grids.grid_file import OWN, Cell, Grid, grid_folder, read_grid, source_folder
 from hr_search.grids.workers import Outcome, on_cluster, on_processes, train_cell
-from hr_search.places import READ, absolute, require_tables
+from hr_search.places import READ, absolute, require_models, require_tables
 from hr_search.runs.folders import Run
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def run_grid(
         (of a failed cell, relative to the root) and error.
 
     Raises:
-        InputError: no worker, missing data, an unreachable cluster, or a grid that is already running.
+        InputError: no worker, missing data or models, an unreachable cluster, or a grid that is already running.
     """
     if workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1.")
@@ -84,8 +84,9 @@ def _farewell(grid: Grid, outcomes: Mapping[str, Outcome], scheduler: str) -> st
 
 
 def _ready(cell: Cell) -> Cell:
-    """The cell with absolute paths, since kernels and clusters start in other folders; its tables exist."""
+    """The cell with absolute paths, since kernels and clusters start in other folders; its tables and models exist."""
     require_tables(cell.settings, f"the cell {cell.runid}")
+    require_models(cell.settings, f"the cell {cell.runid}")
     return dataclasses.replace(cell, settings=absolute(cell.settings))
 
 
@@ -135,7 +136,7 @@ def write_cells(grid: Grid, outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
     rows = []
     for number, cell in enumerate(grid.cells, 1):
         outcome, values = outcomes[cell.runid], cell.settings.to_dict()
-        row = {"cell": number} | {name: values[name] for name in grid.varied}
+        row = {"cell": number} | {name: cell.written.get(name, values[name]) for name in grid.varied}
         row |= {"status": outcome.status, "seconds": outcome.seconds, "run": cell.runid}
         rows.append(row | {"notebook": outcome.notebook, "error": outcome.error})
     table = pd.DataFrame(rows)

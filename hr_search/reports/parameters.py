@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hr_search import settings as config
-from hr_search.base import files, paths
+from hr_search.base import conversions, files, paths
 from hr_search.base.errors import InputError, one_line, quoted, shown, suggestion
 from hr_search.settings import Settings
 
@@ -174,7 +174,7 @@ def _check_extra(extra: Mapping[str, Any], known: set[str]) -> None:
 def _checked(name: str, value: Any, default: Any, notebook: str) -> Any:
     """`value` in the type of the parameter's default and within its bounds; a default of None takes anything."""
     if type(default) in (int, float, bool, str):
-        value = config.converted(name, value, type(default), notebook)
+        value = conversions.converted(name, value, type(default), notebook)
     elif default is not None and not isinstance(value, type(default)):
         kind = type(default).__name__
         raise InputError(f"{notebook}: {name} is {quoted(value)}; it must be a {kind} like {default!r}.")

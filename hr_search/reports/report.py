@@ -170,6 +170,8 @@ def _nothing_to_read(name: str, settings: Settings, runid: str) -> str:
     if name == "03_embedding_drift":
         if settings.stage == "rerank":
             return "a second stage has no embeddings that could drift"
+        if settings.stage == "search":
+            return "nothing is trained, so no embedding moves"
         if not settings.probes:
             return "no probes are kept (--probes 0)"
         if trained:

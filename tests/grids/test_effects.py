@@ -149,6 +149,18 @@ def test_arms_without_a_common_seed_are_not_compared(home, tmp_path):
     assert effects["difference"].isna().all() and effects["verdict"].str.contains("shares no seed").sum() == 1
 
 
+def test_a_path_with_the_seed_in_it_is_one_arm_over_all_seeds(home, tmp_path):
+    product = {"modelname": ["a-{seed}", "b-{seed}"]}
+    values = {"base": {"stage": "search"}, "product": product, "seeds": [1, 2]}
+    nothing = {"steps": lambda settings: 0, "training_seconds": lambda settings: 0}
+    shift = {"a": 0, "b": 0.1}
+    make(tmp_path, values, lambda settings: (np.full(60, 0.5 + shift[settings.modelname[0]]), QUERIES), **nothing)
+    effects = effect_table(arm_table("tiny")).set_index("arm")
+    assert effects["seeds"].to_dict() == {"modelname=b-{seed}": 2, "modelname=a-{seed}": 2}
+    assert effects["difference"]["modelname=b-{seed}"] == pytest.approx(0.1)
+    assert "over 2 seeds; picking" in best_sentence(effects.reset_index(), "mrr")
+
+
 def test_another_budget_is_reported(home, tmp_path):
     entries = [{"batchsize": 16}, {"batchsize": 32}]
     steps = {"steps": lambda settings: 20, "processes": lambda settings: 2}

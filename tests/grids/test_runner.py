@@ -139,6 +139,10 @@ def test_data_that_is_not_there_is_found_before_anything_runs(home, tmp_path):
     for values in ({"datapath": ["esco", "nowhere.csv"]}, {"testpath": ["nowhere.csv"]}):
         with pytest.raises(InputError, match=r"path nowhere\.csv of the cell .* does not exist"):
             run_grid(read_grid(write_grid(tmp_path, product=values)), run=stand_in)
+    models = {"base": {"stage": "search", "modelname": str(tmp_path / "m-{seed}")}, "product": {"centre": [True]}}
+    (tmp_path / "m-1").mkdir()
+    with pytest.raises(InputError, match=r"modelname .*m-2 of the cell .* does not exist"):
+        run_grid(read_grid(write_grid(tmp_path, **models, seeds=[1, 2])), run=stand_in)
     assert not paths.runs().exists()
 
 

@@ -1,0 +1,94 @@
+"""A trial: the stages of a search, with knobs that are given, against the plain cosine on the test rows of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from hr_search.data.tasks import Task
+from hr_search.encoder import Encoder
+from hr_search.evaluation import scoring
+from hr_search.search.memory import Memory, build_memory, refuse_known
+from hr_search.search.policy import SearchPolicy, sides_of
+from hr_search.search.stages import Reads, evaluate_stages, placed
+
+log = logging.getLogger(__name__)
+
+NAMES = ("plain cosine", "staged search")  # of the systems "base" and "trained" of such a run
+
+
+@dataclasses.dataclass
+class Trial:
+    """What a run that trains nothing tests.
+
+    Attributes:
+        policy: the knobs, the same in both directions.
+        reads: the second stage; None = none.
+        memory: the train rows, once `remember` has embedded them; None where the policy has no use for them.
+    """
+
+    policy: SearchPolicy
+    reads: Reads | None = None
+    memory: Memory | None = None
+
+    def remember(self, encoder: Encoder, train: pd.DataFrame, source: str, tasks: Mapping[str, Task]) -> None:
+        """Embeds the train rows as the memory, where the policy uses one.
+
+        Args:
+            encoder: the model that searches.
+            train: columns `query` and `positive`.
+            source: name of the data.
+            tasks: of the test rows; empty without any.
+
+        Raises:
+            InputError: mixing would find test documents in the memory.
+        """
+        if not self.policy.consults:
+            return
+        self.memory = build_memory(encoder, train, f"the memory (train rows of {source})", progress=True)
+        log.info("the memory holds %d pairs", self.memory.pairs.nnz)
+        if tasks and self.policy.mixing != "none":
+            advice = "leave --allowleaks out, or take --searchmixing none"
+            refuse_known(self.memory, tasks["q2d"].documents, advice)
+
+    def measure(
+        self, tasks: Mapping[str, Task], sides: Mapping[str, np.ndarray], seed: int
+    ) -> tuple[scoring.Results, pd.DataFrame, pd.DataFrame]:
+        """The test rows searched in both directions by the plain cosine and through all stages.
+
+        Args:
+            tasks: of the test rows.
+            sides: embeddings of their texts, "query" and "document".
+            seed: of the sample of cosines.
+
+        Returns:
+            Per-query results of the systems "base" (plain cosine) and "trained" (all stages); a sample of the cosines
+            of both, of the first alone where word scores or a second stage make them something else; and the
+            milliseconds a query that each stage ends at: what, unit, value.
+        """
+        found = {
+            name: evaluate_stages(task, sides, self.policy, self.memory, self.reads) for name, task in tasks.items()
+        }
+        ends = {"base": 0, "trained": -1}
+        results = {(system, name): found[name][at].results for system, at in ends.items() for name in tasks}
+        samples = [scoring.scores_table("base", tasks, sides, seed)]
+        if not self.policy.fusion and self.reads is None:
+            samples += [self._cosines(task, sides, seed) for task in tasks.values()]
+        costs = [
+            {"what": f"search, {name}: {stage.name}", "unit": "ms", "value": stage.milliseconds}
+            for name, stages in found.items()
+            for stage in stages
+        ]
+        return results, pd.concat(samples, ignore_index=True), pd.DataFrame(costs)
+
+    def _cosines(self, task: Task, sides: Mapping[str, np.ndarray], seed: int) -> pd.DataFrame:
+        """The sample of cosines of one direction where the stages have moved the embeddings."""
+        asking, searched = sides_of(task.name)
+        moved = {
+            side: placed(sides[side], side, side == searched, self.memory, self.policy) for side in (asking, searched)
+        }
+        return scoring.scores_table("trained", {task.name: task}, moved, seed)
