@@ -17,8 +17,8 @@ from hr_search.commands.output import print_json, say
 from hr_search.commands.searching import encoder_for
 
 if TYPE_CHECKING:
-    from hr_search.search.answers import Hit, Searcher
-    from hr_search.search.index import Index
+    from hr_search.index.answers import Hit, Searcher
+    from hr_search.index.folder import Index
     from hr_search.search.policy import SearchPolicy
     from hr_search.settings import Settings
 
@@ -47,9 +47,9 @@ def index(arguments: argparse.Namespace) -> int:
     folder = paths.resolve(arguments.out)
     if arguments.append:
         return _append(arguments, settings, values)
-    from hr_search.search.index import require_place, write_index
+    from hr_search.index.folder import require_place, write_index
+    from hr_search.index.texts import read_corpus
     from hr_search.search.policy import sides_of
-    from hr_search.search.texts import read_corpus
 
     require_place(folder)
     direction, model = arguments.direction or "q2d", arguments.model or "embedded"
@@ -70,10 +70,10 @@ def _append(arguments: argparse.Namespace, settings: Settings, values: dict[str,
     fixed |= {"searchmixing" if name == "mixing" else name: value for name, value in given_knobs(arguments).items()}
     if wrong := next((name for name, value in fixed.items() if value not in (None, "", False)), ""):
         raise InputError(f"--{wrong} does not apply to --append: the index keeps what it was built with; leave it out.")
-    from hr_search.search.growth import append
-    from hr_search.search.index import open_index
+    from hr_search.index.folder import open_index
+    from hr_search.index.growth import append
+    from hr_search.index.texts import read_corpus
     from hr_search.search.policy import sides_of
-    from hr_search.search.texts import read_corpus
 
     old = open_index(paths.resolve(arguments.out))
     for name, text in (("precision", old.manifest["precision"]), ("keephtml", old.manifest.get("keephtml", False))):
@@ -162,7 +162,7 @@ def _require_words(arguments: argparse.Namespace) -> None:
 def _queries(arguments: argparse.Namespace, settings: Settings, side: str) -> list[tuple[int, str]]:
     """Rows, from 1, and texts of the queries."""
     from hr_search.data.cleaning import clean
-    from hr_search.search.texts import read_corpus
+    from hr_search.index.texts import read_corpus
 
     if arguments.queries:
         column = settings.querycolumn or (arguments.column if arguments.index else "")
@@ -176,9 +176,9 @@ def _queries(arguments: argparse.Namespace, settings: Settings, side: str) -> li
 
 def _opened(arguments: argparse.Namespace) -> Index:
     """The index that `--index` names, checked against the other flags."""
-    from hr_search.search.agreement import require_corpus
-    from hr_search.search.index import open_index
-    from hr_search.search.texts import file_digest
+    from hr_search.index.agreement import require_corpus
+    from hr_search.index.folder import open_index
+    from hr_search.index.texts import file_digest
 
     kept = open_index(paths.resolve(arguments.index))
     if arguments.direction and arguments.direction != kept.direction:
@@ -194,8 +194,8 @@ def _opened(arguments: argparse.Namespace) -> Index:
 
 def _from_index(arguments: argparse.Namespace, settings: Settings, values: dict[str, Any], kept: Index) -> Searcher:
     """What searches an index."""
-    from hr_search.search.agreement import require_knobs
-    from hr_search.search.answers import Searcher
+    from hr_search.index.agreement import require_knobs
+    from hr_search.index.answers import Searcher
 
     if arguments.memory:
         raise InputError("--memory does not apply to --index, which keeps its own; build the index with --memory.")
@@ -216,11 +216,11 @@ def _from_index(arguments: argparse.Namespace, settings: Settings, values: dict[
 
 def _from_corpus(arguments: argparse.Namespace, settings: Settings, values: dict[str, Any]) -> Searcher:
     """What searches a corpus, which is embedded now."""
-    from hr_search.search.answers import Searcher
+    from hr_search.index.answers import Searcher
+    from hr_search.index.texts import read_corpus
     from hr_search.search.fusion import WordIndex
     from hr_search.search.policy import sides_of
     from hr_search.search.stages import placed
-    from hr_search.search.texts import read_corpus
 
     direction, model = arguments.direction or "q2d", arguments.model or "embedded"
     side = sides_of(direction)[1]
@@ -237,8 +237,8 @@ def _from_corpus(arguments: argparse.Namespace, settings: Settings, values: dict
 
 def _encoder_of(kept: Index, arguments: argparse.Namespace, settings: Settings, values: dict[str, Any]) -> Any:
     """The model of an index, which may be named once more."""
-    from hr_search.search.agreement import require_model
-    from hr_search.search.proof import open_proven
+    from hr_search.index.agreement import require_model
+    from hr_search.index.proof import open_proven
 
     length = settings.maxlength if "maxlength" in values else kept.manifest["maxlength"]
     model = arguments.model or kept.manifest["model"]

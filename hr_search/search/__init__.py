@@ -1,3 +1,3 @@
-"""What happens when somebody searches: a saved index of documents, and the stages that follow the encoder: centring,
-mixing with known pairs, words, a second stage. It knows nothing of training and of runs.
+"""What follows the encoder when somebody searches: centring, mixing with known pairs, words, a second stage, and how
+their knobs are chosen. It knows nothing of training, and nothing of where embeddings are stored.
 """

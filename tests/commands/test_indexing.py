@@ -12,7 +12,7 @@ from conftest import JOBS, make_model
 
 from hr_search import encoder
 from hr_search.commands import parser
-from hr_search.search.index import open_index
+from hr_search.index.folder import open_index
 from hr_search.search.policy import SearchPolicy, write_policies
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from hr_search.base.errors import InputError
 from hr_search.encoder import Encoder
-from hr_search.search import proof
-from hr_search.search.index import SLICE, Index, corpus_entry, embedded, open_index, write_folder
+from hr_search.index import proof
+from hr_search.index.folder import SLICE, Index, corpus_entry, embedded, open_index, write_folder
+from hr_search.index.texts import Corpus, damaged
 from hr_search.search.policy import sides_of
-from hr_search.search.texts import Corpus, damaged
 
 
 def append(index: Index, encoder: Encoder, corpus: Corpus, progress: bool = False) -> tuple[Index, int]:

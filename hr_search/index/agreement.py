@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hr_search.base.errors import InputError, quoted, shown
 from hr_search.encoder import Encoder
+from hr_search.index.folder import Index, model_entries
 from hr_search.search import identity
-from hr_search.search.index import Index, model_entries
 from hr_search.search.policy import SearchPolicy
 
 _WORDS = {"dimension": "the dimension", "prompts": "the prompts", "maxlength": "maxlength", "condenser": "condenser"}

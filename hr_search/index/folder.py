@@ -21,12 +21,13 @@ from hr_search.base.choices import DIRECTIONS, SIDES
 from hr_search.base.errors import InputError, quoted
 from hr_search.base.files import digest, read_json, whole_folder, write_json
 from hr_search.encoder import Encoder
-from hr_search.search import identity, proof
+from hr_search.index import proof
+from hr_search.index.texts import Corpus, StoredTexts, damaged, write_texts
+from hr_search.search import identity
 from hr_search.search.fusion import WordIndex
 from hr_search.search.memory import Memory, open_memory, save_memory
 from hr_search.search.policy import SearchPolicy, sides_of
 from hr_search.search.stages import placed
-from hr_search.search.texts import Corpus, StoredTexts, damaged, write_texts
 
 log = logging.getLogger(__name__)
 

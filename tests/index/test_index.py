@@ -15,13 +15,13 @@ from conftest import JOBS, job_pairs, make_model
 
 from hr_search.base.errors import InputError
 from hr_search.encoder import load_encoder
+from hr_search.index import agreement, exact, growth, proof
+from hr_search.index import folder as saved
+from hr_search.index.answers import Searcher
+from hr_search.index.texts import Corpus, StoredTexts, file_digest, read_corpus, write_texts
 from hr_search.models import fidelity
-from hr_search.search import agreement, exact, growth, proof
-from hr_search.search import index as saved
-from hr_search.search.answers import Searcher
 from hr_search.search.memory import build_memory
 from hr_search.search.policy import SearchPolicy
-from hr_search.search.texts import Corpus, StoredTexts, file_digest, read_corpus, write_texts
 
 TEXTS = list(JOBS.values())
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from hr_search.base.progress import bar
 from hr_search.encoder import Encoder
-from hr_search.search import exact, fusion
+from hr_search.index import exact
+from hr_search.search import fusion
 from hr_search.search.fusion import WordIndex
 from hr_search.search.memory import Memory
 from hr_search.search.policy import SearchPolicy, sides_of
