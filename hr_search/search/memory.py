@@ -85,7 +85,13 @@ class Memory:
         return digest(*(digest(part.tolist()) for part in parts))
 
 
-def build_memory(encoder: Encoder, pairs: pd.DataFrame, source: str = "the memory", progress: bool = False) -> Memory:
+def build_memory(
+    encoder: Encoder,
+    pairs: pd.DataFrame,
+    source: str = "the memory",
+    progress: bool = False,
+    kept: Memory | None = None,
+) -> Memory:
     """The memory of a table of pairs.
 
     Embeddings are rounded to float16, as `save_memory` keeps them: a memory that was saved and opened gives the same
@@ -96,6 +102,7 @@ def build_memory(encoder: Encoder, pairs: pd.DataFrame, source: str = "the memor
         pairs: columns `query` and `positive`; `group`, where it is there, is not looked at.
         source: what the pairs are from, for messages.
         progress: show a bar on a terminal.
+        kept: a memory of the same encoder, whose embeddings are taken where it holds the same pairs.
 
     Raises:
         InputError: no pairs, or an embedding that is NaN or infinite.
@@ -107,14 +114,15 @@ def build_memory(encoder: Encoder, pairs: pd.DataFrame, source: str = "the memor
         codes[side], distinct = pd.factorize(normalised(pairs[column]))
         first = np.unique(codes[side], return_index=True)[1]
         texts[side], keys[side] = pairs[column].iloc[first].tolist(), text_keys(distinct)
-    shape = len(texts["query"]), len(texts["document"])
-    vectors = {}
+    matrix = arrays.incidence(codes["query"], codes["document"], (len(keys["query"]), len(keys["document"])))
+    background = fusion.frequencies(texts["query"] + texts["document"])
+    found = Memory({}, matrix, keys, background, source)
+    if kept is not None and kept.fingerprint == found.fingerprint:
+        return dataclasses.replace(found, vectors=kept.vectors)
     for side in SIDES:
         embedded = encoder.embed(encoder.tokens(texts[side], side), progress=progress)
-        vectors[side] = arrays.normalised(embedded, side).astype(np.float16).astype(np.float32)
-    background = fusion.frequencies(texts["query"] + texts["document"])
-    pairs_matrix = arrays.incidence(codes["query"], codes["document"], shape)
-    return Memory(vectors, pairs_matrix, keys, background, source)
+        found.vectors[side] = arrays.normalised(embedded, side).astype(np.float16).astype(np.float32)
+    return found
 
 
 def text_keys(texts: Sequence[str]) -> np.ndarray:

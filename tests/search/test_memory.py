@@ -233,6 +233,15 @@ def test_a_kept_memory_searches_to_the_last_digit(home, tmp_path, encoder, jobs)
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
+def test_a_kept_memory_of_the_same_pairs_is_not_embedded_again(home, encoder, jobs, monkeypatch):
+    known = build_memory(encoder, jobs)
+    fewer = build_memory(encoder, jobs.iloc[1:], kept=known)
+    assert sum(map(len, fewer.vectors.values())) < sum(map(len, known.vectors.values()))
+    monkeypatch.setattr(encoder, "embed", lambda *_, **__: pytest.fail("the texts are embedded again"))
+    again = build_memory(encoder, jobs, kept=known)
+    assert again.fingerprint == known.fingerprint and again.vectors is known.vectors
+
+
 def test_the_memory_of_another_model_is_refused(tmp_path):
     save_memory(made(), tmp_path / "memory", "one")
     with pytest.raises(InputError, match="embedded by another model"):
