@@ -199,8 +199,8 @@ def with_intervals(metrics: pd.DataFrame, direction: str) -> pd.DataFrame:
     part = metrics[metrics["direction"] == direction]
     part = part.assign(cell=[f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in part.itertuples()])
     wide = part.pivot(index="system", columns="metric", values="cell")
-    known = ("bm25", "tfidf", "base", "trained")
-    order = [name for name in known if name in wide.index] + [name for name in wide.index if name not in known]
+    known = dict.fromkeys(["bm25", "tfidf", "base", "trained", *part["system"]])  # others as they come
+    order = [name for name in known if name in wide.index]
     return wide.loc[order, [name for name in METRICS if name in wide.columns]]
 
 
