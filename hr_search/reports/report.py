@@ -25,7 +25,7 @@ STEPS: dict[str, tuple[str, float]] = {
     "01_explore_data": ("looks at the data: sizes, lengths, groups, leaks, hard negatives", 40),
     "02_train": ("trains the encoder and tests it against the baselines", 420),
     "03_embedding_drift": ("measures and draws how the embeddings moved", 60),
-    "04_analyse_metrics": ("analyses the metrics: intervals, tests, the hardest queries", 20),
+    "04_analyse_metrics": ("analyses the metrics: intervals, tests, the hardest queries, the stages of a search", 50),
 }
 TRAINING = "02_train"
 NEEDED = ("01_explore_data", TRAINING)  # notebooks whose failure ends the report; the others do not need each other
