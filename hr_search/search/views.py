@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 CUT = 80  # characters of a text that are shown
 # Half-transparent, so that the text keeps its contrast on light and dark pages; Okabe and Ito's blue and orange.
 _RIGHT = "background:rgba(0,114,178,.20);font-weight:600;"
-_MOVES = {"▲": "rgba(0,114,178,1)", "▼": "#D55E00", "n": "rgba(0,114,178,1)"}
+_MOVES = {"▲": "#2A8CC9", "▼": "#D55E00", "n": "#2A8CC9"}
 _LINES = "line-height:1.35;"  # the HTML of a widget has lines for buttons
 _CELL = f"{_LINES}text-align:left;vertical-align:top;padding:.35em .6em;white-space:normal;overflow-wrap:anywhere;"
 
