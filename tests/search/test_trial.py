@@ -15,6 +15,7 @@ from hr_search.base.errors import InputError
 from hr_search.checks import check_rows, check_settings
 from hr_search.commands import parser
 from hr_search.data.loading import load_data
+from hr_search.evaluation import calibration
 from hr_search.evaluation.comparison import with_intervals
 from hr_search.experiment import run_experiment
 from hr_search.policies import search_policy
@@ -82,6 +83,9 @@ def test_nothing_is_trained_and_the_run_says_so(finished):
 def test_reports_leave_out_what_needs_a_training(scene, finished):
     assert "no embedding moves" in _nothing_to_read("03_embedding_drift", scene[1], "staged")
     assert read_run(finished.folder).curve is None
+    kept, groups = finished.table("scores"), finished.table("queries")["group"]
+    with pytest.raises(InputError, match="no cosines of that system are kept: word scores"):
+        calibration.first_found(kept[kept["system"] == "trained"], groups)
     _, data = run_stages.data_of(finished)
     with pytest.raises(InputError, match="the run staged is such a search; the tables above"):
         run_stages.examine(finished, None, data, "q2d")
