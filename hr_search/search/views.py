@@ -109,7 +109,7 @@ def show_board(play: Playground, query: str, top: int = 5) -> None:
     if watched():
         display(board(play, query, top))
     else:
-        log.info("nobody watches: run this notebook in JupyterLab to get the search box and the sliders")
+        log.info("run without a screen: open this notebook in JupyterLab for the search box and the sliders")
 
 
 def _observe(act: Callable[[object], None], *controls: Any) -> None:
