@@ -152,6 +152,7 @@ class Training:
         self.progress = self.begin()
         self.clock = Clock(self.progress.seconds, self.progress.window)
         self.first = self.progress.step  # of this process
+        self.mined = len(self.miner.history) if self.miner else 0  # before its clock started
         self.stored = self.progress.step or -1  # the step of the last checkpoint
         self.chosen = np.empty(0, np.int64)  # the rows of the last step
 
@@ -288,9 +289,7 @@ class Training:
         """After the first steps, logs about how long the others take; a GPU is not waited for."""
         steps = self.progress.step - self.first
         if steps == ESTIMATED and self.accelerator.device.type == "cpu":
-            mining = (
-                sum(row["seconds"] for row in self.miner.history if row["step"] >= self.first) if self.miner else 0.0
-            )
+            mining = sum(row["seconds"] for row in self.miner.history[self.mined :]) if self.miner else 0.0
             left = (self.clock.here - mining) / steps * (self.plan.total - self.progress.step)
             log.info("about %.0f min of training to go, by the first %d steps", max(1, left / 60), steps)
 
