@@ -13,6 +13,7 @@ import pandas as pd
 from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows, epoch_batches
 from hr_search.data.duplicates import normalised
+from hr_search.dimensions import leading_sizes
 from hr_search.mining import anchors
 from hr_search.policies import list_policy, mining_policy, search_policy
 from hr_search.release import require_output, require_place
@@ -36,7 +37,9 @@ _NOT_SERVED = {
     ),
 }
 # Settings of losses over embeddings, which a cross-encoder does not have.
-_ENCODING = "loss margin temperature symmetric negatives hardness minecount mineside mineevery mixing bank gradcache"
+_ENCODING = (
+    "loss margin temperature symmetric negatives hardness dimensions minecount mineside mineevery mixing bank gradcache"
+)
 # Settings of a search's stages; reranktop belongs to --stage rerank, too.
 _SEARCHING = (
     "centre searchmixing searchstrategy searchk searchtemperature searchweight fusion words scaling rerank rerankweight"
@@ -78,6 +81,7 @@ def check_training(settings: Settings) -> None:
     Raises:
         InputError: naming the settings.
     """
+    leading_sizes(settings.dimensions)  # whether they fit the model is known once it is loaded
     ranked = settings.loss != "triplet" and settings.symmetric
     if settings.negatives == "mined" and settings.mineside == "query" and not ranked:
         raise InputError(
@@ -150,6 +154,16 @@ def check_launch(environment: Mapping[str, str]) -> None:
         value = environment.get(variable, "").strip().lower()
         if value not in ("", "no", "none", "false", "0", "1" if variable.endswith("STEPS") else ""):
             raise InputError(f"accelerate's {flag} ({shown(value)}) is not used in this training; {instead}.")
+
+
+def check_dimensions(settings: Settings, dimension: int) -> None:
+    """Refuses leading sizes that are larger than the model's embeddings, before anything is encoded.
+
+    Raises:
+        InputError: naming the size.
+    """
+    if settings.stage == "encode":
+        leading_sizes(settings.dimensions, dimension)
 
 
 def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: int = 1) -> None:

@@ -13,7 +13,9 @@ from hr_search import train
 from hr_search.base import files, paths
 from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError
+from hr_search.dimensions import leading_sizes
 from hr_search.evaluation import scoring, timing
+from hr_search.evaluation.dimensions import dimensions_table, goal_at
 from hr_search.evaluation.significance import verdict
 from hr_search.history import Progress
 from hr_search.preparation import Prepared, encoder_for, prepare
@@ -76,6 +78,7 @@ def train_encoder(prepared: Prepared) -> Progress:
         return embed_memory(prepared)
     (tasks, tokens), direction = prepared.validation, settings.direction
     probes = probes_of(run, {} if prepared.second else tasks, settings.probes)
+    sizes = leading_sizes(settings.dimensions, encoder.dimension) if not prepared.second else ()
 
     def validate(step: int) -> dict[str, float]:
         if not tasks:
@@ -83,7 +86,8 @@ def train_encoder(prepared: Prepared) -> Progress:
         sides = scoring.embed_sides(encoder, tokens)
         probes.keep(step, sides)
         table = scoring.evaluate_embeddings({direction: tasks[direction]}, sides)[direction]
-        return {name: float(table[name].mean()) for name in METRICS} | {"se": float(table[settings.goal].sem())}
+        metrics = {name: float(table[name].mean()) for name in METRICS} | {"se": float(table[settings.goal].sem())}
+        return metrics | goal_at(tasks[direction], sides, sizes, settings.goal)
 
     with Tracker(settings, accelerator) as tracker:
         if settings.resume and tasks and not prepared.second:
@@ -166,6 +170,9 @@ def measure(prepared: Prepared, system: str) -> tuple[scoring.Results, pd.DataFr
         return prepared.trial.measure(tasks, sides, settings.seed)
     if prepared.second and system == "trained":
         return stage.measure_second_stage(prepared.second, tasks, sides, settings)
+    if settings.dimensions and system == "trained":
+        sizes = leading_sizes(settings.dimensions, prepared.encoder.dimension)
+        prepared.run.write("dimensions", dimensions_table(tasks, sides, sizes, settings.seed))
     found = scoring.evaluate_embeddings(tasks, sides)
     results = {(system, direction): table for direction, table in found.items()}
     return results, scoring.scores_table(system, tasks, sides, settings.seed), pd.DataFrame()

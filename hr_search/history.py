@@ -116,6 +116,8 @@ class Progress:
         """Logs the last row of the history, and a warning where the embeddings have collapsed."""
         row = self.history[-1]
         words = ["no validation rows" if math.isnan(row[goal]) else f"{goal} {row[goal]:.4f}"]
+        shorter = f"{goal}_"  # its values at leading sizes
+        words += [f"{name} {value:.4f}" for name, value in row.items() if name.startswith(shorter)]
         if not math.isnan(row["loss"]):
             words += [f"loss {row['loss']:.4f}", f"active {row['active']:.0%}", f"{row['rows_per_s']:.1f} rows/s"]
         log.info("step %d of %d: %s", self.step, total, ", ".join(words))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from hr_search.dimensions import leading_sizes
 from hr_search.mining import MiningPolicy
 from hr_search.mixing import MixingPolicy
 from hr_search.search.policy import SearchPolicy
@@ -15,8 +16,16 @@ from hr_search.settings import Settings
 from hr_search.step import LossPolicy
 
 
-def loss_policy(settings: Settings) -> LossPolicy:
-    """Loss and negatives as the settings name them."""
+def loss_policy(settings: Settings, dimension: int = 0) -> LossPolicy:
+    """Loss and negatives as the settings name them.
+
+    Args:
+        settings: of the run.
+        dimension: numbers of an embedding of its model; 0 = any.
+
+    Raises:
+        InputError: the leading sizes that the settings name cannot be.
+    """
     return LossPolicy(
         name=settings.loss,
         margin=settings.margin,
@@ -26,6 +35,7 @@ def loss_policy(settings: Settings) -> LossPolicy:
         negatives=settings.negatives,
         teacher_weight=settings.teacherweight,
         teacher_temperature=settings.teachertemperature,
+        dimensions=leading_sizes(settings.dimensions, dimension),
     )
 
 

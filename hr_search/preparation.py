@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from hr_search import train
 from hr_search.base import files
 from hr_search.batches import Rows, index_rows
-from hr_search.checks import check_rows, check_settings
+from hr_search.checks import check_dimensions, check_rows, check_settings
 from hr_search.data.loading import Data, load_data
 from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder, load_encoder
@@ -103,6 +103,7 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
     shorter = 0 if trial else settings.trainlength
     with accelerator.main_process_first():  # it builds and downloads; the others find the files
         encoder = encoder_for(settings, data.train, accelerator.device)
+        check_dimensions(settings, encoder.dimension)
         tokens = {
             "query": encoder.tokens(rows.queries, "query", length=shorter),
             "document": encoder.tokens(rows.documents, "document", length=shorter),

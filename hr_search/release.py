@@ -13,6 +13,7 @@ import torch
 from hr_search.base import files
 from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError, one_line
+from hr_search.dimensions import leading_sizes
 from hr_search.encoder import Encoder
 from hr_search.settings import FIELDS, Settings
 
@@ -125,6 +126,13 @@ documents = model.encode_document([condense(text) for text in texts])
 
 """,
 }
+_SHORTENED = """The first numbers of an embedding were trained, too ({}), and are embeddings of their own:
+
+```python
+model = SentenceTransformer("path/to/this/folder", truncate_dim={})
+```
+
+"""
 _OPENING = {
     "encode": """---
 library_name: sentence-transformers
@@ -146,7 +154,7 @@ scores = model.similarity(queries, documents)
 
 It needs sentence-transformers 5 or later, or 6 if `modules.json` names classes outside `sentence_transformers.models`.
 
-{condensed}""",
+{shortened}{condensed}""",
     "rerank": """---
 library_name: sentence-transformers
 pipeline_tag: text-ranking
@@ -179,10 +187,12 @@ def model_card(settings: Settings, summary: dict) -> str:
     lines = "\n".join(
         f"- {name}: {value}" for name, value in settings.to_dict().items() if value != "" and name in FIELDS
     )
+    sizes = leading_sizes(settings.dimensions)
     return (
         _OPENING[settings.stage].format(
             name=settings.projectname,
             base=settings.modelname,
+            shortened=_SHORTENED.format(settings.dimensions, min(sizes)) if sizes else "",
             condensed=_CONDENSED[settings.stage].format(settings.condense) if settings.condense else "",
             top=settings.reranktop,
         )

@@ -125,6 +125,12 @@ class Settings:
         choices=HARDNESS,
     )
 
+    dimensions: str = _setting(
+        "",
+        "leading sizes of the embedding that are trained, too (Matryoshka), such as 256,128,64: the loss is the mean "
+        "over these and the whole embedding; empty = the whole only",
+    )
+
     # Mining: with negatives = mined
     minepool: int = _setting(10, "hard negatives mined per query (or per document, see mineside)", 1, 1000)
     minecount: int = _setting(1, "of these, how many join the batch with each row, drawn anew at every step", 1, 100)

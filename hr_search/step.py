@@ -18,6 +18,7 @@ from hr_search.bank import Bank
 from hr_search.base.devices import to_device
 from hr_search.base.errors import InputError
 from hr_search.batches import Batch, Rows, negative_mask
+from hr_search.dimensions import cut
 from hr_search.fast.packing import chunks
 from hr_search.lessons import Lesson
 from hr_search.mixing import MixedBatch, MixingPolicy
@@ -44,6 +45,7 @@ class LossPolicy:
         negatives: as `batches.negative_mask` explains it.
         teacher_weight: of the teacher's KL term beside the loss, where there is a teacher.
         teacher_temperature: divides the teacher's logits.
+        dimensions: leading sizes of the embedding whose losses are averaged with that of the whole one.
     """
 
     name: str = "triplet"
@@ -54,6 +56,7 @@ class LossPolicy:
     negatives: str = "batch"
     teacher_weight: float = 1.0
     teacher_temperature: float = 1.0
+    dimensions: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -145,7 +148,9 @@ def batch_loss(
     """The loss of a batch, with (loss, active share, spread) as a (3,) float64 tensor without gradient.
 
     With a lesson there is a fourth figure, the teacher's KL term, and the loss is what is minimised: that of the pairs
-    plus the weighted term.
+    plus the weighted term. With leading sizes, loss and term are means over these and the whole embedding (Matryoshka,
+    Kusupati et al. 2022, arXiv:2205.13147). Mixing comes before the cut: neighbours are those of whole embeddings, and
+    mixed queries and synthetic negatives are cut like the others. Active share and spread are those of the whole.
 
     Args:
         embeddings: (Q + M + E, D) of the batch's queries, then of its documents, then of the lesson's further texts.
@@ -158,42 +163,67 @@ def batch_loss(
     place = {name: to_device(getattr(batch, name), embeddings.device) for name in _MASKS}
     draw = np.random.default_rng([context.seed, 1, step])
     wrong = to_device(negative_mask(batch, policy.negatives, draw), embeddings.device)
-    positive, queries, further = (
-        place["positive"],
-        distinct[place["query"]],
-        (distinct[place["further"]], place["wrong"]),
-    )
+    positive, queries, further = place["positive"], distinct[place["query"]], distinct[place["further"]]
     seen = mix_batch(queries, documents, positive, place["relevant"], batch, context, step, draw)
-    if policy.name == "triplet":
-        loss = losses.triplet(
-            seen.queries, documents, positive, wrong, policy.margin, hardness=policy.hardness, synthetic=seen.synthetic
-        )
-    else:
-        loss = losses.infonce(
-            seen.queries,
-            documents,
-            positive,
-            wrong,
-            place["same"],
-            policy.temperature,
-            policy.margin if policy.name == "margin-ce" else 0.0,
-            symmetric=policy.symmetric,
-            synthetic=seen.synthetic,
-            further=further if len(batch.further) else None,
-        )
-    terms = []
-    if lesson is not None:
-        # The student is compared as it searches: not mixed.
-        anchors, texts = (queries, documents) if lesson.side == "document" else (documents[positive], distinct)
-        scores, allowed = (to_device(array, embeddings.device) for array in (lesson.scores, lesson.allowed))
-        cosines = anchors @ torch.cat([texts, extra]).T
-        terms = [losses.distillation(cosines, scores, allowed, policy.temperature, policy.teacher_temperature)]
-        loss = loss + policy.teacher_weight * terms[0]
+    parts, terms = [], []
+    for size in (embeddings.shape[1], *policy.dimensions):
+        parts.append(pair_loss(seen, documents, further, place, wrong, policy, size))
+        if lesson is not None:
+            terms.append(teacher_term(queries, distinct, documents, extra, positive, lesson, policy, size))
+            parts[-1] = parts[-1] + policy.teacher_weight * terms[-1]
+    loss, terms = torch.stack(parts).mean(), [torch.stack(terms).mean()] if terms else []
     with torch.no_grad():
         gaps = losses.gap(queries, documents, positive, wrong, synthetic=seen.synthetic)
         active = (gaps > -policy.margin).double().mean()
         figures = torch.stack([each.double() for each in (loss.detach(), active, losses.spread(documents), *terms)])
     return loss, figures
+
+
+def pair_loss(
+    seen: MixedBatch,
+    documents: Tensor,
+    further: Tensor,
+    place: dict[str, Tensor],
+    wrong: Tensor,
+    policy: LossPolicy,
+    size: int,
+) -> Tensor:
+    """The loss of a batch's pairs whose embeddings are cut to their first `size` numbers."""
+    queries, documents = cut(seen.queries, size), cut(documents, size)
+    synthetic = None if seen.synthetic is None else cut(seen.synthetic, size)
+    if policy.name == "triplet":
+        right, kept = place["positive"], {"hardness": policy.hardness, "synthetic": synthetic}
+        return losses.triplet(queries, documents, right, wrong, policy.margin, **kept)
+    return losses.infonce(
+        queries,
+        documents,
+        place["positive"],
+        wrong,
+        place["same"],
+        policy.temperature,
+        policy.margin if policy.name == "margin-ce" else 0.0,
+        symmetric=policy.symmetric,
+        synthetic=synthetic,
+        further=(cut(further, size), place["wrong"]) if len(further) else None,
+    )
+
+
+def teacher_term(
+    queries: Tensor,
+    distinct: Tensor,
+    documents: Tensor,
+    extra: Tensor,
+    positive: Tensor,
+    lesson: Lesson,
+    policy: LossPolicy,
+    size: int,
+) -> Tensor:
+    """The teacher's KL term where embeddings are cut to their first `size` numbers."""
+    # The student is compared as it searches: not mixed.
+    anchors, texts = (queries, documents) if lesson.side == "document" else (documents[positive], distinct)
+    scores, allowed = (to_device(array, documents.device) for array in (lesson.scores, lesson.allowed))
+    cosines = cut(anchors, size) @ cut(torch.cat([texts, extra]), size).T
+    return losses.distillation(cosines, scores, allowed, policy.temperature, policy.teacher_temperature)
 
 
 def mix_batch(

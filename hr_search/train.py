@@ -159,7 +159,7 @@ class Training:
     def set_up(self, tokens: dict[str, TokenTable]) -> None:
         """What steps need besides model and optimiser: loss, mixing with its bank, mining."""
         rows, settings = self.rows, self.settings
-        policies = loss_policy(settings), mixing_policy(settings)
+        policies = loss_policy(settings, self.encoder.dimension), mixing_policy(settings)
         self.context = Context(rows, tokens, *policies, settings.seed, self.plan.total)
         self.context.budget, self.context.cached = settings.chunktokens, settings.gradcache
         if settings.mixing != "none" and settings.bank:

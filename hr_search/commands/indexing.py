@@ -14,7 +14,7 @@ from hr_search.base.errors import InputError, one_line
 from hr_search.commands.flags import add_settings, given, settings_from
 from hr_search.commands.knobs import add_knobs, given_knobs, memory_for, policies_from, reader_for, require_stages
 from hr_search.commands.output import print_json, say
-from hr_search.commands.searching import encoder_for
+from hr_search.commands.searching import add_dimensions, encoder_for
 
 if TYPE_CHECKING:
     from hr_search.index.answers import Hit, Searcher
@@ -56,9 +56,10 @@ def index(arguments: argparse.Namespace) -> int:
     policy = _policy(arguments, model, direction)
     side = sides_of(direction)[1]
     corpus = read_corpus(arguments.corpus, arguments.column, *_reading(settings), side=side)
-    encoder = encoder_for(model, settings, "maxlength" in values)
+    encoder = encoder_for(model, settings, "maxlength" in values, arguments.dimensions)
     memory = memory_for(arguments, encoder, settings, policy)
     told = {"keephtml": settings.keephtml, "tuned": not (arguments.plain or given_knobs(arguments))}
+    told |= {"shortened": bool(arguments.dimensions)}
     numbers = arguments.numbers or "fp16"
     made = write_index(folder, encoder, corpus, direction, policy, memory, numbers, told, progress=True)
     return _report(arguments, made, len(made))
@@ -66,7 +67,7 @@ def index(arguments: argparse.Namespace) -> int:
 
 def _append(arguments: argparse.Namespace, settings: Settings, values: dict[str, Any]) -> int:
     """`index --append`."""
-    fixed = {name: getattr(arguments, name) for name in ("direction", "numbers", "memory", "plain")}
+    fixed = {name: getattr(arguments, name) for name in ("direction", "numbers", "memory", "plain", "dimensions")}
     fixed |= {"searchmixing" if name == "mixing" else name: value for name, value in given_knobs(arguments).items()}
     if wrong := next((name for name, value in fixed.items() if value not in (None, "", False)), ""):
         raise InputError(f"--{wrong} does not apply to --append: the index keeps what it was built with; leave it out.")
@@ -197,8 +198,9 @@ def _from_index(arguments: argparse.Namespace, settings: Settings, values: dict[
     from hr_search.index.agreement import require_knobs
     from hr_search.index.answers import Searcher
 
-    if arguments.memory:
-        raise InputError("--memory does not apply to --index, which keeps its own; build the index with --memory.")
+    for name in ("memory", "dimensions"):
+        if getattr(arguments, name):
+            raise InputError(f"--{name} does not apply to --index, which keeps its own; build the index with --{name}.")
     model = arguments.model or kept.manifest["model"]
     if arguments.plain or kept.manifest.get("tuned"):  # what was chosen for the model may have changed since
         policy = _policy(arguments, model, kept.direction)
@@ -226,7 +228,7 @@ def _from_corpus(arguments: argparse.Namespace, settings: Settings, values: dict
     side = sides_of(direction)[1]
     policy = _policy(arguments, model, direction)
     corpus = read_corpus(arguments.corpus, arguments.column, *_reading(settings), side=side)
-    encoder = encoder_for(model, settings, "maxlength" in values)
+    encoder = encoder_for(model, settings, "maxlength" in values, arguments.dimensions)
     memory = memory_for(arguments, encoder, settings, policy)
     vectors = placed(encoder.embed(encoder.tokens(corpus.texts, side), progress=True), side, True, memory, policy)
     background = memory.background if memory else None
@@ -237,12 +239,15 @@ def _from_corpus(arguments: argparse.Namespace, settings: Settings, values: dict
 
 def _encoder_of(kept: Index, arguments: argparse.Namespace, settings: Settings, values: dict[str, Any]) -> Any:
     """The model of an index, which may be named once more."""
+    from hr_search.dimensions import shorten
     from hr_search.index.agreement import require_model
     from hr_search.index.proof import open_proven
 
     length = settings.maxlength if "maxlength" in values else kept.manifest["maxlength"]
     model = arguments.model or kept.manifest["model"]
     encoder, proven = open_proven(model, length, settings.precision, kept.manifest["proof"])
+    if kept.manifest.get("shortened") and kept.manifest["dimension"] <= encoder.dimension:
+        shorten(encoder, kept.manifest["dimension"])
     require_model(kept, encoder, proven)
     return encoder
 
@@ -287,5 +292,6 @@ def _add_shared(verb: argparse.ArgumentParser, *left_out: str) -> None:
     """Adds the flags that `index` and `search` share."""
     verb.add_argument("--model", help="embedded, a folder or a Hub name (default embedded, or that of the index)")
     verb.add_argument("--json", action="store_true", help="print one line of JSON")
+    add_dimensions(verb)
     add_knobs(verb, *left_out)
     add_settings(verb, SEARCHED, maxlength="the model's own")

@@ -49,3 +49,9 @@ def print_metrics(metrics: Any) -> None:
 
     for direction, words in {"q2d": "query to document", "d2q": "document to query"}.items():
         say(f"\n{direction}: {words}\n{with_intervals(metrics, direction).to_string()}")
+
+
+def print_dimensions(table: Any, goal: str) -> None:
+    """Prints the metric `goal` of embeddings cut to their leading dimensions."""
+    rows = table[table["metric"] == goal].drop(columns="metric")
+    say(f"\n{goal} of the first numbers of the embeddings\n{fixed(rows)}")

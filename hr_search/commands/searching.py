@@ -62,6 +62,7 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
     )
     add_knobs(verb)
     verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
+    add_dimensions(verb)
     verb.add_argument("--json", action="store_true", help="print one line of JSON")
     add_settings(verb, EVALUATED, maxlength="the model's own")
     verb.set_defaults(run=evaluate)
@@ -77,7 +78,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     policies = policies_from(arguments, arguments.model)
     tasks = loading.search_tasks(settings, arguments.split, arguments.dropidentical)
-    encoder = encoder_for(arguments.model, settings, "maxlength" in values)
+    encoder = encoder_for(arguments.model, settings, "maxlength" in values, arguments.dimensions)
     stages = _stages(arguments, settings, policies, tasks, encoder)
     results = {} if arguments.nofloors else scoring.evaluate_floors(tasks)
     for direction, found in stages.items():
@@ -147,8 +148,24 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def encoder_for(model: str, settings: Settings, shortened: bool) -> Encoder:
-    """The model; it reads `maxlength` tokens of a text if `shortened`, else as many as it was saved with."""
+def encoder_for(model: str, settings: Settings, shortened: bool, dimensions: int = 0) -> Encoder:
+    """The model; it reads `maxlength` tokens of a text if `shortened`, else as many as it was saved with.
+
+    Args:
+        model: embedded, a folder or a Hub name.
+        settings: length and precision.
+        shortened: as above.
+        dimensions: the first numbers of the embeddings that are kept; 0 = all.
+    """
+    from hr_search.dimensions import shorten
     from hr_search.encoder import load_encoder
 
-    return load_encoder(model, settings.maxlength if shortened else 0, settings.precision)
+    encoder = load_encoder(model, settings.maxlength if shortened else 0, settings.precision)
+    shorten(encoder, dimensions)
+    return encoder
+
+
+def add_dimensions(verb: argparse.ArgumentParser) -> None:
+    """Adds the flag that cuts embeddings."""
+    words = "use the first numbers of the embeddings only, such as 128 (default 0: all)"
+    verb.add_argument("--dimensions", type=int, default=0, help=words)

@@ -13,7 +13,7 @@ from hr_search.base import paths
 from hr_search.base.errors import InputError, plain, shown
 from hr_search.base.signals import stoppable
 from hr_search.commands.flags import add_settings, given, settings_from
-from hr_search.commands.output import print_metrics, say
+from hr_search.commands.output import print_dimensions, print_metrics, say
 from hr_search.places import absolute, require_tables
 from hr_search.settings import FIELDS
 
@@ -40,6 +40,8 @@ def train(arguments: argparse.Namespace) -> int:
     run = run_experiment(settings, checked_run_id(arguments.runid) if arguments.runid else "")
     if run.has("metrics"):
         print_metrics(run.table("metrics"))
+    if run.has("dimensions"):
+        print_dimensions(run.table("dimensions"), settings.goal)
     if run.folder.exists():  # only the first of several processes keeps its folder
         say(f"\ntables: {run.folder}")
     return 0

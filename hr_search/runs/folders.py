@@ -18,7 +18,7 @@ import pandas as pd
 from hr_search.base import claims, files, paths
 from hr_search.base.errors import InputError, one_line, suggestion
 
-TABLE_NAMES = ("history", "metrics", "queries", "documents", "comparison", "timing", "mining", "scores")
+TABLE_NAMES = ("history", "metrics", "queries", "documents", "comparison", "timing", "mining", "scores", "dimensions")
 _TEXTS = ("query", "group", "text", "found", "expected")  # columns that are never parsed as numbers
 
 
@@ -49,7 +49,8 @@ class Run:
         return files.read_json(self.folder / "environment.json")
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of the run's tables: history, metrics, queries, documents, comparison, timing, mining or scores.
+        """One of the run's tables: history, metrics, queries, documents, comparison, timing, mining, scores or
+        dimensions.
 
         Raises:
             InputError: there is no such table, or the run has not written it.

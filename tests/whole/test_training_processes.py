@@ -19,7 +19,7 @@ from hr_search.runs.folders import Run
 @pytest.fixture
 def words(tiny_model, jobs_file) -> list[str]:
     """The command line of a short run; the batch is left to each test."""
-    flags = "--loss infonce --learningrate 1e-3 --precision fp32 --epochs 4 --mixing weighted --validationshare 0.2 --testshare 0.2"
+    flags = "--loss infonce --learningrate 1e-3 --precision fp32 --epochs 4 --mixing weighted --dimensions 16,8 --validationshare 0.2 --testshare 0.2"
     return ["--datapath", str(jobs_file), "--modelname", str(tiny_model), *flags.split()]
 
 
