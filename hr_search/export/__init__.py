@@ -1,0 +1,4 @@
+"""Models in other forms: an ONNX graph, the same with int8 weights, OpenVINO, a static table; and what each one costs.
+
+An exported folder holds everything a text needs on its way to its embedding, and runs without this package.
+"""
