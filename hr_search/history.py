@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hr_search.base import load
 from hr_search.base.choices import COLLAPSED
 
 log = logging.getLogger(__name__)
@@ -177,6 +178,7 @@ class Clock:
     def restart(self, seconds: float, window: float = 0.0) -> None:
         """As a new clock."""
         now = time.perf_counter()
+        self._reading = load.reading()
         self.validating = 0.0
         self._here, self._begun, self._window = now, now - seconds, now - window
 
@@ -195,12 +197,16 @@ class Clock:
         """Since this clock was started."""
         return time.perf_counter() - self._here
 
+    def sharing(self) -> str:
+        """A sentence if other programs have taken the cores since the last validation; "" if they have not."""
+        return load.sharing(self._reading, load.reading(), torch.get_num_threads())
+
     @contextlib.contextmanager
     def validation(self) -> Iterator[None]:
         """A block that is a validation: it counts to none of the windows."""
         begun = time.perf_counter()
         yield
-        self._window = time.perf_counter()
+        self._window, self._reading = time.perf_counter(), load.reading()
         self.validating += self._window - begun
 
 

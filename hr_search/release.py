@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hr_search.base import files
+from hr_search.base import files, load
 from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError, one_line
 from hr_search.dimensions import leading_sizes
@@ -84,6 +84,8 @@ def command(settings: Settings, processes: int = 1) -> str:
             continue
         # With =, a negative value is not taken for a flag.
         words.append(f"--{name}" if value is True else f"--{name}={value}")
+    if load.choice():  # the number, not auto, gives the same digits again
+        words.append(f"--threads={torch.get_num_threads()}")
     return shlex.join(words)
 
 

@@ -261,6 +261,7 @@ class Training:
         progress, settings = self.progress, self.settings
         self.refuse_nan(float(progress.sums[0]), progress.step)
         progress.seconds, progress.window = self.clock.seconds, self.clock.window
+        shared = self.clock.sharing() if self.accelerator.device.type == "cpu" else ""
         with self.clock.validation():
             with self.base.blended(self.encoder):
                 figures = {
@@ -271,6 +272,8 @@ class Training:
                 figures["memory_gb"] = peak_memory(self.encoder.device)
                 progress.record(metrics, settings.goal, self.encoder, figures)
             progress.log_last(settings.goal, self.plan.total)
+            if shared:
+                log.info(shared)
             report(progress.history[-1])
 
     def checkpoint(self) -> None:

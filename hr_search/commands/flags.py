@@ -32,6 +32,15 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], **defaul
         group.add_argument(f"--{name}", help=text, metavar=kind.__name__.upper(), **options)
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that says how many threads to compute with."""
+    words = (
+        "processor threads: a number, or auto = one for each core that other programs leave idle; the number decides "
+        "the last digits of results (default: all cores)"
+    )
+    parser.add_argument("--threads", help=words)
+
+
 def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     """The values of those flags that the command line gives."""
     values = vars(arguments)

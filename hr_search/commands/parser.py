@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 from hr_search import __version__
 from hr_search.base.errors import InputError, guarded, one_line, shown, suggestion
 from hr_search.commands import benchmark, exporting, indexing, searching, training, tuning
-from hr_search.commands.flags import plain_flag
+from hr_search.commands.flags import add_threads, plain_flag
+
+THREADED = ("train", "evaluate", "tune", "index", "search", "grid", "report")  # verbs that compute
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,9 +27,12 @@ def _dispatch(words: list[str]) -> int:
         with contextlib.suppress(AttributeError):  # a letter that the terminal lacks must not end a run
             stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(words)
+    from hr_search.base.load import choose_threads
     from hr_search.base.progress import show_log
 
     show_log(sys.stderr)  # standard output is for results
+    if arguments.verb in THREADED and arguments.threads is not None:
+        choose_threads(arguments.threads)
     return arguments.run(arguments)
 
 
@@ -48,6 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_grid(verbs)
     benchmark.add_benchmark(verbs)
     training.add_report(verbs)
+    for verb in THREADED:
+        add_threads(verbs.choices[verb])
     return parser
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hr_search.base import files, paths
+from hr_search.base import files, load, paths
 from hr_search.base.choices import COLLAPSED, CONTACTS
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def environment_of(data: Data, encoder: Encoder, accelerator: Accelerator) -> di
 
     from hr_search.base.devices import hardware
 
+    chosen = {"threads_chosen": load.choice()} if load.choice() else {}
     return {
         "versions": versions(),
         "commit": commit(),
@@ -51,6 +52,7 @@ def environment_of(data: Data, encoder: Encoder, accelerator: Accelerator) -> di
         "device": str(encoder.device),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
+        **chosen,
         "precision": "bf16" if encoder.bf16 else "fp32",
         "model": encoder.name,
         "dimension": encoder.dimension,
@@ -68,6 +70,8 @@ def origin(run: Run) -> pd.DataFrame:
     known, versions = environment["data"], environment["versions"]
     replaced = ", ".join(f"{known[kind]} {kind}" for kind in CONTACTS if kind in known)
     threads = f"{environment['threads']} threads in each of {environment['processes']} processes"
+    if how := environment.get("threads_chosen"):
+        threads += f" ({how})"
     rows = {
         "data": f"{known['name']}: {known['train']} train, {known['validation']} validation, {known['test']} test rows",
         "data fingerprint": known["fingerprint"],
