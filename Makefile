@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TEST_HOME := build/test-home
 RECIPE ?= data/recipes/esco.yaml
+# `make report THREADS=auto` leaves other programs their cores.
+THREADED := $(if $(THREADS),--threads $(THREADS))
 # Threads that wait long by spinning halve the speed as soon as another program wants a core; threads that do not
 # spin at all wake up slowly, and a training step has thousands of short waits. This many turns are some microseconds.
 export GOMP_SPINCOUNT ?= 20000
@@ -25,10 +27,10 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 	@touch $@
 
 report: setup ## explore, train, measure drift, analyse; prints the path of reports/index.html
-	@$(BIN)/python -m hr_search report --recipe $(RECIPE)
+	@$(BIN)/python -m hr_search report --recipe $(RECIPE) $(THREADED)
 
 train: setup ## train and test a model, without the notebooks
-	@$(BIN)/python train.py --recipe $(RECIPE) --outputpath data/models/trained
+	@$(BIN)/python train.py --recipe $(RECIPE) --outputpath data/models/trained $(THREADED)
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks
