@@ -44,8 +44,8 @@ def add_export(verbs: argparse._SubParsersAction) -> None:
     verb = verbs.add_parser(
         "export",
         help="write a model for onnxruntime, OpenVINO or as a static table",
-        epilog="With --datapath, give the splits of the training: train rows teach principal directions and token "
-        "frequencies, the rows of --split compare the export with the original.",
+        epilog="With --datapath, give the splits of the training: train rows teach principal directions, token "
+        "frequencies and the range of activations, the rows of --split compare the export with the original.",
     )
     verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
     verb.add_argument("--format", required=True, choices=("onnx", "openvino", "int8", "static"), help=_FORMS)
@@ -115,7 +115,7 @@ def _rows(settings: Settings, arguments: argparse.Namespace, chosen: str) -> tup
     from hr_search.data import loading
 
     texts = None
-    if chosen == "pca" or arguments.format == "static":
+    if chosen == "pca" or arguments.format in ("static", "int8"):
         train = loading.load_data(settings).train
         texts = {"query": train["query"].tolist(), "document": train["positive"].tolist()}
     return texts, loading.search_tasks(settings, arguments.split)

@@ -24,6 +24,7 @@ from hr_search.export.card import card
 from hr_search.export.graph import EMBEDDING, HIDDEN, INPUTS, OPSET, write_graph
 from hr_search.export.requirements import MANIFEST, versions
 from hr_search.export.runtime import GRAPHS, ExportedModel
+from hr_search.export.smoothing import smoothed
 from hr_search.models.fidelity import TEXTS
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ TABLE = "export.csv"
 EQUAL = 1e-4  # between numbers of unit vectors, of the exact formats
 _LENGTHS = (1, 7, 40, 1000)  # words of further texts to compare
 _SAMPLED = 10_000  # texts of each side that principal directions are learnt from
+_BALANCED = 64  # texts of each side that show outliers
 _WEIGHTS = ("model*.safetensors*", "pytorch_model*")  # of the transformer, which the graph holds
 
 
@@ -43,7 +45,7 @@ class Plan:
         form: "onnx", "openvino", "int8" or "static".
         size: numbers of an embedding; 0 = the model's.
         reduction: "leading", "pca" or "" (see `reduction.chosen`).
-        texts: train texts of each side; for principal directions and token frequencies.
+        texts: train texts of each side; for principal directions, token frequencies and outliers.
         tasks: held-out search tasks of both directions to compare on; None = no comparison.
         threads: in the timing.
         seed: of samples and intervals.
@@ -130,7 +132,7 @@ def _graph(encoder: Encoder, target: Path, plan: Plan) -> dict[str, Any]:
     _save_modules(encoder, target)
     path = target / GRAPHS[plan.form]
     path.parent.mkdir(parents=True)
-    _write(encoder, path, plan.form)
+    _write(encoder, path, plan)
     manifest = {
         "dimensions": encoder.dimension,
         "reduction": plan.reduction,
@@ -181,22 +183,34 @@ def _save_modules(encoder: Encoder, target: Path) -> None:
     tokenizer.save(str(place))
 
 
-def _write(encoder: Encoder, path: Path, form: str) -> None:
+def _write(encoder: Encoder, path: Path, plan: Plan) -> None:
     """Writes the graph in its format."""
-    draft = path.with_name("draft.onnx")
-    write_graph(encoder, draft)
-    if form == "onnx":
-        draft.rename(path)
+    if plan.form == "onnx":
+        write_graph(encoder, path)
         return
-    if form == "int8":
+    draft = path.with_name("draft.onnx")
+    if plan.form == "int8":
         from hr_search.export.quantised import quantise
 
+        encoder.eval()
+        with smoothed(encoder, _balancing_texts(encoder, plan)):
+            write_graph(encoder, draft)
         quantise(draft, path)
     else:
         import openvino
 
+        write_graph(encoder, draft)
         openvino.save_model(openvino.convert_model(str(draft)), str(path), compress_to_fp16=False)
     draft.unlink()
+
+
+def _balancing_texts(encoder: Encoder, plan: Plan) -> dict[str, list[str]]:
+    """Texts that show how large the inputs of layers become: train texts, or those of the check."""
+    if not plan.texts:
+        return dict.fromkeys(SIDES, probe_texts(encoder.maxlength))
+    generator = np.random.default_rng(plan.seed)
+    chosen = {side: generator.permutation(len(texts))[:_BALANCED] for side, texts in plan.texts.items()}
+    return {side: [plan.texts[side][at] for at in places] for side, places in chosen.items()}
 
 
 # -- the check -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from hr_search import load_encoder
 from hr_search.base.errors import InputError
 from hr_search.commands.parser import main
-from hr_search.export import comparison, folder, reduction, static
+from hr_search.export import comparison, folder, reduction, smoothing, static
 from hr_search.export.requirements import require_model, require_out, require_packages
 
 TEXTS = ["welder", "joins metal parts with an electric arc and grinds the seam", "", "baker " * 200]
@@ -157,6 +157,15 @@ def test_a_condenser_lies_beside_and_is_applied(tmp_path, tiny_model):
     assert manifest["condense"] == 20 and "condenser.json" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_openvino_gives_the_embeddings_of_the_model(tmp_path, prompted):
+    pytest.importorskip("openvino")
+    manifest, _ = exported(prompted, tmp_path / "out", "openvino")
+    assert manifest["deviation"] <= folder.EQUAL
+    assert {p.name for p in (tmp_path / "out" / "openvino").iterdir()} == {"openvino_model.xml", "openvino_model.bin"}
+    ours = load_encoder(str(prompted), precision="fp32").encode(TEXTS, "query")
+    np.testing.assert_allclose(encode_as_the_readme_says(tmp_path / "out", TEXTS, "query"), ours, atol=1e-4)
+
+
 # -- int8 ----------------------------------------------------------------------------------------
 
 
@@ -173,6 +182,40 @@ def test_int8_is_smaller_and_near(tmp_path, prompted):
     theirs = encode_as_the_readme_says(tmp_path / "int8", TEXTS, "document")
     ours = load_encoder(str(prompted), precision="fp32").encode(TEXTS)
     assert ((theirs * ours).sum(1) > 0.98).all()
+
+
+def test_balanced_layers_give_the_same_and_are_as_before_afterwards(tiny_model):
+    encoder = load_encoder(str(tiny_model), precision="fp32", device="cpu")
+    encoder.eval()
+    encoder.packs = False
+    layer = encoder.transformer.encoder.layer[1].intermediate.dense
+    before, weight = encoder.encode(TEXTS), layer.weight.detach().clone()
+    hooks = len(layer._forward_pre_hooks)
+    with smoothing.smoothed(encoder, {"query": TEXTS[:1], "document": TEXTS[1:]}):
+        assert not torch.equal(layer.weight, weight) and len(layer._forward_pre_hooks) == hooks + 1
+        np.testing.assert_allclose(encoder.encode(TEXTS), before, atol=1e-6)
+    assert torch.equal(layer.weight, weight) and len(layer._forward_pre_hooks) == hooks
+    np.testing.assert_array_equal(encoder.encode(TEXTS), before)
+
+
+def test_balancing_moves_outliers_to_the_weights():
+    peaks, columns = torch.tensor([100.0, 1.0, 1.0, 0.0]), torch.ones(4)
+    factors = smoothing.balance(peaks, columns)
+    spread = (peaks / factors)[:3]
+    assert spread.max() / spread.min() < 0.1 * peaks.max()
+    assert torch.isfinite(factors).all() and factors.log().mean().item() == pytest.approx(0, abs=1e-5)
+
+
+def test_inputs_are_as_large_as_the_texts_make_them(tiny_model):
+    encoder = load_encoder(str(tiny_model), precision="fp32", device="cpu")
+    encoder.eval()
+    peaks = smoothing.input_peaks(encoder, {"document": ["welder", "baker cook"]})
+    layer = encoder.transformer.encoder.layer[0].attention.self.query
+    assert len(peaks) == 13  # six in each of two layers, and the pooler
+    rows = [torch.from_numpy(row)[None] for row in encoder.tokens(["welder", "baker cook"], "document")]
+    with torch.no_grad():
+        inputs = torch.cat([encoder.transformer.embeddings(row.long())[0] for row in rows])
+    torch.testing.assert_close(peaks[layer], inputs.abs().amax(0))
 
 
 def test_every_row_of_a_table_has_its_own_scale():
