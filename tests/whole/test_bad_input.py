@@ -278,7 +278,7 @@ COMBINATIONS = {
     f"--runid {'a' * 200}": ("has 200 characters", "give 1 to 120"),
     "--learningrat 1": ("there is no flag --learningrat", 'did you mean "--learningrate"'),
     "--batchsize": ("expected one argument", "--help"),
-    "word": ("there is no flag word", "valid names"),
+    "xyzzy": ("there is no flag xyzzy", "valid names"),
 }  # fmt: skip
 
 
