@@ -18,7 +18,7 @@ from hr_search.base.choices import SIDES
 from hr_search.base.errors import InputError
 from hr_search.base.files import whole_folder, write_csv, write_json, write_text
 from hr_search.data.tasks import Task
-from hr_search.encoder import Encoder, load_encoder
+from hr_search.encoder import Encoder
 from hr_search.export import comparison, reduction, static
 from hr_search.export.card import card
 from hr_search.export.graph import EMBEDDING, HIDDEN, INPUTS, OPSET, write_graph
@@ -100,7 +100,13 @@ def _original(encoder: Encoder, source: str, plan: Plan) -> comparison.System | 
 
 def _exported(folder: Path, plan: Plan) -> comparison.System:
     if plan.form == "static":
-        encode = load_encoder(str(folder), precision="fp32", device="cpu").encode
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(folder), device="cpu")
+
+        def encode(texts: Sequence[str], side: str) -> np.ndarray:
+            return model.encode(list(texts), show_progress_bar=False)
+
         timed = comparison.with_threads(encode, plan.threads)
     else:
         encode, timed = ExportedModel(folder).encode, ExportedModel(folder, plan.threads).encode
@@ -117,7 +123,7 @@ def _static(encoder: Encoder, target: Path, plan: Plan) -> dict[str, Any]:
     return {
         "dimensions": table.shape[1],
         "reduction": "pca of the vocabulary",
-        "frequencies": "train texts" if texts else "Zipf's law over the order of the vocabulary",
+        "frequencies": "train texts and Zipf's law" if texts else "Zipf's law",
         "prompts": dict.fromkeys(SIDES, ""),
         "maxlength": 0,
         "condense": 0,

@@ -6,6 +6,7 @@ one scale for each row, for a single scale would drown rare tokens, whose rows a
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,14 @@ def quantise(source: Path, target: Path) -> None:
     model = onnx.load(str(source))
     quantise_tables(model)
     onnx.save(model, str(source))
-    quantize_dynamic(
-        str(source), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
-    )
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)  # it advises a pre-processing for convolutions
+    try:
+        quantize_dynamic(
+            str(source), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+        )
+    finally:
+        root.setLevel(level)
 
 
 def quantise_tables(model: ModelProto) -> int:

@@ -19,7 +19,8 @@ from hr_search.encoder import Encoder
 from hr_search.export.reduction import principal_directions
 from hr_search.fast.tokens import TokenTable
 
-_SIF = 1e-3  # the frequency at which a token counts half
+_SIF = 1e-4  # the frequency at which a token counts half; the paper takes 1e-3 to 1e-4
+_PRIOR = 10_000  # tokens of Zipf's law added to those counted, for most of the vocabulary is in no train text
 _MARK = "a"  # a text whose tokens show which special tokens come before and after
 
 
@@ -29,7 +30,7 @@ def distil(encoder: Encoder, size: int, texts: Sequence[str] = (), progress: boo
     Args:
         encoder: the model; its prompts are left out, for a token has one vector on both sides.
         size: numbers of a vector; at most D.
-        texts: train texts, which say how frequent tokens are; without, Zipf's law over the order of the vocabulary.
+        texts: train texts, which say how frequent tokens are; Zipf's law alone does so without them.
         progress: show a bar on a terminal.
     """
     tokenizer = encoder.model.tokenizer
@@ -49,12 +50,13 @@ def distil(encoder: Encoder, size: int, texts: Sequence[str] = (), progress: boo
 
 
 def token_weights(counts: np.ndarray) -> np.ndarray:
-    """Smooth inverse frequencies a / (a + p) of tokens, (V,), from their counts.
+    """Smooth inverse frequencies a / (a + p) of tokens, (V,), from their counts (V,).
 
-    Args:
-        counts: (V,); all zero = p falls as one over the place in the vocabulary (Zipf), which is ordered by frequency.
+    Added to the counts are tokens of Zipf's law: p falls as one over the place in the vocabulary, which is ordered by
+    frequency.
     """
-    frequencies = counts + 1.0 if counts.any() else 1 / np.arange(1, len(counts) + 1)
+    zipf = 1 / np.arange(1, len(counts) + 1)
+    frequencies = counts + _PRIOR * zipf / zipf.sum()
     return (_SIF / (_SIF + frequencies / frequencies.sum())).astype(np.float32)
 
 

@@ -360,7 +360,7 @@ def test_verb_writes_a_static_table_with_its_frequencies(home, tmp_path, tiny_mo
     words = ["export", "--model", str(tiny_model), "--format", "static", "--out", str(tmp_path / "out")]
     assert main([*words, "--datapath", str(jobs_file), "--testshare", "0.4"]) == 0
     assert "static, 32 dimensions" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "export.json").read_text())["frequencies"] == "train texts"
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["frequencies"] == "train texts and Zipf's law"
     assert set(pd.read_csv(tmp_path / "out" / "export.csv")["direction"]) == {"q2d", "d2q"}
     assert main(words) == 0  # an older export is replaced
     assert not (tmp_path / "out" / "export.csv").exists()
