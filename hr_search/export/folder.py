@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 TABLE = "export.csv"
 EQUAL = 1e-4  # between numbers of unit vectors, of the exact formats
+NEAR = 0.98  # mean cosine, of int8
 _LENGTHS = (1, 7, 40, 1000)  # words of further texts to compare
 _SAMPLED = 10_000  # texts of each side that principal directions are learnt from
 _BALANCED = 64  # texts of each side that show outliers
@@ -231,7 +232,7 @@ def _checked(encoder: Encoder, exported: ExportedModel, plan: Plan) -> dict[str,
     """How far the export is from the encoder on a few texts.
 
     Raises:
-        InputError: the format is exact and the embeddings differ.
+        InputError: the format is exact and the embeddings differ, or it is int8 and they differ much.
     """
     texts = probe_texts(encoder.maxlength)
     with torch.inference_mode():
@@ -244,6 +245,9 @@ def _checked(encoder: Encoder, exported: ExportedModel, plan: Plan) -> dict[str,
             f"the graph of {encoder.name} gives embeddings that differ from the model's by up to {apart:.2g} (more "
             f"than {EQUAL:g}), so nothing was written; try --format static, or another model."
         )
-    if not np.isfinite(apart):
-        raise InputError(f"the int8 graph of {encoder.name} gives NaN, so nothing was written; take --format onnx.")
+    if plan.form == "int8" and not cosines.mean() >= NEAR:
+        raise InputError(
+            f"with int8 weights the embeddings of {encoder.name} have a mean cosine of {cosines.mean():.3f} with the "
+            f"original's (less than {NEAR:g}), so nothing was written; take --format onnx."
+        )
     return {"deviation": apart, "cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min())}

@@ -52,7 +52,9 @@ def balance(peaks: Tensor, columns: Tensor) -> Tensor:
         peaks: the largest absolute value of each input, (I,).
         columns: the largest absolute weight of each column, (I,).
     """
-    factors = peaks.clamp(min=_LEAST) ** _SHARE / columns.clamp(min=_LEAST) ** (1 - _SHARE)
+    # An input that these few texts leave small may be large in others: only those above the median are taken at size.
+    peaks, columns = (each.maximum(each.median()).clamp(min=_LEAST) for each in (peaks, columns))
+    factors = peaks**_SHARE / columns ** (1 - _SHARE)
     return factors / factors.log().mean().exp()
 
 

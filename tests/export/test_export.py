@@ -184,6 +184,15 @@ def test_int8_is_smaller_and_near(tmp_path, prompted):
     assert ((theirs * ours).sum(1) > 0.98).all()
 
 
+def test_int8_that_is_far_off_is_not_written(tmp_path, tiny_model, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(folder, "NEAR", 1.01)
+    with pytest.raises(InputError, match=r"have a mean cosine of 1\.000 .* nothing was written; take --format onnx"):
+        exported(tiny_model, tmp_path / "out", "int8")
+    assert not (tmp_path / "out").exists()
+
+
 def test_balanced_layers_give_the_same_and_are_as_before_afterwards(tiny_model):
     encoder = load_encoder(str(tiny_model), precision="fp32", device="cpu")
     encoder.eval()
