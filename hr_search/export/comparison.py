@@ -84,7 +84,8 @@ def comparison_table(original: System, exported: System, tasks: Mapping[str, Tas
     """The original, the export, and the export with int8 and binary embeddings of the texts searched.
 
     Returns:
-        system, direction, megabytes (of the model), bytes (of one stored embedding), ms_query, ms_document, queries,
+        system, direction, megabytes (of the model), bytes (of one stored embedding), ms_query and ms_document (of one
+        text; the original's with sentence-transformers), queries,
         mrr, low, high, and the paired comparison with the original: difference, difference_low, difference_high, p.
     """
     rows = []
