@@ -63,9 +63,7 @@ class ListTraining(Training):
                 "take 0, which turns the rule off."
             )
         if without:
-            what = (
-                "%d of %d texts have no wrong candidate and teach nothing; a --mineshare nearer to 1 leaves more"
-            )
+            what = "%d of %d texts have no wrong candidate and teach nothing; a --mineshare nearer to 1 leaves more"
             log.info(what, without, len(self.miner.negatives))
 
     def batches(self) -> Iterator[tuple[np.ndarray, bool, Lists]]:
