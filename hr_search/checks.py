@@ -14,7 +14,7 @@ from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows, epoch_batches
 from hr_search.data.duplicates import normalised
 from hr_search.dimensions import leading_sizes
-from hr_search.mining import anchors
+from hr_search.mining import MiningPolicy, anchors
 from hr_search.policies import list_policy, mining_policy, search_policy
 from hr_search.release import require_output, require_place
 from hr_search.runs.tracking import require_tracker
@@ -271,13 +271,7 @@ def check_lists(settings: Settings, rows: Rows, processes: int) -> None:
             f"--stage rerank takes {policy.count} wrong texts for each text searched with, and one has only {fewest}; "
             "lower --candidates and --minepool or look at --groupcolumn."
         )
-    try:
-        policy.window(pool)
-    except InputError as error:  # in the words of `mining`, which knows no settings
-        raise InputError(
-            f"--stage rerank: {error} The settings are --candidates and --minepool (count), --minestart, --minestop, "
-            "--minebandlow and --minebandhigh."
-        ) from error
+    _check_window(policy, pool, "--stage rerank", "--candidates and --minepool")
 
 
 def check_mining(settings: Settings, rows: Rows) -> None:
@@ -297,18 +291,23 @@ def check_mining(settings: Settings, rows: Rows) -> None:
         )
     if policy.drawn > policy.count:
         raise InputError(f"minecount {policy.drawn} is more than minepool {policy.count}; lower it.")
-    try:
-        policy.window(pool)
-    except InputError as error:  # in the words of `mining`, which knows no settings
-        raise InputError(
-            f"--negatives mined: {error} The settings are --minepool (count), --minestart, --minestop, "
-            "--minebandlow and --minebandhigh."
-        ) from error
+    _check_window(policy, pool, "--negatives mined", "--minepool")
     if (fewest := fewest_wrong(rows, sought)) < policy.count:
         raise InputError(
             f"--negatives mined takes {policy.count} from each row's wrong ones, and a row has only {fewest}, as its "
             "group holds all others; lower --minepool or look at --groupcolumn."
         )
+
+
+def _check_window(policy: MiningPolicy, pool: int, owner: str, counts: str) -> None:
+    """Refuses a window of ranks that does not fit so many texts, naming the settings."""
+    try:
+        policy.window(pool)
+    except InputError as error:  # in the words of `mining`, which knows no settings
+        raise InputError(
+            f"{owner}: {error} The settings are {counts} (count), --minestart, --minestop, --minebandlow and "
+            "--minebandhigh."
+        ) from error
 
 
 def fewest_wrong(rows: Rows, sought: str) -> int:

@@ -22,7 +22,7 @@ from hr_search.fast.dropout import pool_dropout
 from hr_search.fast.texts import embed_texts, text_table
 from hr_search.fast.tokens import APART, TokenTable, batches_by_length, set_apart, tokenise
 from hr_search.models import embedded, fidelity, layout, opening, requirements
-from hr_search.models.condenser import Condenser
+from hr_search.models.condenser import CONDENSER_FILE, Condenser
 from hr_search.models.prompts import side_prompts
 
 log = logging.getLogger(__name__)
@@ -290,7 +290,7 @@ class Encoder(nn.Module):
             layout.write_older(target, self.maxlength)
             (target / "README.md").write_text(card, encoding="utf-8")
             if self.condenser:
-                write_json(target / _CONDENSER, self.condenser.to_dict())
+                write_json(target / CONDENSER_FILE, self.condenser.to_dict())
 
 
 def load_encoder(
@@ -333,7 +333,7 @@ def load_encoder(
             encoder = Encoder(model, name, maxlength, precision, own)
             fidelity.settle(encoder, proven)
             encoder.condenser = condenser
-            if condenser is None and (kept := Path(source) / _CONDENSER).is_file():
+            if condenser is None and (kept := Path(source) / CONDENSER_FILE).is_file():
                 share = encoder.maxlength / (saved or encoder.maxlength)  # its characters belong to the saved length
                 encoder.condenser = Condenser.from_dict(read_json(kept)).scaled(share)
     except InputError:
@@ -345,6 +345,5 @@ def load_encoder(
     return encoder
 
 
-_CONDENSER = "condenser.json"  # beside the model, for documents that were condensed in training
 _SAMPLED = 32  # tokens of the texts that show whether a smaller vocabulary changes embeddings, and
 _EQUAL = 1e-5  # by how much it may

@@ -40,9 +40,8 @@ def require_tables(settings: Settings, owner: str = "") -> None:
     """
     for name in TABLES:
         path = getattr(settings, name)
-        if is_table_file(path) and not paths.resolve(path).exists():
-            of = f" of {owner}" if owner else ""
-            raise InputError(f"{name} {path}{of} does not exist; check the path.")
+        if is_table_file(path):
+            _require(name, path, owner, "check the path")
 
 
 def require_models(settings: Settings, owner: str = "") -> None:
@@ -57,6 +56,11 @@ def require_models(settings: Settings, owner: str = "") -> None:
     """
     for name in MODELS:
         path = getattr(settings, name)
-        if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not paths.resolve(path).exists():
-            of = f" of {owner}" if owner else ""
-            raise InputError(f"{name} {path}{of} does not exist; check the path, or train that model first.")
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+            _require(name, path, owner, "check the path, or train that model first")
+
+
+def _require(name: str, path: str, owner: str, advice: str) -> None:
+    """Refuses a setting whose file or folder is missing."""
+    if not paths.resolve(path).exists():
+        raise InputError(f"{name} {path}{f' of {owner}' if owner else ''} does not exist; {advice}.")

@@ -9,33 +9,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from hr_search.base.errors import InputError
-from hr_search.commands.flags import add_settings, given, settings_from
+from hr_search.commands.flags import PARTS, READ, add_settings, given, settings_from
 from hr_search.commands.output import fixed, print_json, records, say
 
 if TYPE_CHECKING:
     from hr_search.settings import Settings
 
-EXPORTED = (
-    "datapath",
-    "validationpath",
-    "testpath",
-    "querycolumn",
-    "positivecolumn",
-    "groupcolumn",
-    "template",
-    "documenttemplate",
-    "redact",
-    "keephtml",
-    "encoding",
-    "trustfile",
-    "validationshare",
-    "testshare",
-    "splitseed",
-    "maxrows",
-    "allowleaks",
-    "seed",
-    "maxlength",
-)
+EXPORTED = (*READ, *PARTS, "seed")
 _FORMS = "onnx = one graph for onnxruntime; int8 = the same with int8 weights; openvino; static = a table of tokens"
 
 

@@ -11,6 +11,24 @@ from hr_search.base import paths
 from hr_search.base.errors import InputError
 from hr_search.settings import FIELDS, TYPES, Settings
 
+READ = (  # the settings by which a table is read and split
+    "datapath",
+    "querycolumn",
+    "positivecolumn",
+    "groupcolumn",
+    "template",
+    "documenttemplate",
+    "redact",
+    "keephtml",
+    "encoding",
+    "trustfile",
+    "validationshare",
+    "testshare",
+    "splitseed",
+    "maxlength",
+)
+PARTS = ("validationpath", "testpath", "maxrows", "allowleaks")  # of a training, which decide its train rows as well
+
 
 def plain_flag(word: str) -> str:
     """`--learning_rate=3` and `--learning-rate=3` as `--learningrate=3`; other words as they are."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hr_search.base import choices
 from hr_search.base.errors import InputError, one_line, plain
-from hr_search.commands.flags import add_settings, given, settings_from
+from hr_search.commands.flags import READ, add_settings, given, settings_from
 from hr_search.commands.knobs import add_knobs, memory_for, policies_from, reader_for
 from hr_search.commands.output import fixed, print_json, print_metrics, records, say
 
@@ -21,25 +21,7 @@ if TYPE_CHECKING:
     from hr_search.search.stages import Stage
     from hr_search.settings import Settings
 
-EVALUATED = (
-    "datapath",
-    "querycolumn",
-    "positivecolumn",
-    "groupcolumn",
-    "redact",
-    "keephtml",
-    "encoding",
-    "trustfile",
-    "validationshare",
-    "testshare",
-    "splitseed",
-    "seed",
-    "maxlength",
-    "template",
-    "documenttemplate",
-    "precision",
-    "goal",
-)
+EVALUATED = (*READ, "seed", "precision", "goal")
 
 
 def add_evaluate(verbs: argparse._SubParsersAction) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hr_search.base import choices, paths
 from hr_search.base.errors import InputError
-from hr_search.commands.flags import add_settings, given, settings_from
+from hr_search.commands.flags import PARTS, READ, add_settings, given, settings_from
 from hr_search.commands.knobs import add_knobs, given_knobs, memory_from, own_folder, reader_for, require_stages
 from hr_search.commands.output import fixed, print_json, records, say
 
@@ -21,30 +21,7 @@ if TYPE_CHECKING:
     from hr_search.search.tuning import Tuned
     from hr_search.settings import Settings
 
-TUNED = (
-    "datapath",
-    "validationpath",
-    "testpath",
-    "querycolumn",
-    "positivecolumn",
-    "negativecolumn",
-    "groupcolumn",
-    "template",
-    "documenttemplate",
-    "condense",
-    "redact",
-    "keephtml",
-    "encoding",
-    "trustfile",
-    "validationshare",
-    "testshare",
-    "splitseed",
-    "maxrows",
-    "allowleaks",
-    "maxlength",
-    "precision",
-    "goal",
-)
+TUNED = (*READ, *PARTS, "negativecolumn", "condense", "precision", "goal")
 _FITTED = ("centre", "searchmixing", "k", "temperature", "weight", "fusion", "words", "rerankweight", "plain")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from hr_search.base.files import read_json
 from hr_search.export.graph import EMBEDDING
 from hr_search.export.requirements import MANIFEST
-from hr_search.models.condenser import Condenser
+from hr_search.models.condenser import CONDENSER_FILE, Condenser
 
 GRAPHS = {"onnx": "onnx/model.onnx", "int8": "onnx/model.onnx", "openvino": "openvino/openvino_model.xml"}
 _BATCH = 32  # texts run at a time
@@ -36,7 +36,7 @@ class ExportedModel:
         folder = Path(folder)
         self.manifest = read_json(folder / MANIFEST)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        kept = folder / "condenser.json"
+        kept = folder / CONDENSER_FILE
         self._condense = Condenser.from_dict(read_json(kept)) if kept.is_file() else None
         start = _openvino if self.manifest["format"] == "openvino" else _onnxruntime
         self._run = start(folder / GRAPHS[self.manifest["format"]], threads)

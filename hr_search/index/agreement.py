@@ -47,9 +47,10 @@ def require_knobs(index: Index, policy: SearchPolicy) -> None:
     for name in dict.fromkeys([*stored, *wanted]):
         if stored.get(name) != wanted.get(name):
             there, asked = getattr(index.policy, name), getattr(policy, name)
+            as_built = "search it with the same stages" if index.policy.staged else "search it with --plain"
             raise InputError(
                 f"the index {index.folder} was built with {name} {there}, and this search wants {asked}; build it "
-                "again, or search as it was built."
+                f"again, or {as_built}."
             )
 
 

@@ -21,6 +21,7 @@ from hr_search.base.errors import InputError
 _BREAKS = re.compile(r"(?<=[.!?;:•·\n])\s+|\s[-–—•·]\s|(?<=[a-zа-яё])(?=[A-ZА-ЯЁ])")
 _BULLETS = " \n\t-–—•·"
 _WORDS = re.compile(r"[^\W_]{3,}")
+CONDENSER_FILE = "condenser.json"  # in a model's folder, where documents were condensed in training
 _STEM = 6  # first letters, which the forms of a word share in Russian as in English
 _LEAST = 2  # rows in which a word must occur on both sides: one may be chance
 _DOUBT = 5  # rows added to those that hold a word, which lowers the weight of rare words

@@ -20,12 +20,11 @@ from hr_search.fast.compaction import CompactVocabulary, tables_of
 from hr_search.fast.dropout import pool_dropout
 from hr_search.fast.tokens import batches_by_length
 from hr_search.models import opening
-from hr_search.models.condenser import Condenser
+from hr_search.models.condenser import CONDENSER_FILE, Condenser
 from hr_search.reranking.pairs import SECOND, pair_rows
 
 log = logging.getLogger(__name__)
 
-CONDENSER = "condenser.json"  # beside the model, for documents that were condensed in training
 _SLICE = 4096  # pairs tokenised at a time
 
 
@@ -183,7 +182,7 @@ class Reranker(nn.Module):
             self.tokenizer.save_pretrained(target)
             (target / "README.md").write_text(card, encoding="utf-8")
             if self.condenser:
-                write_json(target / CONDENSER, self.condenser.to_dict())
+                write_json(target / CONDENSER_FILE, self.condenser.to_dict())
 
     # -- forward ---------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from hr_search.base.errors import InputError, one_line
 from hr_search.base.files import read_json
 from hr_search.base.progress import quiet
 from hr_search.models import folders, opening, requirements, trials
-from hr_search.models.condenser import Condenser
-from hr_search.reranking.cross_encoder import CONDENSER, Reranker, own_limit
+from hr_search.models.condenser import CONDENSER_FILE, Condenser
+from hr_search.reranking.cross_encoder import Reranker, own_limit
 from hr_search.reranking.pairs import joins
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def load_reranker(
             model, tokenizer = _open(source, "", config, device)
         requirements.require_weights(model, source)
         reranker = Reranker(model, tokenizer, name, maxlength, precision)
-        if (kept := Path(source) / CONDENSER).is_file():
+        if (kept := Path(source) / CONDENSER_FILE).is_file():
             # Its characters belong to the length it was saved with.
             share = reranker.maxlength / (own_limit(model, tokenizer) or reranker.maxlength)
             reranker.condenser = Condenser.from_dict(read_json(kept)).scaled(share)
