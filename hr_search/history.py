@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -208,11 +206,3 @@ class Clock:
         yield
         self._window, self._reading = time.perf_counter(), load.reading()
         self.validating += self._window - begun
-
-
-def peak_memory(device: torch.device) -> float:
-    """The most memory used so far, GB: of the GPU where there is one, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e9 if sys.platform == "darwin" else 1e6)

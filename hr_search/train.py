@@ -16,11 +16,12 @@ from torch import Tensor
 
 from hr_search.bank import Bank
 from hr_search.base.errors import InputError
+from hr_search.base.peak import peak_memory
 from hr_search.base.progress import bar
 from hr_search.base.signals import Interrupted, leave, postponed
 from hr_search.batches import Batch, Rows, ahead, describe_rows, step_plan
 from hr_search.checkpoint import Parts, random_state, require_own, restore, store
-from hr_search.history import Clock, Progress, peak_memory
+from hr_search.history import Clock, Progress
 from hr_search.lessons import Lessons
 from hr_search.mining import Miner
 from hr_search.models.interpolation import Interpolation

@@ -1,19 +1,15 @@
-"""Meters of the speed benchmark: when steps end, how much memory is added, how fast matrices multiply."""
+"""Meters of the speed benchmark: when steps end, how fast matrices multiply."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Products of the shapes that encoders have, and square ones, which a machine multiplies fastest.
 _SHAPES = {
     "cpu": [(2048, 384, 1536), (2048, 1536, 384), (2048, 2048, 2048)],
@@ -100,34 +96,3 @@ def matrix_rate(precision: str, device: torch.device, seconds: float = 1.0) -> f
         fastest = min(durations(lambda a=a, b=b: a @ b, seconds))
         best = max(best, 2 * rows * inner * columns / fastest)
     return best
-
-
-# -- memory --------------------------------------------------------------------------------------
-
-
-def forget_peak(device: torch.device) -> float:
-    """The memory in use now, GB; `peak_above` counts from here on."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device) / 1e9
-    with contextlib.suppress(OSError):  # without permission to reset it, the peak so far stays the peak
-        _CLEAR.write_text("5")
-    return _resident("VmRSS")
-
-
-def peak_above(start: float, device: torch.device) -> float:
-    """The peak memory since `forget_peak`, GB above the value that it returned."""
-    peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else _resident("VmHWM")
-    return max(0.0, peak - start)
-
-
-def _resident(name: str) -> float:
-    """A memory figure of this process as Linux gives it, GB; elsewhere the peak since the process started."""
-    with contextlib.suppress(OSError):
-        found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-        if found:
-            return int(found.group(1)) * 1024 / 1e9
-    from hr_search.history import peak_memory  # slow to import, and Linux does not need it
-
-    return peak_memory(torch.device("cpu"))

@@ -19,9 +19,10 @@ from scipy import sparse
 from hr_search import train
 from hr_search.base.choices import METRICS
 from hr_search.base.devices import use_bf16
+from hr_search.base.peak import forget_peak, peak_above
 from hr_search.batches import Rows, index_rows
 from hr_search.bench.cases import Order
-from hr_search.bench.meters import best_device, forget_peak, peak_above, step_clock
+from hr_search.bench.meters import best_device, step_clock
 from hr_search.data import loading
 from hr_search.data.tasks import Task, tasks_of
 from hr_search.encoder import Encoder, load_encoder

@@ -17,9 +17,10 @@ from torch import nn
 
 from hr_search.base.devices import use_bf16
 from hr_search.base.errors import InputError
+from hr_search.base.peak import forget_peak, peak_above
 from hr_search.base.progress import quiet
 from hr_search.bench.cases import Order
-from hr_search.bench.meters import best_device, forget_peak, peak_above, step_clock
+from hr_search.bench.meters import best_device, step_clock
 from hr_search.bench.ours import WARMUP_TEXTS, Answer, held_out, reciprocal_ranks
 from hr_search.bench.texts import in_training_order
 
