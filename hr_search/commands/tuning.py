@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,15 +137,11 @@ def _memory(arguments: argparse.Namespace, settings: Settings, data: Data, encod
     Raises:
         InputError: `--memory` has documents of validation or test rows.
     """
-    from hr_search.search.identity import fingerprint
-    from hr_search.search.memory import FOLDER, build_memory, open_memory, refuse_known
+    from hr_search.search.memory import build_memory, kept_memory, refuse_known
 
     if not arguments.memory:
-        own, kept = own_folder(arguments.model), None
-        if own is not None and (own / FOLDER).is_dir():
-            with contextlib.suppress(InputError):  # of another model, or damaged: it is made anew
-                kept = open_memory(own / FOLDER, fingerprint(encoder))
-        return build_memory(encoder, data.train, f"the memory (train rows of {data.name})", progress=True, kept=kept)
+        named, kept = f"the memory (train rows of {data.name})", kept_memory(encoder)
+        return build_memory(encoder, data.train, named, progress=True, kept=kept)
     known = memory_from(arguments.memory, encoder, settings)
     for part in ("validation", "test"):
         if tasks := data.tasks(part):

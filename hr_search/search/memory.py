@@ -8,6 +8,7 @@ to it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from hr_search.data.duplicates import normalised
 from hr_search.encoder import Encoder
 from hr_search.mixing import MixingPolicy
 from hr_search.nearest import nearest_chunks
-from hr_search.search import fusion
+from hr_search.search import fusion, identity
 from hr_search.search.policy import SearchPolicy
 
 FOLDER = "memory"  # in a model's folder
@@ -249,6 +250,13 @@ def open_memory(folder: Path | str, model: str) -> Memory:
         return _opened(folder, f"the memory in {folder}")
     except ValueError as error:
         raise InputError(f"the memory in {folder} is damaged ({one_line(error)}); run `tune` again.") from error
+
+
+def kept_memory(encoder: Encoder) -> Memory | None:
+    """The memory that `tune` left in the encoder's own folder; None where this encoder would embed it otherwise."""
+    with contextlib.suppress(InputError):  # there is none, it is another model's or damaged: it can be made anew
+        return open_memory(Path(encoder.name) / FOLDER, identity.fingerprint(encoder))
+    return None
 
 
 def _opened(folder: Path, source: str) -> Memory:

@@ -12,7 +12,7 @@ import pandas as pd
 from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder
 from hr_search.evaluation import scoring
-from hr_search.search.memory import Memory, build_memory, refuse_known
+from hr_search.search.memory import Memory, build_memory, kept_memory, refuse_known
 from hr_search.search.policy import SearchPolicy, sides_of
 from hr_search.search.stages import Reads, evaluate_stages, placed
 
@@ -36,7 +36,7 @@ class Trial:
     memory: Memory | None = None
 
     def remember(self, encoder: Encoder, train: pd.DataFrame, source: str, tasks: Mapping[str, Task]) -> None:
-        """Embeds the train rows as the memory, where the policy uses one.
+        """Makes the train rows the memory, where the policy uses one; what `tune` has embedded is not embedded again.
 
         Args:
             encoder: the model that searches.
@@ -49,7 +49,8 @@ class Trial:
         """
         if not self.policy.consults:
             return
-        self.memory = build_memory(encoder, train, f"the memory (train rows of {source})", progress=True)
+        named = f"the memory (train rows of {source})"
+        self.memory = build_memory(encoder, train, named, progress=True, kept=kept_memory(encoder))
         log.info("the memory holds %d pairs", self.memory.pairs.nnz)
         if tasks and self.policy.mixing != "none":
             advice = "leave --allowleaks out, or take --searchmixing none"

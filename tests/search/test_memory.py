@@ -16,10 +16,12 @@ from hr_search.base import arrays
 from hr_search.base.errors import InputError
 from hr_search.encoder import load_encoder
 from hr_search.search import fusion, memory
+from hr_search.search.identity import fingerprint
 from hr_search.search.memory import (
     Memory,
     build_memory,
     centred,
+    kept_memory,
     keys_of,
     mixed,
     open_memory,
@@ -240,6 +242,15 @@ def test_a_kept_memory_of_the_same_pairs_is_not_embedded_again(home, encoder, jo
     monkeypatch.setattr(encoder, "embed", lambda *_, **__: pytest.fail("the texts are embedded again"))
     again = build_memory(encoder, jobs, kept=known)
     assert again.fingerprint == known.fingerprint and again.vectors is known.vectors
+
+
+def test_the_memory_in_a_model_folder_is_kept_only_by_its_own_encoder(home, tmp_path, encoder, jobs, monkeypatch):
+    monkeypatch.setattr(encoder, "name", str(tmp_path))
+    assert kept_memory(encoder) is None
+    save_memory(build_memory(encoder, jobs), tmp_path / "memory", fingerprint(encoder))
+    assert kept_memory(encoder).fingerprint == build_memory(encoder, jobs).fingerprint
+    monkeypatch.setattr(encoder, "maxlength", encoder.maxlength - 1)
+    assert kept_memory(encoder) is None
 
 
 def test_the_memory_of_another_model_is_refused(tmp_path):
