@@ -80,6 +80,13 @@ class Settings:
     keephtml: bool = _setting(False, "keep HTML in texts; by default tags are removed and entities decoded")
     encoding: str = _setting("", "encoding of text files, such as cp1251; empty = detected")
     trustfile: bool = _setting(False, "read tables that unpack to more memory than the limit")
+    relevantfrom: float = _setting(
+        0.0,
+        "in folders of judged queries, the grade from which a document counts as relevant for all metrics but nDCG, "
+        "whose gains are the grades; 0 = any grade above 0",
+        0.0,
+        MANY,
+    )
     validationshare: float = _setting(0.1, "share of the groups, and of the rows, held out for validation", 0.0, 0.8)
     testshare: float = _setting(0.1, "share of the groups, and of the rows, held out for the test", 0.0, 0.8)
     splitseed: int = _setting(

@@ -22,6 +22,7 @@ READ = (  # the settings by which a table is read and split
     "keephtml",
     "encoding",
     "trustfile",
+    "relevantfrom",
     "validationshare",
     "testshare",
     "splitseed",

@@ -24,8 +24,8 @@ class Counts:
         placeholders: rows with a text that seems to stand for an empty cell, such as NULL; they are kept.
         groups: groups of `datapath`.
         unknown: judgements left out because the query or the document is not there.
-        unanswered: judged queries dropped because they have no relevant document.
-        distractors: documents of judged collections that are relevant to no query.
+        unanswered: judged queries dropped because they have no relevant document of a grade that counts.
+        distractors: documents of judged collections that answer no query.
         negative_leaks: given negatives dropped from train because they are held-out documents.
         train: train rows.
         train_groups: their groups.

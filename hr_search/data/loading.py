@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,16 +76,16 @@ def load_data(settings: Settings) -> Data:
     same `splitseed` gives the same rows. The keyword queries of ESCO are used in train only.
 
     Args:
-        settings: paths, columns, shares, `redact`, `keephtml`, `encoding`, `trustfile`, `maxrows`, `allowleaks` and
-            `splitseed`.
+        settings: paths, columns, shares, `redact`, `keephtml`, `encoding`, `trustfile`, `relevantfrom`, `maxrows`,
+            `allowleaks` and `splitseed`.
 
     Returns:
         The three tables with counts and a fingerprint.
 
     Raises:
-        InputError: nothing to read, too few groups to split, shares that leave nothing for train, or
-            a document of a separate validation or test file that occurs in train or in the other of
-            the two (unless `allowleaks`).
+        InputError: nothing to read, too few groups to split, shares that leave nothing for train,
+            `relevantfrom` without a folder of judged queries, or a document of a separate validation or test
+            file that occurs in train or in the other of the two (unless `allowleaks`).
 
     Example:
         >>> data = load_data(Settings(datapath="sample_ru", testshare=0.2))
@@ -93,6 +94,7 @@ def load_data(settings: Settings) -> Data:
     """
     own = {name: path for name, path in (("validation", settings.validationpath), ("test", settings.testpath)) if path}
     shares = _shares(settings, own)
+    _refuse_threshold(settings, own.values())
     table, counts = _read_table(settings.datapath, settings)
     parts, exact = splits.split(table, shares, settings.splitseed, settings.datapath)
     counts += Counts(groups=table["group"].nunique())
@@ -114,7 +116,7 @@ def load_data(settings: Settings) -> Data:
     counts += splits.sizes(parts) + splits.leaks(parts, exact)
     logger.info("%s: %s", settings.datapath, counts)
     final = {name: part[COLUMNS].reset_index(drop=True) for name, part in parts.items()}
-    stamp = fingerprint(final.values(), [both["q2d"].documents for both in judged.values()])
+    stamp = fingerprint(final.values(), [each for both in judged.values() for each in _marks(both["q2d"])])
     return Data(_name(settings.datapath), **final, counts=counts, fingerprint=stamp, judged=judged)
 
 
@@ -139,6 +141,7 @@ def search_tasks(settings: Settings, split: str = "all", dropidentical: bool = F
     Raises:
         InputError: as `load_data`, or a folder is to be split, or there are no such rows.
     """
+    _refuse_threshold(settings, [settings.datapath, settings.validationpath, settings.testpath])
     if qrels.is_folder(settings.datapath):
         if split != "all":
             raise InputError(f"{settings.datapath} is a folder of judged queries, which has no parts; use --split all.")
@@ -156,14 +159,14 @@ def search_tasks(settings: Settings, split: str = "all", dropidentical: bool = F
     return found
 
 
-def fingerprint(parts: Iterable[pd.DataFrame], corpora: Sequence[list[str]] = ()) -> str:
-    """16 hex digits that change with any text, group or row order of the tables, and any document of the corpora."""
+def fingerprint(parts: Iterable[pd.DataFrame], marks: Sequence[list[Any]] = ()) -> str:
+    """16 hex digits that change with any text, group or row order of the tables, and anything in the lists `marks`."""
     pieces: list[object] = []
     for part in parts:
         negatives = ["\x1f".join(texts) for texts in part["negatives"]]
         pieces += [len(part), part["query"].tolist(), part["positive"].tolist(), part["group"].tolist(), negatives]
     stamp = files.digest(*pieces)
-    return files.digest(stamp, *corpora) if corpora else stamp
+    return files.digest(stamp, *marks) if marks else stamp
 
 
 def _shares(settings: Settings, own: dict[str, str]) -> dict[str, float]:
@@ -222,9 +225,23 @@ def _read(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
     return table, counts + dropped + find_placeholders(table, path)
 
 
-def _reading(settings: Settings) -> dict[str, bool | str]:
+def _reading(settings: Settings) -> dict[str, Any]:
     """The settings by which a folder of judged queries is read."""
-    return {name: getattr(settings, name) for name in ("redact", "keephtml", "encoding", "trustfile")}
+    return {name: getattr(settings, name) for name in ("redact", "keephtml", "encoding", "trustfile", "relevantfrom")}
+
+
+def _refuse_threshold(settings: Settings, places: Iterable[str]) -> None:
+    """Refuses a threshold of grades where nothing that is read has any."""
+    if settings.relevantfrom and not any(qrels.is_folder(path) for path in places):
+        raise InputError(
+            f"relevantfrom {settings.relevantfrom:g} is for folders of judged queries, and the rows of a table have no "
+            "grades; leave it out."
+        )
+
+
+def _marks(task: Task) -> list[list[Any]]:
+    """What a judged task has beside its pairs: the whole corpus, and grades if there are any."""
+    return [task.documents] + ([] if task.grades is None else [np.concatenate(task.grades).tolist()])
 
 
 def _read_esco(settings: Settings) -> tuple[pd.DataFrame, Counts]:

@@ -56,12 +56,13 @@ def read_folder(
     keephtml: bool = False,
     encoding: str = "",
     trustfile: bool = False,
+    relevantfrom: float = 0.0,
 ) -> tuple[dict[str, Task], Counts]:
     """The search tasks of a folder of judged queries.
 
-    A document is relevant to a query where its grade is above 0. Queries without words, queries without a relevant
-    document and judgements of unknown ids (collections of BEIR have them) are dropped and counted. Documents that are
-    relevant to no query are searched like all others and come last.
+    A document is relevant to a query where its grade is above 0, and right where the grade also reaches `relevantfrom`.
+    Queries without words, queries without a right document and judgements of unknown ids (collections of BEIR have
+    them) are dropped and counted. Documents that are right for no query are searched like all others and come last.
 
     Args:
         path: the folder.
@@ -70,14 +71,15 @@ def read_folder(
         keephtml: leave HTML in texts.
         encoding: the encoding of the files; empty = detected.
         trustfile: let a file take more memory than a table may.
+        relevantfrom: the grade from which a document counts as right for all metrics but nDCG; 0 = any above 0.
 
     Returns:
-        The tasks "q2d" and "d2q" (the latter searches with the documents that are relevant to some query), and the
+        The tasks "q2d" and "d2q" (the latter searches with the documents that are right for some query), and the
         counts `rows`, `empty`, `unknown`, `unanswered`, `distractors`, `html` unless it is kept and, with `redact`,
         those of `redaction`.
 
     Raises:
-        InputError: a file is missing or not as described, an id occurs twice, or no query has a relevant document.
+        InputError: a file is missing or not as described, an id occurs twice, or no query has a right document.
     """
     folder = paths.resolve(path)
     sources = {what: _find(folder, what, part) for what in _NAMES}
@@ -92,21 +94,26 @@ def read_folder(
         queries, first = redaction.redacted(queries)
         corpus, second = redaction.redacted(corpus)
         replaced = first + second
-    rows, columns, unknown = _judgements(sources, queries, corpus, read_text(sources["qrels"], encoding, trustfile))
+    text = read_text(sources["qrels"], encoding, trustfile)
+    rows, columns, grades, unknown = _judgements(sources, queries, corpus, text)
     keys = queries.map(normalise)
     worded = (keys != "").to_numpy()
-    answered = np.bincount(rows, minlength=len(queries)) > 0
+    answered = np.bincount(rows[grades >= relevantfrom], minlength=len(queries)) > 0
     kept = worded & answered
     inside = kept[rows]
-    rows, columns = rows[inside], columns[inside]
+    rows, columns, grades = rows[inside], columns[inside], grades[inside]
     if not len(rows):
-        raise InputError(f"{sources['qrels']} marks no document of {sources['corpus']} as relevant (grade above 0).")
-    answers = np.bincount(columns, minlength=len(corpus)) > 0
-    order = np.argsort(~answers, kind="stable")  # documents relevant to no query last
-    relevance = incidence(rows, columns, (len(queries), len(corpus))).tocsr()[kept][:, order]
+        least = f"grade {relevantfrom:g} or more" if relevantfrom else "grade above 0"
+        raise InputError(f"{sources['qrels']} marks no document of {sources['corpus']} as relevant ({least}).")
+    right = grades >= relevantfrom
+    answers = np.bincount(columns[right], minlength=len(corpus)) > 0
+    order = np.argsort(~answers, kind="stable")  # documents right for no query last
+    shape = len(queries), len(corpus)
+    relevance = sparse.coo_array((grades, (rows, columns)), shape=shape).tocsr()[kept][:, order]
     groups = keys[kept].tolist()
-    of_document = [groups[query] for query in _first_queries(relevance[:, : answers.sum()])]
-    tasks = both_directions(queries[kept].tolist(), corpus.iloc[order].tolist(), relevance, groups, of_document)
+    first = _first_queries(incidence(rows[right], columns[right], shape)[kept][:, order[: answers.sum()]])
+    texts, documents = queries[kept].tolist(), corpus.iloc[order].tolist()
+    tasks = both_directions(texts, documents, relevance, groups, [groups[query] for query in first], relevantfrom)
     counts = Counts(
         rows=len(rows),
         empty=int((~worded).sum()),
@@ -131,7 +138,7 @@ def judged_pairs(task: Task) -> pd.DataFrame:
 
 
 def _first_queries(relevance: sparse.csr_array) -> np.ndarray:
-    """The first relevant query of each document, (N,)."""
+    """The first query of each document, (N,)."""
     by_document = relevance.tocsc()
     by_document.sort_indices()
     return by_document.indices[by_document.indptr[:-1]]
@@ -193,11 +200,14 @@ def _texts_of_lines(path: Path, encoding: str, trustfile: bool) -> list[tuple[st
 
 def _judgements(
     sources: dict[str, Path], queries: pd.Series, corpus: pd.Series, text: str
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Positions of the query and of the document of each relevant pair, (P,) each, and how many ids are unknown."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Query, document (positions) and grade of each relevant pair, (P,) each, and how many ids are unknown.
+
+    Of several judgements of a pair the highest counts.
+    """
     path, known = sources["qrels"], {"queries": queries.index, "corpus": corpus.index}
     positions = {what: dict(zip(index, range(len(index)), strict=True)) for what, index in known.items()}
-    found: dict[tuple[int, int], None] = {}
+    found: dict[tuple[int, int], float] = {}
     strange: list[str] = []
     judged = 0
     for number, line in _lines(text):
@@ -213,19 +223,22 @@ def _judgements(
                 f"{path}, line {number} is not a judgement ({one_line(error)}); write query, 0, document and grade, "
                 "or query, document and score."
             ) from error
+        if not np.isfinite(grade):
+            raise InputError(f"{path}, line {number} has the grade {shown(fields[-1])}; write a finite number.")
         names = {"queries": fields[0], "corpus": fields[-2]}
         judged += 1
         if unknown := [what for what, name in names.items() if name not in positions[what]]:
             strange.append(f'"{shown(names[unknown[0]])}" of line {number} is not in {sources[unknown[0]].name}')
         elif grade > 0:
-            found[positions["queries"][names["queries"]], positions["corpus"][names["corpus"]]] = None
+            pair = positions["queries"][names["queries"]], positions["corpus"][names["corpus"]]
+            found[pair] = max(grade, found.get(pair, 0.0))
     if strange and len(strange) == judged:
         raise InputError(f"{path}: none of its {judged} judgements is of a known query and document; {strange[0]}.")
     if strange:
         some = "; ".join(strange[:_NAMED])
         log.warning("%s: %d of %d judgements are left out, their ids are unknown: %s", path, len(strange), judged, some)
     pairs = np.array(list(found), np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1], len(strange)
+    return pairs[:, 0], pairs[:, 1], np.array(list(found.values()), np.float64), len(strange)
 
 
 def _lines(text: str) -> list[tuple[int, str]]:

@@ -22,9 +22,13 @@ class Task:
         name: "q2d" (job title -> vacancy) or "d2q" (vacancy -> job title).
         queries: texts to search with.
         documents: texts to search in; those relevant to no query, if any, come last.
-        relevant: for each query the sorted indices of its relevant documents.
+        relevant: for each query the sorted indices of its relevant documents, those with a grade above 0.
         groups: for each query its group (the first one where it has several).
         barred: for each query the sorted indices of documents left out of its ranking; None = none.
+        grades: for each query the grades of its relevant documents, in their order, above 0; None = all 1. They are the
+            gains of nDCG.
+        relevantfrom: the grade from which the other metrics count a document as right; 0 = all relevant ones.
+        tables: for each query the table that it comes from (the first one where it is in several); None = one table.
     """
 
     name: str
@@ -33,6 +37,18 @@ class Task:
     relevant: list[np.ndarray]
     groups: list[str]
     barred: list[np.ndarray] | None = None
+    grades: list[np.ndarray] | None = None
+    relevantfrom: float = 0.0
+    tables: list[str] | None = None
+
+    def right(self, query: int) -> np.ndarray:
+        """The sorted indices of the documents that count as right for a query: those graded `relevantfrom` or more.
+
+        A relevant document below that grade is neither right nor wrong: only nDCG gives it credit.
+        """
+        relevant = np.asarray(self.relevant[query])
+        grades = np.ones(relevant.shape) if self.grades is None else np.asarray(self.grades[query])
+        return relevant[grades >= self.relevantfrom]
 
 
 def tasks_of(pairs: pd.DataFrame) -> dict[str, Task]:
@@ -52,6 +68,7 @@ def tasks_of(pairs: pd.DataFrame) -> dict[str, Task]:
     queries, query_groups, query_first = _texts(pairs["query"], groups)
     documents, document_groups, document_first = _texts(pairs["positive"], groups)
     relevance = (query_groups @ document_groups.T).tocsr()
+    relevance.data[:] = 1  # not how many groups they share
     labels = [str(names[index]) for index in query_first], [str(names[index]) for index in document_first]
     return both_directions(queries, documents, relevance, *labels)
 
@@ -62,25 +79,33 @@ def both_directions(
     relevance: sparse.csr_array,
     query_groups: Sequence[str],
     document_groups: Sequence[str],
+    relevantfrom: float = 0.0,
 ) -> dict[str, Task]:
     """The tasks "q2d" and "d2q" of one relevance matrix.
 
-    The queries of d2q are the documents that are relevant to some query. They come first among the
+    The queries of d2q are the documents that are right for some query. They come first among the
     documents, so the first rows of the document embeddings are the query embeddings of d2q.
 
     Args:
-        queries: Q texts, each with a relevant document.
-        documents: N texts, those relevant to no query last.
-        relevance: (Q, N), nonzero where relevant.
+        queries: Q texts, each with a right document.
+        documents: N texts, those right for no query last.
+        relevance: (Q, N), the grade where relevant; ones make tasks without grades.
         query_groups: a group for each query.
-        document_groups: a group for each document that is relevant to some query.
+        document_groups: a group for each document that is right for some query.
+        relevantfrom: as in `Task`.
     """
     answers = len(document_groups)
-    back = relevance[:, :answers].T.tocsr()
-    return {
-        "q2d": Task("q2d", queries, documents, _rows(relevance), list(query_groups)),
-        "d2q": Task("d2q", documents[:answers], queries, _rows(back), list(document_groups)),
+    sides = {
+        "q2d": (queries, documents, relevance, query_groups),
+        "d2q": (documents[:answers], queries, relevance[:, :answers].T.tocsr(), document_groups),
     }
+    graded = bool((relevance.data != 1).any())
+    tasks = {}
+    for name, (asking, searched, matrix, groups) in sides.items():
+        relevant, grades = _rows(matrix)
+        given = grades if graded else None
+        tasks[name] = Task(name, asking, searched, relevant, list(groups), grades=given, relevantfrom=relevantfrom)
+    return tasks
 
 
 def identical(task: Task) -> list[np.ndarray]:
@@ -105,15 +130,21 @@ def identical(task: Task) -> list[np.ndarray]:
 
 def without_identical(task: Task) -> Task:
     """The task with the documents of `identical` left out of the ranking of their query."""
-    return dataclasses.replace(task, barred=identical(task))
+    found = identical(task)
+    if task.barred is not None:
+        found = [np.union1d(barred, more) for barred, more in zip(task.barred, found, strict=True)]
+    return dataclasses.replace(task, barred=found)
 
 
 def identical_sentence(task: Task) -> str:
     """How many rankings hold a document identical to the query but not marked as relevant; "" for none."""
-    count = sum(len(found) > 0 for found in identical(task))
+    found = identical(task)
+    count = sum(len(each) > 0 for each in found)
     if not count:
         return ""
-    left_out = task.barred is not None
+    left_out = all(
+        np.isin(each, barred).all() for each, barred in zip(found, task.barred or [[]] * len(found), strict=True)
+    )
     choice = "left out of their rankings" if left_out else "in their rankings, as errors (--dropidentical)"
     return (
         f"{task.name}: {count} of {len(task.queries)} queries occur word for word among the documents without being "
@@ -129,8 +160,9 @@ def _texts(texts: pd.Series, groups: np.ndarray) -> tuple[list[str], sparse.csr_
     return texts.iloc[first].tolist(), incidence(codes, groups, shape), groups[first]
 
 
-def _rows(matrix: sparse.csr_array) -> list[np.ndarray]:
-    """The sorted column indices of each row."""
+def _rows(matrix: sparse.csr_array) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The sorted column indices of each row, and the values there."""
     matrix.sort_indices()
-    indices = matrix.indices.astype(np.int64)
-    return [indices[start:stop] for start, stop in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)]
+    places = list(zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True))
+    indices, values = matrix.indices.astype(np.int64), matrix.data.astype(np.float64)
+    return [indices[start:stop] for start, stop in places], [values[start:stop] for start, stop in places]

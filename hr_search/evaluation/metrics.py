@@ -1,7 +1,8 @@
 """Ranking metrics, one row per query: a task and scores go in, ranks and six metrics come out.
 
-A tie counts against the system: a relevant document ranks behind every other document with the same score.
-A collapsed model, which gives all documents one score, therefore comes last and not first.
+A tie counts against the system: among documents with the same score those that are not relevant stand first, then the
+relevant ones from the lowest grade to the highest. A collapsed model, which gives all documents one score, therefore
+comes last and not first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Scores = Callable[[int, int], np.ndarray]
 """Rows start..stop of the (Q, N) score matrix; higher is better."""
 
 _LISTED = 5  # documents listed in `found` and `expected`
-_GAINS = 1 / np.log2(np.arange(2, 12))  # of ranks 1 to 10
+_DISCOUNTS = 1 / np.log2(np.arange(2, 12))  # of ranks 1 to 10
 _BLOCK = 32_000_000  # scores held at a time: 128 MB in float32
 
 
@@ -54,18 +55,19 @@ def rank_all(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
     """How well `scores` ranks the documents of `task`, query by query.
 
     Args:
-        task: queries, documents and for each query the sorted indices of its relevant documents; barred
-            documents count as if they were not in the collection.
+        task: queries, documents and for each query the sorted indices of its relevant documents, maybe with their
+            grades; barred documents count as if they were not in the collection.
         scores: rows start..stop of the (Q, N) score matrix, higher is better.
         chunk: queries scored at a time; fewer where they would need more than 128 MB.
 
     Returns:
-        One row per query: `query`, `group`, `relevant` (how many), `rank` (of the best relevant document,
-        from 1), a column for each of METRICS, `found` (JSON list of the first five documents) and
-        `expected` (JSON list of up to five relevant ones), both as indices into `task.documents`.
+        One row per query: `query`, `group`, `relevant` (how many are right: relevant, and of a grade that
+        reaches `task.relevantfrom`), `rank` (of the best right document, from 1), a column for each of METRICS,
+        `found` (JSON list of the first five documents) and `expected` (JSON list of up to five right ones),
+        both as indices into `task.documents`.
 
     Raises:
-        InputError: a query without relevant documents, indices or scores that do not fit the task, or
+        InputError: a query without a right document, indices, grades or scores that do not fit the task, or
             scores that are NaN or infinite.
     """
     _check(task)
@@ -124,21 +126,31 @@ def relevant_ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     return (places + at_least - relevant_at_least)[::-1]
 
 
-def rank_metrics(ranks: np.ndarray) -> dict[str, float]:
+def rank_metrics(ranks: np.ndarray, grades: np.ndarray | None = None, relevantfrom: float = 0.0) -> dict[str, float]:
     """METRICS of one query from the ascending ranks (R,) of all its relevant documents.
 
-    Reciprocal rank, a relevant document among the first one and five, share of the relevant documents
-    among the first ten, binary nDCG@10 (Järvelin and Kekäläinen 2002; the ideal holds min(R, 10)
-    documents) and average precision over all ranks.
+    Reciprocal rank, a right document among the first one and five, share of the right documents among the
+    first ten, nDCG@10 and average precision over all ranks. nDCG@10 is linear, as in trec_eval: gain = grade,
+    discount = log2(1 + rank), the ideal holds the min(R, 10) highest grades of all relevant documents
+    (Järvelin and Kekäläinen 2002). With grades of one value it is binary nDCG.
+
+    Args:
+        ranks: of the relevant documents.
+        grades: of the documents at these ranks, (R,), above 0; None = all 1.
+        relevantfrom: the grade from which all metrics but nDCG count a document as right; one must reach it.
     """
-    early = ranks[ranks <= 10]
+    grades = np.ones(ranks.size) if grades is None else grades
+    right = ranks[grades >= relevantfrom]
+    early = ranks <= 10
+    gained = grades[early] * _DISCOUNTS[ranks[early] - 1]
+    ideal = np.sort(grades)[::-1][:10] * _DISCOUNTS[: ranks.size]
     return {
-        "mrr": float(1 / ranks[0]),
-        "pass@1": float(ranks[0] <= 1),
-        "pass@5": float(ranks[0] <= 5),
-        "recall@10": early.size / ranks.size,
-        "ndcg@10": float(_GAINS[early - 1].sum() / _GAINS[: ranks.size].sum()),
-        "map": float((np.arange(1, ranks.size + 1) / ranks).mean()),
+        "mrr": float(1 / right[0]),
+        "pass@1": float(right[0] <= 1),
+        "pass@5": float(right[0] <= 5),
+        "recall@10": int((right <= 10).sum()) / right.size,
+        "ndcg@10": float(gained.sum() / ideal.sum()),
+        "map": float((np.arange(1, right.size + 1) / right).mean()),
     }
 
 
@@ -149,6 +161,8 @@ def _check(task: Task) -> None:
         raise InputError(f"task {task.name} has {sizes[0]} queries, {sizes[1]} relevant lists and {sizes[2]} groups.")
     if task.barred is not None and len(task.barred) != sizes[0]:
         raise InputError(f"task {task.name} has {sizes[0]} queries and {len(task.barred)} lists of barred documents.")
+    if task.grades is not None and len(task.grades) != sizes[0]:
+        raise InputError(f"task {task.name} has {sizes[0]} queries and {len(task.grades)} lists of grades.")
     if not task.queries or not task.documents:
         raise InputError(
             f"task {task.name} has {sizes[0]} queries and {len(task.documents)} documents; give some of both."
@@ -164,6 +178,11 @@ def _check(task: Task) -> None:
             raise InputError(f"{where}: relevant documents must be indices from 0 to {len(task.documents) - 1}.")
         if task.barred is not None and np.isin(relevant, task.barred[number - 1]).any():
             raise InputError(f"{where}: a document cannot be relevant and barred from the ranking.")
+        grades = np.ones(relevant.size) if task.grades is None else np.asarray(task.grades[number - 1])
+        if grades.shape != relevant.shape or not (np.isfinite(grades) & (grades > 0)).all():
+            raise InputError(f"{where}: each relevant document needs one grade, a number above 0.")
+        if grades.max() < task.relevantfrom:
+            raise InputError(f"{where} has no document of grade {task.relevantfrom:g} or more; drop it.")
 
 
 def _block(task: Task, scores: Scores, start: int, stop: int) -> np.ndarray:
@@ -184,24 +203,26 @@ def _block(task: Task, scores: Scores, start: int, stop: int) -> np.ndarray:
 
 def _ranked(task: Task, query: int, scores: np.ndarray) -> dict[str, object]:
     """The row of one query, given its scores (N,)."""
-    relevant = np.asarray(task.relevant[query])
+    relevant, right = np.asarray(task.relevant[query]), task.right(query)
+    grades = np.ones(relevant.size) if task.grades is None else np.asarray(task.grades[query])
     if task.barred is not None and len(barred := task.barred[query]):
         scores = scores.copy()  # it may be a view of the caller's array
         scores[barred] = -np.inf
     ranks = relevant_ranks(scores, relevant)
+    ordered = grades[np.lexsort((grades, -scores[relevant]))]  # of the documents at these ranks
     return {
         "query": task.queries[query],
         "group": task.groups[query],
-        "relevant": len(relevant),
-        "rank": int(ranks[0]),
-        **rank_metrics(ranks),
-        "found": json.dumps(_first(scores, relevant).tolist()),
-        "expected": json.dumps(relevant[:_LISTED].tolist()),
+        "relevant": len(right),
+        "rank": int(ranks[ordered >= task.relevantfrom][0]),
+        **rank_metrics(ranks, ordered, task.relevantfrom),
+        "found": json.dumps(_first(scores, relevant, grades).tolist()),
+        "expected": json.dumps(right[:_LISTED].tolist()),
     }
 
 
-def _first(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """The indices of the first documents in the order that the ranks assume: in a tie, relevant ones come last.
+def _first(scores: np.ndarray, relevant: np.ndarray, grades: np.ndarray) -> np.ndarray:
+    """The indices of the first documents in the order that the ranks assume: in a tie, higher grades come later.
 
     Barred documents, whose score is -inf, are not among them.
     """
@@ -211,5 +232,6 @@ def _first(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
         best = rest.argmax()
         rest[best] = -np.inf
     candidates = np.flatnonzero(scores >= scores[best])
-    order = np.lexsort((np.isin(candidates, relevant), -scores[candidates]))
+    at = np.searchsorted(relevant, candidates).clip(max=relevant.size - 1)
+    order = np.lexsort((np.where(relevant[at] == candidates, grades[at], 0), -scores[candidates]))
     return candidates[order[:count]]

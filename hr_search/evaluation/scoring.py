@@ -43,7 +43,8 @@ def evaluate(encoder: Encoder, tasks: Mapping[str, Task], progress: bool = False
 
     Returns:
         For each direction a table of one row per query of its task, in their order: `query`, `group`,
-        `relevant` (how many relevant documents), `rank` (of the best one, from 1; in a tie it ranks last),
+        `relevant` (how many relevant documents count as right, see `Task`), `rank` (of the best one, from 1; in a
+        tie it ranks last),
         `mrr`, `pass@1`, `pass@5`, `recall@10`, `ndcg@10` and `map` (each from 0 to 1), `found` and `expected`
         (JSON lists of up to five indices into the task's documents). `metrics.summarise` averages it.
 
@@ -137,7 +138,8 @@ def seen_titles(train: pd.DataFrame, tasks: Mapping[str, Task]) -> dict[str, np.
     """
     known = set(normalised(train["query"].drop_duplicates()))
     titles = np.array([normalise(text) in known for text in tasks["q2d"].queries])
-    return {"q2d": titles, "d2q": np.array([titles[relevant].any() for relevant in tasks["d2q"].relevant])}
+    back = tasks["d2q"]
+    return {"q2d": titles, "d2q": np.array([titles[back.right(query)].any() for query in range(len(back.queries))])}
 
 
 def scores_table(system: str, tasks: Mapping[str, Task], sides: Mapping[str, np.ndarray], seed: int) -> pd.DataFrame:
@@ -148,7 +150,8 @@ def scores_table(system: str, tasks: Mapping[str, Task], sides: Mapping[str, np.
     Returns:
         system, direction, query (its row among the direction's queries, from 0), kind and score. The kinds are
         `positive` (a random right document), `best` (the nearest right one), `negative` (a random wrong one) and
-        `nearest` (the nearest wrong one); a query without wrong documents lacks the last two.
+        `nearest` (the nearest wrong one); a query without wrong documents lacks the last two. Documents graded below
+        `relevantfrom` are neither right nor wrong.
     """
     rows = []
     pairs = _directed(sides)
@@ -209,10 +212,10 @@ def _rows(scores: Scores, count: int, width: int) -> Iterator[np.ndarray]:
 
 def _cosines(task: Task, query: int, row: np.ndarray, generator: np.random.Generator) -> dict[str, float]:
     """The kinds of cosines that `scores_table` keeps of one query, from its cosines (N,)."""
-    relevant = task.relevant[query]
+    right = task.right(query)
     barred = [] if task.barred is None else task.barred[query]
-    wrong = np.delete(row, np.concatenate([relevant, barred]).astype(int))
-    kinds = {"positive": row[generator.choice(relevant)], "best": row[relevant].max()}
+    wrong = np.delete(row, np.concatenate([task.relevant[query], barred]).astype(int))
+    kinds = {"positive": row[generator.choice(right)], "best": row[right].max()}
     if wrong.size:
         kinds |= {"negative": generator.choice(wrong), "nearest": wrong.max()}
     return kinds

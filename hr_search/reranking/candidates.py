@@ -65,11 +65,12 @@ class Candidates:
         rows = []
         for query in chosen:
             score = 0.5 + 0.5 * np.tanh(logits[query].astype(np.float64) / 2)
-            right = np.isin(self.found[query], self.task.relevant[query])
+            right = np.isin(self.found[query], self.task.right(query))
+            wrong = ~np.isin(self.found[query], self.task.relevant[query])
             best = float(score[right].max(initial=0))
             kinds = {"positive": best, "best": best}
-            if not right.all():
-                kinds["nearest"] = float(score[~right].max())
+            if wrong.any():
+                kinds["nearest"] = float(score[wrong].max())
             rows += [(system, self.task.name, query, kind, value) for kind, value in kinds.items()]
         table = pd.DataFrame(rows, columns=["system", "direction", "query", "kind", "score"])
         return table.assign(score=table["score"].round(6))
@@ -102,6 +103,5 @@ def candidates_of(
 
 def subset(task: Task, chosen: np.ndarray) -> Task:
     """The task with the chosen queries only, among all documents."""
-    kept = {name: [getattr(task, name)[at] for at in chosen] for name in ("queries", "relevant", "groups")}
-    barred = None if task.barred is None else [task.barred[at] for at in chosen]
-    return dataclasses.replace(task, **kept, barred=barred)
+    given = [name for name in ("queries", "relevant", "groups", "barred", "grades") if getattr(task, name) is not None]
+    return dataclasses.replace(task, **{name: [getattr(task, name)[at] for at in chosen] for name in given})

@@ -59,9 +59,9 @@ def corpus_of(task: Task, limit: int) -> Corpus:
     kept = spread(len(task.documents), limit)
     place = {int(at): new for new, at in enumerate(kept)}
     known = [
-        (query, frozenset(place[int(at)] for at in relevant))
-        for query, relevant in zip(task.queries, task.relevant, strict=True)
-        if all(int(at) in place for at in relevant)
+        (query, frozenset(place[int(at)] for at in task.right(number)))
+        for number, query in enumerate(task.queries)
+        if all(int(at) in place for at in task.right(number))
     ]
     documents = [task.documents[at] for at in kept]
     relevant = {normalise(query): right for query, right in known}

@@ -9,7 +9,7 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 import pytest
-from ir_measures import AP, RR, R
+from ir_measures import AP, RR, R, nDCG
 
 from hr_search.base.errors import InputError
 from hr_search.commands.parser import main
@@ -82,6 +82,8 @@ def test_every_layout_gives_the_same_tasks(tmp_path: Path, layout: str) -> None:
     assert [found.tolist() for found in there.relevant] == [[0, 1], [0, 2]]
     assert back.queries == there.documents[:3] and back.documents == there.queries
     assert [found.tolist() for found in back.relevant] == [[0, 1], [0], [1]]
+    assert [each.tolist() for each in there.grades] == [[1, 2], [1, 1]]
+    assert [each.tolist() for each in back.grades] == [[1, 1], [2], [1]]
     assert back.groups == ["cook", "cook", "smith"]
     assert counts == Counts(rows=4, empty=1, html=0, unknown=0, unanswered=1, distractors=3)
 
@@ -94,6 +96,48 @@ def test_the_part_chooses_among_several_judgements(tmp_path: Path) -> None:
     (tmp_path / "a" / "qrels" / "test.tsv").rename(tmp_path / "a" / "qrels" / "other.tsv")
     with pytest.raises(InputError, match="has dev.tsv, other.tsv; keep the one that judges the test queries"):
         qrels.read_folder(folder, "test")
+
+
+def test_grades_have_a_threshold(tmp_path: Path) -> None:
+    folder = Path(trec(tmp_path / "a"))
+    both, counts = qrels.read_folder(str(folder), relevantfrom=2)
+    there, back = both["q2d"], both["d2q"]
+    # "smith" has documents of grade 1 only. "bakes fish" is a partial match of "cook", and no query of d2q.
+    assert there.queries == ["cook"] and there.documents[0] == "makes soup" and there.documents[2] == "bakes fish"
+    assert there.relevant[0].tolist() == [0, 2] and there.grades[0].tolist() == [2, 1]
+    assert there.right(0).tolist() == [0] and back.queries == ["makes soup"] and back.grades[0].tolist() == [2]
+    assert (counts.rows, counts.unanswered, counts.distractors) == (2, 2, 5)
+    with pytest.raises(InputError, match=r"marks no document of .* as relevant \(grade 2.5 or more\)"):
+        qrels.read_folder(str(folder), relevantfrom=2.5)
+    with (folder / "qrels.tsv").open("a") as file:
+        file.write("q1\t0\td4\t1\nq2\t0\td6\t0.5\nq2\t0\td6\t3\n")  # of several judgements the highest counts
+    both, _ = qrels.read_folder(str(folder), relevantfrom=2)
+    assert both["q2d"].queries == ["cook", "smith"]
+    assert [each.tolist() for each in both["q2d"].grades] == [[2, 1], [3, 1]]
+    assert both["d2q"].groups == ["cook", "smith"]
+
+
+def test_judgements_of_grade_one_are_not_graded(tmp_path: Path) -> None:
+    folder = Path(trec(tmp_path / "a"))
+    (folder / "qrels.tsv").write_text("q1\t0\td4\t1\nq1\t0\td1\t0\nq2\t0\td2\t1\n")
+    both, _ = qrels.read_folder(str(folder))
+    assert both["q2d"].grades is None and both["d2q"].grades is None
+
+
+def test_the_threshold_is_a_setting(tmp_path: Path) -> None:
+    rows = [{"query": f"title {n}", "positive": f"text {n}"} for n in range(30)]
+    table, folder = tmp_path / "train.jsonl", Path(trec(tmp_path / "a"))
+    table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert loading.search_tasks(Settings(datapath=str(folder), relevantfrom=2))["q2d"].queries == ["cook"]
+    own = Settings(datapath=str(table), testpath=str(folder), validationshare=0, relevantfrom=2)
+    loaded = loading.load_data(own)
+    assert loaded.tasks("test")["q2d"].queries == ["cook"] and loaded.counts.unanswered == 2
+    text = (folder / "qrels.tsv").read_text()
+    (folder / "qrels.tsv").write_text(text.replace("d4\t2", "d4\t3"))
+    assert loading.load_data(own).fingerprint != loaded.fingerprint  # the pairs are the same, their grades are not
+    for read in (loading.load_data, loading.search_tasks):
+        with pytest.raises(InputError, match="relevantfrom 2 is for folders of judged queries"):
+            read(Settings(datapath=str(table), relevantfrom=2))
 
 
 def test_full_depth_metrics_equal_trec_eval(tmp_path: Path) -> None:
@@ -120,11 +164,11 @@ def test_full_depth_metrics_equal_trec_eval(tmp_path: Path) -> None:
         for q, row in number.items()
         for at, d in enumerate(order)
     ]
-    names = {AP: "map", RR: "mrr", R @ 10: "recall@10"}
+    names = {AP: "map", RR: "mrr", R @ 10: "recall@10", nDCG @ 10: "ndcg@10"}
     found = {
         (names[each.measure], each.query_id): each.value for each in ir_measures.iter_calc(list(names), judged, run)
     }
-    assert len(found) == 3 * len(number)
+    assert len(found) == 4 * len(number)
     for (metric, query), value in found.items():
         assert result[metric][number[int(query[1:])]] == pytest.approx(value, abs=1e-9), (metric, query)
 
@@ -263,6 +307,7 @@ def test_a_table_is_evaluated_whole_or_in_part(tmp_path: Path) -> None:
         ("qrels.tsv", "q9\t0\td1\t1\n", r'none of its 1 judgements .* "q9" of line 1 is not in queries.tsv'),
         ("qrels.tsv", "q1\t0\td1\t1\nq1\t0\td2\tgood\n", "qrels.tsv, line 2 is not a judgement"),
         ("qrels.tsv", "q1\td1\n", "line 1 is not a judgement"),
+        ("qrels.tsv", "q1\t0\td1\t1\nq1\t0\td2\tnan\n", "line 2 has the grade nan; write a finite number"),
         ("qrels.tsv", "q1\t0\td1\t0\n", "marks no document of .* as relevant"),
         ("qrels.tsv", "q4\t0\td1\t1\n", "marks no document of .* as relevant"),
     ],

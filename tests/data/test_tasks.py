@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from sentences import toy
 
-from hr_search.data.tasks import tasks_of
+from hr_search.data.tasks import both_directions, tasks_of
 
 
 def test_tasks_of_a_toy_table() -> None:
@@ -40,3 +41,16 @@ def test_relevance_is_symmetric_and_means_a_shared_group(rows: list[tuple[int, i
     }
     assert all((np.diff(found) > 0).all() and found.dtype == np.int64 and len(found) for found in there.relevant)
     assert len(there.relevant) == len(there.queries) == len(there.groups)
+    assert there.grades is None and back.grades is None  # not how many groups two texts share
+
+
+def test_grades_go_both_ways() -> None:
+    relevance = sparse.csr_array(np.array([[2.0, 0.5, 0.0], [0.0, 1.0, 0.5]]))
+    both = both_directions(["a", "b"], ["x", "y", "z"], relevance, ["a", "b"], ["a", "b"], relevantfrom=1)
+    there, back = both["q2d"], both["d2q"]
+    assert [rows.tolist() for rows in there.relevant] == [[0, 1], [1, 2]]
+    assert [rows.tolist() for rows in there.grades] == [[2, 0.5], [1, 0.5]]
+    assert [there.right(query).tolist() for query in (0, 1)] == [[0], [1]]
+    assert back.queries == ["x", "y"] and [rows.tolist() for rows in back.relevant] == [[0], [0, 1]]
+    assert [rows.tolist() for rows in back.grades] == [[2], [0.5, 1]] and back.relevantfrom == 1
+    assert [back.right(query).tolist() for query in (0, 1)] == [[0], [1]]

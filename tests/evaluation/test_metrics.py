@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,11 +18,11 @@ from ir_measures import AP, RR, P, R, Success, nDCG
 from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError
 from hr_search.data.tasks import Task
-from hr_search.evaluation import metrics
+from hr_search.evaluation import metrics, scoring
 from hr_search.evaluation.metrics import embedding_scores, rank_all, rank_metrics, relevant_ranks, summarise
 
 
-def task_of(relevant: list[list[int]], documents: int) -> Task:
+def task_of(relevant: list[list[int]], documents: int, **more) -> Task:
     """A task with numbered texts."""
     count = len(relevant)
     return Task(
@@ -30,6 +31,7 @@ def task_of(relevant: list[list[int]], documents: int) -> Task:
         [f"document {i}" for i in range(documents)],
         [np.array(indices, dtype=np.int64) for indices in relevant],
         [f"group {i}" for i in range(count)],
+        **more,
     )
 
 
@@ -103,15 +105,36 @@ def test_ties_count_against_us(scores, relevant, expected):
 def test_ranks_and_first_documents_equal_brute_force(data):
     scores = data.draw(st.lists(st.integers(-3, 3), min_size=1, max_size=25))
     relevant = sorted(data.draw(st.sets(st.integers(0, len(scores) - 1), min_size=1)))
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i in relevant, i))
+    grades = dict.fromkeys(relevant, 1) | {at: data.draw(st.sampled_from([0.5, 1, 2])) for at in relevant}
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], grades.get(i, 0), i))
     expected = [place for place, index in enumerate(order, 1) if index in relevant]
     row = np.array(scores, dtype=np.float32)
     assert relevant_ranks(row, np.array(relevant)).tolist() == expected
 
-    result = rank_all(task_of([relevant], len(scores)), fixed([scores])).iloc[0]
-    assert result["rank"] == expected[0]
+    least = data.draw(st.sampled_from([each for each in (0, 0.5, 1, 2) if each <= max(grades.values())]))
+    right = [at for at in relevant if grades[at] >= least]
+    given_grades = [np.array([grades[at] for at in relevant], float)]
+    task = task_of([relevant], len(scores), grades=given_grades, relevantfrom=least)
+    result = rank_all(task, fixed([scores])).iloc[0]
+    assert result["rank"] == next(place for place, index in enumerate(order, 1) if index in right)
+    assert result["relevant"] == len(right) and json.loads(result["expected"]) == right[:5]
     assert json.loads(result["found"]) == order[:5]
-    assert json.loads(result["expected"]) == relevant[:5]
+    gains = [grades.get(at, 0) for at in order[:10]]
+    ideal = sorted(grades.values(), reverse=True)[:10]
+    gained, most = (sum(gain / np.log2(place + 1) for place, gain in enumerate(each, 1)) for each in (gains, ideal))
+    assert result["ndcg@10"] == pytest.approx(gained / most)
+
+
+def test_graded_case_with_ties_by_hand():
+    # All but document 4 tie. First stand 0 and 2, which are not relevant, then grade 1 (5), grade 2 (3) and grade 3 (1).
+    task = task_of([[1, 3, 5]], 6, grades=[np.array([3.0, 2.0, 1.0])], relevantfrom=2)
+    result = rank_all(task, fixed([[0.5, 0.5, 0.5, 0.5, 0.9, 0.5]])).iloc[0]
+    assert json.loads(result["found"]) == [4, 0, 2, 5, 3] and json.loads(result["expected"]) == [1, 3]
+    assert (result["relevant"], result["rank"], result["mrr"]) == (2, 5, 1 / 5)
+    assert (result["pass@1"], result["pass@5"], result["recall@10"]) == (0, 1, 1)
+    assert result["map"] == pytest.approx((1 / 5 + 2 / 6) / 2)
+    gained = 1 / np.log2(5) + 2 / np.log2(6) + 3 / np.log2(7)
+    assert result["ndcg@10"] == pytest.approx(gained / (3 + 2 / np.log2(3) + 1 / 2))
 
 
 # Many queries
@@ -130,6 +153,57 @@ def test_equal_to_ir_measures():
         compared += 1
     assert compared == 7 * 60
     assert result["mrr"].nunique() > 5 and result["map"].nunique() > 30
+
+
+@pytest.mark.parametrize("least", [0, 2, 3])
+def test_graded_metrics_equal_ir_measures(least):
+    task, scores = random_task(60, 300, seed=4)
+    rng = np.random.default_rng(5)
+    grades = [rng.integers(1, 4, len(indices)).astype(float) for indices in task.relevant]
+    for row in grades:
+        row[0] = 3  # so that no query lacks a right document
+    result = rank_all(dataclasses.replace(task, grades=grades, relevantfrom=least), fixed(scores))
+    qrels = [
+        ir_measures.Qrel(str(q), str(d), int(grade))
+        for q, indices in enumerate(task.relevant)
+        for d, grade in zip(indices, grades[q], strict=True)
+    ]
+    run = [ir_measures.ScoredDoc(str(q), str(d), s) for q, row in enumerate(scores) for d, s in enumerate(row)]
+    rel = max(least, 1)
+    names = {RR(rel=rel): "mrr", Success(rel=rel) @ 1: "pass@1", Success(rel=rel) @ 5: "pass@5"}
+    names |= {R(rel=rel) @ 10: "recall@10", nDCG @ 10: "ndcg@10", AP(rel=rel): "map"}
+    compared = 0
+    for metric in ir_measures.iter_calc(list(names), qrels, run):
+        assert result[names[metric.measure]][int(metric.query_id)] == pytest.approx(metric.value, abs=1e-9)
+        compared += 1
+    assert compared == 6 * 60 and result["ndcg@10"].nunique() > 30
+    binary = rank_all(task, fixed(scores))
+    assert not np.allclose(result["ndcg@10"], binary["ndcg@10"])
+    others = [name for name in METRICS if name != "ndcg@10"]
+    assert result[others].equals(binary[others]) == (least == 0)  # without a threshold only nDCG knows grades
+
+
+def test_grades_of_one_value_are_no_grades():
+    task, scores = random_task(20, 100, seed=6)
+    for value, exact in ((1, True), (4, True), (0.3, False)):  # a power of two is exact
+        grades = [np.full(len(indices), value, float) for indices in task.relevant]
+        found = rank_all(dataclasses.replace(task, grades=grades, relevantfrom=value), fixed(scores))
+        pd.testing.assert_frame_equal(found, rank_all(task, fixed(scores)), check_exact=exact)
+
+
+def test_a_partial_match_is_neither_right_nor_wrong():
+    grades = {"q2d": [np.array([2.0, 1.0]), np.array([2.0])], "d2q": [np.array([2.0]), np.array([1.0, 2.0])]}
+    both = {
+        "q2d": task_of([[0, 1], [1]], 3, grades=grades["q2d"], relevantfrom=2),
+        "d2q": dataclasses.replace(task_of([[0], [0, 1]], 2, grades=grades["d2q"], relevantfrom=2), name="d2q"),
+    }
+    # Query 0 is nearest to document 1, its partial match.
+    sides = {"query": np.array([[0.0, 1.0], [1.0, 1.0]]), "document": np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])}
+    table = scoring.scores_table("base", {"q2d": both["q2d"]}, sides, 0)
+    first = table[table["query"] == 0].set_index("kind")["score"]
+    assert first.round(3).to_dict() == {"positive": 0.707, "best": 0.707, "negative": 0, "nearest": 0}
+    train = pd.DataFrame({"query": ["query 0"]})
+    assert scoring.seen_titles(train, both)["d2q"].tolist() == [True, False]  # query 0 is only close to document 1
 
 
 def test_chunks_and_precision_change_nothing(monkeypatch):
@@ -266,6 +340,23 @@ def test_more_tasks_that_cannot_be_evaluated():
     with pytest.raises(InputError, match=r"query row 1: .* ascending indices"):
         fractions = [np.array([0.5]), np.array([1.0])]
         rank_all(Task("d2q", task.queries, task.documents, fractions, task.groups), fixed(np.zeros((2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("grades", "least", "message"),
+    [
+        ([[1.0]], 0, "2 queries and 1 lists of grades"),
+        ([[1.0], [1.0, 2.0]], 0, "query row 2: each relevant document needs one grade"),
+        ([[1.0], [0.0]], 0, "query row 2: each relevant document needs one grade, a number above 0"),
+        ([[np.inf], [1.0]], 0, "query row 1: each relevant document needs one grade"),
+        ([[2.0], [1.0]], 2, "query row 2 has no document of grade 2 or more; drop it"),
+        (None, 1.5, "query row 1 has no document of grade 1.5 or more"),
+    ],
+)
+def test_grades_that_do_not_fit(grades, least, message):
+    given_grades = None if grades is None else [np.array(row) for row in grades]
+    with pytest.raises(InputError, match=message):
+        rank_all(task_of([[0], [1]], 3, grades=given_grades, relevantfrom=least), fixed(np.zeros((2, 3))))
 
 
 def test_metrics_need_no_torch():
