@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 from hr_search import __version__
 from hr_search.base.errors import InputError, guarded, one_line, shown, suggestion
-from hr_search.commands import benchmark, exporting, indexing, searching, training, tuning
+from hr_search.commands import benchmark, cvs, exporting, indexing, searching, suites, titles, training, tuning
 from hr_search.commands.flags import add_threads, plain_flag
 
-THREADED = ("train", "evaluate", "tune", "index", "search", "grid", "report")  # verbs that compute
+THREADED = ("train", "evaluate", "tune", "index", "search", "cvs", "suite", "grid", "report")  # verbs that compute
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
     indexing.add_index(verbs)
     indexing.add_search(verbs)
     exporting.add_export(verbs)
+    cvs.add_cvs(verbs)
     searching.add_compare(verbs)
+    suites.add_suite(verbs)
+    titles.add_titles(verbs)
     training.add_grid(verbs)
     benchmark.add_benchmark(verbs)
     training.add_report(verbs)
