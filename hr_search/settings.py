@@ -57,7 +57,7 @@ class Settings:
     datapath: str = _setting(
         "esco",
         "table of pairs or triplets: a file (.csv, .tsv, .jsonl, .json, .parquet, .pkl, .xlsx), hf:OWNER/NAME, "
-        "esco (bundled, English) or sample_ru (bundled, Russian)",
+        "esco or esco_skills (bundled, English) or sample_ru (bundled, Russian)",
     )
     validationpath: str = _setting("", "table for validation; empty = part of datapath, whole groups")
     testpath: str = _setting("", "table for the final test; empty = part of datapath, whole groups")

@@ -21,7 +21,7 @@ DIRECTIONS = ("q2d", "d2q")  # query to document, document to query
 METRICS = ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")
 COLLAPSED = 0.02  # a spread (1 - mean cosine of documents) below this means that the embeddings have collapsed
 CONTACTS = ("emails", "phones", "links", "handles")  # what redaction finds and counts
-BUNDLED = ("esco", "sample_ru")  # data sets that come with the package
+BUNDLED = ("esco", "esco_skills", "sample_ru")  # data sets that come with the package
 
 
 def is_table_file(datapath: str) -> bool:

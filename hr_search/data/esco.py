@@ -84,20 +84,15 @@ def load_esco() -> pd.DataFrame:
     return pairs
 
 
-def load_names() -> pd.DataFrame:
-    """The title of each occupation beside its other names, which come as one text without separators.
-
-    Returns:
-        `query` (title), `positive` (other names) and `group` (the occupation's address); occupations without other
-        names, and those whose parts cannot be separated with certainty, are left out.
+def load_titles() -> pd.DataFrame:
+    """The address (`id`) and English `title` of each occupation whose title can be told with certainty.
 
     Raises:
         InputError: the package is not installed or its data file is not the expected one.
     """
     table = occupations()
     entries = zip(table["id"], split(table["description"].tolist()), strict=True)
-    rows = [(entry.title, entry.keywords, address) for address, entry in entries if entry and entry.keywords]
-    return pd.DataFrame(rows, columns=["query", "positive", "group"])
+    return pd.DataFrame([(address, entry.title) for address, entry in entries if entry], columns=["id", "title"])
 
 
 def occupations() -> pd.DataFrame:
@@ -110,7 +105,17 @@ def occupations() -> pd.DataFrame:
     Raises:
         InputError: the package is not installed or its data file is not the expected one.
     """
-    path = _folder() / "data" / "occupations.csv"
+    table = package_table("occupations.csv")
+    return table[table["id"].str.contains("/esco/occupation/", regex=False)].reset_index(drop=True)
+
+
+def package_table(name: str) -> pd.DataFrame:
+    """A table of the package: the columns `id` (address) and `description`, runs of white space folded.
+
+    Raises:
+        InputError: the package is not installed or the file is not the expected one.
+    """
+    path = _folder() / "data" / name
     try:
         table = pd.read_csv(path, usecols=["id", "description"], dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -118,9 +123,7 @@ def occupations() -> pd.DataFrame:
             f"{path} is not the ESCO table this version reads ({one_line(error)}); "
             'run `pip install --force-reinstall "hr_search[bundled]"`.'
         ) from error
-    table = table[table["id"].str.contains("/esco/occupation/", regex=False)].reset_index(drop=True)
-    table["description"] = [_SPACES.sub(" ", text).strip() for text in table["description"]]
-    return table
+    return table.assign(description=[_SPACES.sub(" ", text).strip() for text in table["description"]])
 
 
 def _folder() -> Path:
@@ -164,7 +167,7 @@ def split(texts: list[str]) -> list[Entry | None]:
 def _parse(text: str) -> tuple[list[str], list[_Subject]]:
     """The words of a text, and each place up to its first full stop where a sentence may open with the title."""
     words = [match.group().rstrip(",") for match in _WORD.finditer(text)]
-    stems = [_stem(word) for word in words]
+    stems = [stem(word) for word in words]
     subjects = []
     for start in range(1, len(words)):
         capital = not words[start][:1].islower()
@@ -205,14 +208,14 @@ def _entry(text: str, subjects: list[_Subject], words: list[str], verbs: set[str
     title, start, end = spans[found.length - 1][1], spans[found.start][0], spans[found.end][0]
     if text[end - 1] == "/":  # "Head waiters/waitresses" opens two subjects, the label names both in full
         return None
-    duties = _without_title(text[end:], [_stem(word) for word in words[: found.length]])
+    duties = _without_title(text[end:], [stem(word) for word in words[: found.length]])
     return Entry(text[:title], text[title:start].strip(" /"), text[start:], duties)
 
 
 def _without_title(duties: str, title: list[str]) -> str:
     """The duties with "they" in place of the title, which is given by the stems of its words."""
     spans = [match.span() for match in _WORD.finditer(duties)]
-    stems = [_stem(duties[start:end]) for start, end in spans]
+    stems = [stem(duties[start:end]) for start, end in spans]
     parts, done = [], 0
     for at in range(len(stems) - len(title) + 1):
         start, end = spans[at][0], spans[at + len(title) - 1][1]
@@ -228,7 +231,7 @@ def _may_be_verb(word: str) -> bool:
 
 
 @functools.lru_cache(maxsize=65536)
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
     """A form that singular and plural share; it need not be a word."""
     parts = []
     for part in re.sub(r"['’]s?$", "", word.lower().strip(".,;:")).split("-"):

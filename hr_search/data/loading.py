@@ -20,7 +20,7 @@ import pandas as pd
 from hr_search.base import files, paths
 from hr_search.base.choices import BUNDLED, is_table_file
 from hr_search.base.errors import InputError, shown
-from hr_search.data import esco, qrels, splits, tables
+from hr_search.data import esco, esco_skills, qrels, splits, tables
 from hr_search.data.counts import Counts
 from hr_search.data.duplicates import normalised
 from hr_search.data.html import pairs_without_html
@@ -32,7 +32,8 @@ from hr_search.settings import Settings
 logger = logging.getLogger(__name__)
 
 COLUMNS = ["query", "positive", "negatives", "group"]
-_ESCO, _SAMPLE = BUNDLED
+_ESCO, _SKILLS, _SAMPLE = BUNDLED
+_ENGLISH = (_ESCO, _SKILLS)
 _SAMPLE_COLUMNS = {"querycolumn": "position", "positivecolumn": "description", "groupcolumn": "group"}
 _OTHER_SETTINGS = ("negativecolumn", "template", "documenttemplate", "encoding", "trustfile")
 
@@ -69,7 +70,7 @@ class Data:
 def load_data(settings: Settings) -> Data:
     """The train, validation and test rows that `settings` ask for.
 
-    `datapath` (and `validationpath`, `testpath`) is `esco`, `sample_ru`, `hf:OWNER/NAME` or a file; the
+    `datapath` (and `validationpath`, `testpath`) is `esco`, `esco_skills`, `sample_ru`, `hf:OWNER/NAME` or a file; the
     latter two may also be a folder of judged queries (see `qrels`). Without files of their own,
     validation and test are parts of `datapath`: groups that share a document or near copies of one form
     a unit, and each unit goes to one part as a whole. A unit too large for its part stays in train. The
@@ -108,7 +109,7 @@ def load_data(settings: Settings) -> Data:
         counts += more
         _check_shape(parts["train"], parts[name], settings.datapath, path)
     for name in ("validation", "test"):
-        parts[name] = _held_out(parts[name], distinct=settings.datapath == _ESCO and name not in judged)
+        parts[name] = _held_out(parts[name], distinct=settings.datapath in _ENGLISH and name not in judged)
     counts += Counts(negative_leaks=splits.drop_negatives(parts))
     parts["train"] = _sampled(parts["train"], settings.maxrows, settings.splitseed)
     if not settings.allowleaks:
@@ -207,12 +208,12 @@ def _read_table(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
 
 def _read(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
     """A pairs table without HTML, redacted where asked, with the working columns of `_cleaned`, and its counts."""
-    table, counts = _read_esco(settings) if path == _ESCO else _read_file(path, settings)
+    table, counts = _read_esco(path, settings) if path in _ENGLISH else _read_file(path, settings)
     if counts.empty:
         logger.warning(
             "%s: %d of %d rows are left out, their query or document is empty", path, counts.empty, counts.rows
         )
-    if not settings.keephtml and path != _ESCO:  # its one entity stays, as in all published numbers
+    if not settings.keephtml and path not in _ENGLISH:  # their few entities stay, as in all published numbers
         table, found = pairs_without_html(table)
         counts += found
     if "group" in table:
@@ -244,10 +245,10 @@ def _marks(task: Task) -> list[list[Any]]:
     return [task.documents] + ([] if task.grades is None else [np.concatenate(task.grades).tolist()])
 
 
-def _read_esco(settings: Settings) -> tuple[pd.DataFrame, Counts]:
+def _read_esco(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
     if settings.template or settings.documenttemplate:
-        raise InputError(f"{_ESCO} has its queries and documents ready; --template is for tables of your own.")
-    table = esco.load_esco()
+        raise InputError(f"{path} has its queries and documents ready; --template is for tables of your own.")
+    table = esco.load_esco() if path == _ESCO else esco_skills.load_skills()
     return table, Counts(rows=len(table), empty=0, unsplit=table.attrs["unsplit"])
 
 
