@@ -78,6 +78,11 @@ class Settings:
     )
     redact: bool = _setting(False, "replace e-mails, phones, links and handles in all texts as they are read")
     keephtml: bool = _setting(False, "keep HTML in texts; by default tags are removed and entities decoded")
+    identity: bool = _setting(
+        False,
+        "keep name, birth, gender, place, contacts and links of CVs that are given in fields; by default they are left "
+        "out",
+    )
     encoding: str = _setting("", "encoding of text files, such as cp1251; empty = detected")
     trustfile: bool = _setting(False, "read tables that unpack to more memory than the limit")
     relevantfrom: float = _setting(

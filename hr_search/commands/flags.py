@@ -20,6 +20,7 @@ READ = (  # the settings by which a table is read and split
     "documenttemplate",
     "redact",
     "keephtml",
+    "identity",
     "encoding",
     "trustfile",
     "relevantfrom",

@@ -15,6 +15,11 @@ _ROLES = (
         "название наименование профессия",
         "description jobdescription vacancydescription text описание описаниевакансии текст текствакансии",
     ),
+    (
+        "vacancy вакансия position jobtitle title vacancyname jobname должность названиевакансии названиедолжности "
+        "профессия",
+        "cv resume резюме",
+    ),
 )
 KNOWN = [(tuple(queries.split()), tuple(positives.split())) for queries, positives in _ROLES]
 """Names of the query column and of its document column, as `reduced` writes them; earlier ones come first."""

@@ -15,6 +15,7 @@ class Counts:
         rows: rows read, over all files; of judged queries, pairs of a query and a relevant document.
         empty: rows dropped because query or document holds no words; of judged queries, queries without words.
         unsplit: ESCO occupations dropped because title and duties cannot be separated with certainty.
+        cvs: CVs in fields that became texts.
         html: texts that held HTML, which was taken out.
         emails: e-mail addresses replaced.
         phones: phone numbers replaced.
@@ -45,6 +46,7 @@ class Counts:
     rows: int | None = None
     empty: int | None = None
     unsplit: int | None = None
+    cvs: int | None = None
     html: int | None = None
     emails: int | None = None
     phones: int | None = None

@@ -18,6 +18,7 @@ _WORDS = {
     "unknown": "dropped: judgement of a query or document that is not there",
     "unanswered": "dropped: judged query without a right document",
     "placeholders": "kept: a text that seems to stand for an empty cell",
+    "cvs": "CVs in fields that became texts",
     "html": "texts whose HTML was taken out",
     "emails": "replaced: e-mail addresses",
     "phones": "replaced: phone numbers",

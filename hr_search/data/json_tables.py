@@ -33,7 +33,7 @@ def read_json_table(text: str, path: Path | str, named: Sequence[str] = (), trus
     Raises:
         InputError: the text is no JSON, or no table, or has a name twice in one object.
     """
-    values = _values(text, path)
+    values = json_values(text, path)
     kind = "line" if len(values) > 1 else "item"
     if len(values) == 1:
         value = values[0][1]
@@ -52,7 +52,7 @@ def read_json_table(text: str, path: Path | str, named: Sequence[str] = (), trus
     return raw_frame(names, ([record.get(name) for record in records] for name in names))
 
 
-def _values(text: str, path: Path | str) -> list[tuple[int, Any]]:
+def json_values(text: str, path: Path | str) -> list[tuple[int, Any]]:
     """The values that stand one after the other in a text, each with the line it begins on."""
     decoder = json.JSONDecoder(object_pairs_hook=_once)
     found, place, line = [], _SPACES.match(text).end(), 1

@@ -35,7 +35,7 @@ COLUMNS = ["query", "positive", "negatives", "group"]
 _ESCO, _SKILLS, _SAMPLE = BUNDLED
 _ENGLISH = (_ESCO, _SKILLS)
 _SAMPLE_COLUMNS = {"querycolumn": "position", "positivecolumn": "description", "groupcolumn": "group"}
-_OTHER_SETTINGS = ("negativecolumn", "template", "documenttemplate", "encoding", "trustfile")
+_OTHER_SETTINGS = ("negativecolumn", "template", "documenttemplate", "encoding", "trustfile", "identity")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def load_data(settings: Settings) -> Data:
     same `splitseed` gives the same rows. The keyword queries of ESCO are used in train only.
 
     Args:
-        settings: paths, columns, shares, `redact`, `keephtml`, `encoding`, `trustfile`, `relevantfrom`, `maxrows`,
+        settings: paths, columns, shares, `redact`, `keephtml`, `identity`, `encoding`, `trustfile`, `relevantfrom`, `maxrows`,
             `allowleaks` and `splitseed`.
 
     Returns:

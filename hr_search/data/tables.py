@@ -18,6 +18,7 @@ from hr_search.data.columns import KNOWN, NEGATIVE, SEVERAL, known_column, known
 from hr_search.data.counts import Counts
 from hr_search.data.encodings import refuse_misread
 from hr_search.data.formats import NEEDED, read_table, read_text
+from hr_search.data.resume_texts import with_resume_texts
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def read_pairs(
     documenttemplate: str = "",
     encoding: str = "",
     trustfile: bool = False,
+    identity: bool = False,
 ) -> tuple[pd.DataFrame, Counts]:
     """The pairs of a file or Hub data set as clean texts, and how many rows were read and dropped.
 
@@ -49,16 +51,17 @@ def read_pairs(
         documenttemplate: builds the matching document likewise.
         encoding: the encoding of a text file; empty = detected.
         trustfile: let a table take more memory than a table may.
+        identity: keep what says who a person is in CVs that cells hold in fields (`resume_texts`).
 
     Returns:
         The table with columns `query` (str), `positive` (str), `negatives` (list of str) and, if
         `groupcolumn` was given, `group` (str, "" where the cell is empty); and the counts `rows`
-        (read) and `empty` (dropped because query or positive is empty).
+        (read), `empty` (dropped because query or positive is empty) and, if there are any, `cvs` (in fields).
 
     Raises:
         InputError: the file, a column or a cell is not as described.
     """
-    parts = []
+    parts, resumes = [], 0
     fields = [*cleaning.fields_of(template), *cleaning.fields_of(documenttemplate)]
     named = [name for name in (querycolumn, positivecolumn, groupcolumn, *fields) if name]
     for source, part in _tables(path, encoding, trustfile, named):
@@ -67,7 +70,10 @@ def read_pairs(
         if documenttemplate:
             texts = cleaning.joined(part, documenttemplate, source, "documenttemplate")
             part, positivecolumn = part.assign(**{_DOCUMENT: texts}), _DOCUMENT
-        pairs = _pairs(part, source, querycolumn, positivecolumn, negativecolumn, groupcolumn)
+        columns = _columns(list(part.columns), source, querycolumn, positivecolumn, negativecolumn, groupcolumn)
+        part, found = with_resume_texts(part, [*columns[:2], *columns[2]], source, identity)
+        resumes += found
+        pairs = _pairs(part, source, *columns)
         if not encoding:
             refuse_misread(zip(pairs["query"], pairs["positive"], strict=True), source)
         parts.append(pairs)
@@ -77,7 +83,7 @@ def read_pairs(
     filled = table[(table["query"] != "") & (table["positive"] != "")].reset_index(drop=True)
     if filled.empty:
         raise InputError(f"{path}: query or positive is empty in each of its {len(table)} rows; {NEEDED}")
-    return filled, Counts(rows=len(table), empty=len(table) - len(filled))
+    return filled, Counts(rows=len(table), empty=len(table) - len(filled), cvs=resumes or None)
 
 
 def read_texts(
@@ -94,7 +100,8 @@ def read_texts(
         side: "document", or "query" for job titles.
 
     Returns:
-        One text per row; "" where the cell is empty, so that positions are row numbers.
+        One text per row; "" where the cell is empty, so that positions are row numbers. A CV in fields becomes a text
+        without who the person is.
 
     Raises:
         InputError: the file, the column or a cell is not as described.
@@ -112,7 +119,7 @@ def read_texts(
             if not wanted:
                 kind = "documents" if side == "document" else "queries"
                 raise InputError(f"{source} has no column known to hold {kind} ({_listed(names)}); give --column.")
-            texts += cleaning.texts(table, wanted, source)
+            texts += cleaning.texts(with_resume_texts(table, [wanted], source)[0], wanted, source)
     if not any(texts):
         raise InputError(f"{path} has no texts; it needs one document in each row.")
     if not encoding:
@@ -136,10 +143,11 @@ def _tables(
     return [(str(path), read_table(path, encoding, trustfile, named))]
 
 
-def _pairs(table: pd.DataFrame, source: str, *columns: str) -> pd.DataFrame:
+def _pairs(
+    table: pd.DataFrame, source: str, query: str, positive: str, negative: Sequence[str], group: str
+) -> pd.DataFrame:
     """The pairs of a raw table, rows with an empty side included."""
-    query, positive, negatives, group = _columns(list(table.columns), source, *columns)
-    lists = [cleaning.lists(table, column, source) for column in negatives]
+    lists = [cleaning.lists(table, column, source) for column in negative]
     negatives = [[text for texts in row for text in texts] for row in zip(*lists, strict=True)]
     documents = _documents(table, positive, source)
     pairs = {"query": cleaning.texts(table, query, source), "positive": documents}
