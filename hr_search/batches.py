@@ -6,13 +6,16 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from hr_search.base.arrays import incidence
-from hr_search.base.errors import shown
+from hr_search.base.errors import InputError, shown
+
+_TABLES, _ORDER = 4, 5  # in the keys of random numbers; steps and minings have others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,9 @@ class Rows:
         negatives: per row, indices into documents.
         query_groups: (queries, groups) ones where a query occurs in a group.
         document_groups: (documents, groups) ones where a document is a positive of a group.
+        table: (N,) number of the table that the row comes from; None = there is one.
+        grade: (N,) weight of the row in the loss; None = all 1.
+        query_softgroups, document_softgroups: as the groups, of what matches in part; None = nothing does.
     """
 
     queries: list[str]
@@ -36,6 +42,10 @@ class Rows:
     negatives: list[np.ndarray]
     query_groups: sparse.csr_array
     document_groups: sparse.csr_array
+    table: np.ndarray | None = None
+    grade: np.ndarray | None = None
+    query_softgroups: sparse.csr_array | None = None
+    document_softgroups: sparse.csr_array | None = None
 
     def __len__(self) -> int:
         return len(self.query)
@@ -54,7 +64,11 @@ class Batch:
         given: (B, M), the row's given negatives.
         same: (B, B), true where the query of the column is relevant to the document of the row.
         further: places in queries of those that belong to no row, (E,).
-        wrong: (B, E), true where that query is not relevant to the document of the row.
+        wrong: (B, E), true where that query is not relevant to the document of the row, in part either.
+        partial: (B, M), documents that match the row's query in part: they share a soft group and no group; None = all
+            match in full or not at all.
+        nearly: (B, B), true where the query of the column matches the document of the row in part; None likewise.
+        grade: (B,), weight of the row; None = all 1.
     """
 
     queries: np.ndarray
@@ -66,10 +80,13 @@ class Batch:
     same: np.ndarray
     further: np.ndarray
     wrong: np.ndarray
+    partial: np.ndarray | None = None
+    nearly: np.ndarray | None = None
+    grade: np.ndarray | None = None
 
 
 def index_rows(pairs: pd.DataFrame) -> Rows:
-    """The rows of a pairs table over its distinct texts."""
+    """The rows of a pairs table, with or without `table`, `grade` and `softgroup`, over its distinct texts."""
     negatives = list(pairs["negatives"]) if "negatives" in pairs else [[]] * len(pairs)
     query, queries = pd.factorize(pairs["query"])
     flat = [text for wrong in negatives for text in wrong]
@@ -80,7 +97,17 @@ def index_rows(pairs: pd.DataFrame) -> Rows:
     positive = codes[: len(pairs)]
     query_groups = incidence(query, group, (len(queries), len(names)))
     document_groups = incidence(positive, group, (len(documents), len(names)))
-    return Rows(list(queries), list(documents), query, positive, wrong, query_groups, document_groups)
+    marks: dict[str, Any] = {}
+    if "table" in pairs:
+        marks["table"] = pairs["table"].cat.codes.to_numpy()
+    if "grade" in pairs:
+        marks["grade"] = pairs["grade"].to_numpy(np.float32)
+    if "softgroup" in pairs:
+        soft, kinds = pd.factorize(pairs["softgroup"])
+        given = (pairs["softgroup"] != "").to_numpy()
+        for side, codes, texts in (("query", query, queries), ("document", positive, documents)):
+            marks[f"{side}_softgroups"] = incidence(codes[given], soft[given], (len(texts), len(kinds)))
+    return Rows(list(queries), list(documents), query, positive, wrong, query_groups, document_groups, **marks)
 
 
 # -- which rows meet -----------------------------------------------------------------------------
@@ -88,9 +115,19 @@ def index_rows(pairs: pd.DataFrame) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """How many steps a run has, and the rows of each."""
+    """How many steps a run has, and the rows of each.
 
-    rows: int
+    Attributes:
+        tables: the numbers of the rows of each table.
+        drawn: how many of them an epoch draws.
+        per_step: rows of a step, all of one table.
+        per_epoch: steps of an epoch.
+        total: steps in all.
+        seed: of the order.
+    """
+
+    tables: Sequence[np.ndarray]
+    drawn: Sequence[int]
     per_step: int
     per_epoch: int
     total: int
@@ -99,25 +136,75 @@ class StepPlan:
     def batches(self, done: int = 0) -> Iterator[tuple[np.ndarray, bool]]:
         """Row numbers of every step after the first `done`, and whether the step ends an epoch."""
         for epoch in range(done // self.per_epoch, -(-self.total // self.per_epoch)):
-            for at, chosen in enumerate(epoch_batches(self.rows, self.per_step, self.seed, epoch)):
+            for at, chosen in enumerate(self.epoch(epoch)):
                 if done <= epoch * self.per_epoch + at < self.total:
                     yield chosen, at == self.per_epoch - 1
 
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """Row numbers of each batch of an epoch; batches of several tables come in an order of chance."""
+        batches = []
+        for table, (rows, drawn) in enumerate(zip(self.tables, self.drawn, strict=True)):
+            batches += _cut(rows[_stream(len(rows), epoch * drawn, drawn, self.seed, table)], self.per_step)
+        if len(self.tables) == 1:
+            return batches
+        return [batches[at] for at in np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(batches))]
 
-def step_plan(rows: int, per_step: int, epochs: int, maxsteps: int, seed: int) -> StepPlan:
-    """The plan of a run over `rows` training rows, `per_step` of them in a step; `maxsteps` 0 = all epochs."""
-    per_epoch = len(epoch_batches(rows, per_step, seed, 0))
+
+def step_plan(
+    rows: int,
+    per_step: int,
+    epochs: int,
+    maxsteps: int,
+    seed: int,
+    table: np.ndarray | None = None,
+    shares: Sequence[float | None] = (None,),
+) -> StepPlan:
+    """The plan of a run over `rows` training rows.
+
+    A step takes rows of one table only. An epoch draws as many rows as the tables have together, from each its share
+    of them: without shares every row of every table once. A table whose share is larger than its rows is begun again,
+    in a new order; one whose share is smaller goes on in the next epoch where it stopped.
+
+    Args:
+        rows: how many.
+        per_step: of them in a step.
+        epochs: passes.
+        maxsteps: steps at most; 0 = all epochs.
+        seed: of the order.
+        table: (N,) number of each row's table; None = one table.
+        shares: of each table, in any unit; None = by its rows.
+    """
+    if table is not None and table.max(initial=-1) >= len(shares):
+        raise InputError(f"the rows come from {table.max() + 1} tables, and datapath names {len(shares)}; name all.")
+    tables = [np.arange(rows)] if table is None else [np.flatnonzero(table == at) for at in range(len(shares))]
+    drawn = [len(each) for each in tables]
+    if None not in shares:
+        # Two rows at least, as a batch of one has no in-batch negatives.
+        wanted = [max(2, round(rows * share / sum(shares))) if share else 0 for share in shares]
+        drawn = [count if held else 0 for count, held in zip(wanted, drawn, strict=True)]
+    plan = StepPlan(tables, drawn, per_step, 0, 0, seed)
+    per_epoch = len(plan.epoch(0))
     total = per_epoch * epochs
-    return StepPlan(rows, per_step, per_epoch, min(total, maxsteps or total), seed)
+    return dataclasses.replace(plan, per_epoch=per_epoch, total=min(total, maxsteps or total))
 
 
 def epoch_batches(count: int, batchsize: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Row numbers of each batch of an epoch: every row once, in an order that (seed, epoch) decides.
+    """Row numbers of each batch of an epoch of one table: every row once, in an order that (seed, epoch) decides."""
+    return _cut(_stream(count, epoch * count, count, seed, 0), batchsize)
 
-    A last batch of one row has no in-batch negatives; it joins the batch before.
-    """
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    batches = [order[at : at + batchsize] for at in range(0, count, batchsize)]
+
+def _stream(count: int, start: int, length: int, seed: int, table: int) -> np.ndarray:
+    """Places start to start + length of an endless row of passes over `count` rows, each in an order of its own."""
+    passes = range(start // max(1, count), -(-(start + length) // max(1, count))) if count else ()
+    keys = [[seed, number, _TABLES, table] if table else [seed, number] for number in passes]
+    orders = [np.random.default_rng(key).permutation(count) for key in keys]
+    first = start % count if count else 0
+    return np.concatenate([np.empty(0, np.int64), *orders])[first : first + length]
+
+
+def _cut(order: np.ndarray, batchsize: int) -> list[np.ndarray]:
+    """An order of rows in batches. A last batch of one row has no in-batch negatives; it joins the batch before."""
+    batches = [order[at : at + batchsize] for at in range(0, len(order), batchsize)]
     if batchsize > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         last = batches.pop()
         batches[-1] = np.concatenate([batches[-1], last])
@@ -152,12 +239,21 @@ def make_batch(
     # Relevance goes by text and over all rows, as in evaluation: a negative given for one row may be right for another.
     fits = (rows.query_groups[queries] @ rows.document_groups[documents].T).toarray() > 0  # (Q, M)
     relevant = fits[query]
+    soft: dict[str, np.ndarray] = {}
+    near = np.zeros_like(fits)
+    if rows.query_softgroups is not None:
+        near = (rows.query_softgroups[queries] @ rows.document_softgroups[documents].T).toarray() > 0
+        near &= ~fits
+        soft = {"partial": near[query], "nearly": near[query][:, positive].T}
+    if rows.grade is not None:
+        soft["grade"] = rows.grade[chosen]
     given = np.zeros_like(relevant)
     for at, indices in enumerate(wrong):
         given[at, np.searchsorted(documents, indices)] = True
     further = np.setdiff1d(np.arange(len(queries)), query)
-    same, fitting = relevant[:, positive].T, fits[further][:, positive].T
-    return Batch(queries, documents, query, positive, relevant, given & ~relevant, same, further, ~fitting)
+    same, fitting = relevant[:, positive].T, (fits | near)[further][:, positive].T
+    given &= ~(relevant | near[query])
+    return Batch(queries, documents, query, positive, relevant, given, same, further, ~fitting, **soft)
 
 
 def ahead(rows: Rows, steps: Iterable[tuple[np.ndarray, bool]]) -> Iterator[tuple[np.ndarray, bool, Batch]]:
@@ -180,12 +276,12 @@ def negative_mask(batch: Batch, source: str, generator: np.random.Generator) -> 
     Args:
         batch: the rows of the step.
         source: "given" (the table's own), "random" (one document of another group), "batch" or "mined"
-            (all documents of other groups, given and mined ones included).
+            (all documents of other groups, given and mined ones included). A partial match is never one.
         generator: draws the random ones.
     """
     if source == "given":
         return batch.given
-    others = ~batch.relevant
+    others = ~batch.relevant if batch.partial is None else ~(batch.relevant | batch.partial)
     if source in ("batch", "mined"):
         return others
     draws = np.where(others, generator.random(others.shape), -1.0)

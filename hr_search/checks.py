@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from hr_search.base.errors import InputError, shown
-from hr_search.batches import Rows, epoch_batches
+from hr_search.batches import Rows
 from hr_search.data.duplicates import normalised
 from hr_search.dimensions import leading_sizes
 from hr_search.mining import MiningPolicy, anchors
-from hr_search.policies import list_policy, mining_policy, search_policy
+from hr_search.policies import list_policy, mining_policy, plan_of, search_policy
 from hr_search.release import require_output, require_place
 from hr_search.runs.tracking import require_tracker
 from hr_search.search.policy import SearchPolicy, sides_of
@@ -90,6 +90,28 @@ def check_training(settings: Settings) -> None:
         )
     if settings.teacher:
         check_teacher(settings)
+    check_tables(settings)
+
+
+def check_tables(settings: Settings) -> None:
+    """Refuses what cannot be done with soft positives, or with several tables.
+
+    Raises:
+        InputError: naming the settings.
+    """
+    tables = settings.tables()
+    for name in ("gradecolumn", "softgroupcolumn"):
+        if any(getattr(each, name) for each in tables) and (settings.loss != "infonce" or settings.stage != "encode"):
+            raise InputError(
+                f"--{name} weighs the positives of --loss infonce in --stage encode; take that, or leave it out."
+            )
+    others = {"--negatives mined": settings.negatives == "mined", "--stage rerank": settings.stage == "rerank"}
+    others["--bank"] = settings.mixing != "none" and settings.bank > 0
+    if len(tables) > 1 and (given := next((flag for flag, there in others.items() if there), "")):
+        raise InputError(
+            f"{given} compares rows with documents of all tables of datapath, some of which may be right and unmarked; "
+            "leave it out, or train on one table."
+        )
 
 
 def check_stage(settings: Settings) -> None:
@@ -211,17 +233,16 @@ def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: i
     if step > 1 and rows.document_groups.shape[1] == 1:
         raise InputError("all rows belong to one group, so no document is wrong for any query; look at --groupcolumn.")
     if settings.negatives in ("batch", "random"):
-        refuse_lonely_batches(step, settings.seed, train["group"], bare)
+        refuse_lonely_batches(plan_of(settings, rows, step).epoch(0), train["group"], bare)
     if settings.mixing != "none" and (rows.document_groups.sum(axis=0) < 2).all():
         log.warning("no group has two documents, so mixing finds no positives, only negatives")
 
 
-def refuse_lonely_batches(step: int, seed: int, groups: pd.Series, bare: np.ndarray) -> None:
+def refuse_lonely_batches(batches: Sequence[np.ndarray], groups: pd.Series, bare: np.ndarray) -> None:
     """Refuses groups so large that they fill whole batches, where no document would be wrong for any query.
 
     Args:
-        step: rows of a step; with `seed` it decides which rows meet in the first epoch.
-        seed: of the run.
+        batches: the rows that meet in each step of the first epoch.
         groups: of the train rows.
         bare: whether each row comes without wrong documents.
 
@@ -229,7 +250,6 @@ def refuse_lonely_batches(step: int, seed: int, groups: pd.Series, bare: np.ndar
         InputError: more than a tenth of the batches are like that, naming the largest group.
     """
     codes = pd.factorize(groups)[0]
-    batches = epoch_batches(len(codes), step, seed, 0)
     lonely = sum(bool(bare[batch].all()) and len(set(codes[batch].tolist())) == 1 for batch in batches)
     if lonely > len(batches) * _LONELY:
         sizes = groups.value_counts()

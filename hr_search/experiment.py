@@ -17,6 +17,7 @@ from hr_search.dimensions import leading_sizes
 from hr_search.evaluation import scoring, timing
 from hr_search.evaluation.dimensions import dimensions_table, goal_at
 from hr_search.evaluation.significance import verdict
+from hr_search.evaluation.tables import tables_table, validation_means
 from hr_search.history import Progress
 from hr_search.preparation import Prepared, encoder_for, prepare
 from hr_search.release import command, model_card, save_model
@@ -86,7 +87,7 @@ def train_encoder(prepared: Prepared) -> Progress:
         sides = scoring.embed_sides(encoder, tokens)
         probes.keep(step, sides)
         table = scoring.evaluate_embeddings({direction: tasks[direction]}, sides)[direction]
-        metrics = {name: float(table[name].mean()) for name in METRICS} | {"se": float(table[settings.goal].sem())}
+        metrics = validation_means(table, settings.goal, tasks[direction].tables)
         return metrics | goal_at(tasks[direction], sides, sizes, settings.goal)
 
     with Tracker(settings, accelerator) as tracker:
@@ -155,6 +156,8 @@ def test_after(prepared: Prepared, before: Tested | None) -> None:
         run.write("metrics", scoring.metrics_table(results, seed))
         run.write("queries", scoring.queries_table(results, scoring.seen_titles(prepared.data.train, tasks)))
         run.write("documents", scoring.documents_table(tasks))
+        if tasks["q2d"].tables:
+            run.write("tables", tables_table(results, tasks, seed))
         run.write("comparison", scoring.comparison_table(results, seed))
         run.write("scores", pd.concat([part for part in (before[1], cosines) if len(part)]))
         times = timing.timing_table(prepared.encoder, tasks["q2d"].documents, 500, seed)

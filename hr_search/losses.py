@@ -97,6 +97,8 @@ def infonce(
     symmetric: bool = True,
     synthetic: Tensor | None = None,
     further: tuple[Tensor, Tensor] | None = None,
+    weights: tuple[Tensor, Tensor] | None = None,
+    grades: Tensor | None = None,
 ) -> Tensor:
     """In-batch cross-entropy, InfoNCE (van den Oord et al. 2018, arXiv:1807.03748).
 
@@ -104,18 +106,27 @@ def infonce(
     Yang et al. 2019, arXiv:1902.08564). With one this is `margin-ce`, the loss of the original
     training code of this project (margin 0.3, there on dot products without normalisation).
 
+    With `weights` w a row has many positives, some of them in part: its target is no longer the own document alone but
+    the distribution p_j = w_j / Σ_k w_k over the batch, and its cost the cross-entropy -Σ_j p_j log softmax(s / τ)_j,
+    the softmax over positives and negatives together. With weights of 0 and 1 this is the supervised contrastive loss
+    with the sum outside the logarithm (Khosla et al. 2020, arXiv:2004.11362, eq. 2). With `grades` g the loss is
+    (1 / B) Σ_b g_b cost_b instead of the mean.
+
     Args:
         queries: (B, D).
         documents: (M, D).
         positive: (B,) index into documents.
         candidates: (B, M), true where a document is a negative of the query.
-        relevant: (B, B), true where the query of the column fits the document of the row.
+        relevant: (B, B), true where the query of the column fits the document of the row, in full or in part.
         temperature: divides the cosines.
         margin: cosine taken off the positive.
         symmetric: also from each row's document to all queries; false = from query to documents only.
         synthetic: (B, S, D) further negatives of each query.
         further: (E, D) queries of no row, and a mask (B, E), true where one is wrong for the row's document; they
             count in the second direction only.
+        weights: (B, M) of the documents for each row's query, and (B, B) of the queries (columns) for each row's
+            document: 1 for a match, less for a partial one, 0 for none; 1 for the own. None = the own alone counts.
+        grades: (B,) weights of the rows; None = all 1.
 
     Returns:
         The scalar mean over the rows, and over both directions where there are two.
@@ -127,18 +138,37 @@ def infonce(
     """
     scores, allowed = _scores(queries, documents, candidates, synthetic)
     own = functional.one_hot(positive, scores.shape[1]).bool()
+    there, back = (None, None) if weights is None else weights
+    if there is not None:
+        there = functional.pad(there, (0, scores.shape[1] - there.shape[1]))  # synthetic negatives match nothing
+        allowed = allowed | (there > 0)
     forward = ((scores - margin * own) / temperature).masked_fill(~(allowed | own), -torch.inf)
-    loss = functional.cross_entropy(forward, positive)
+    loss = _cross_entropy(forward, positive, there, grades)
     if not symmetric:
         return loss
     rows = torch.arange(len(queries), device=queries.device)
-    back = documents[positive] @ queries.T  # (B, B): each row's document against all queries
+    cosines = documents[positive] @ queries.T  # (B, B): each row's document against all queries
     diagonal = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
-    backward = ((back - margin * diagonal) / temperature).masked_fill(relevant & ~diagonal, -torch.inf)
+    left_out = relevant & ~diagonal if back is None else relevant & (back == 0)
+    backward = ((cosines - margin * diagonal) / temperature).masked_fill(left_out, -torch.inf)
     if further is not None:
         others = (documents[positive] @ further[0].T / temperature).masked_fill(~further[1], -torch.inf)
         backward = torch.cat([backward, others], dim=1)
-    return (loss + functional.cross_entropy(backward, rows)) / 2
+        back = None if back is None else functional.pad(back, (0, others.shape[1]))
+    return (loss + _cross_entropy(backward, rows, back, grades)) / 2
+
+
+def _cross_entropy(logits: Tensor, own: Tensor, weights: Tensor | None, grades: Tensor | None) -> Tensor:
+    """The mean cross-entropy of logits (B, K) against the own column (B,), or against weights (B, K), by row grades."""
+    if weights is None and grades is None:
+        return functional.cross_entropy(logits, own)
+    logs = functional.log_softmax(logits, dim=1)
+    if weights is None:
+        cost = -logs.gather(1, own[:, None]).squeeze(1)
+    else:
+        shares = weights / weights.sum(dim=1, keepdim=True)
+        cost = -(shares * logs.masked_fill(shares == 0, 0)).sum(dim=1)  # a product of 0 and -inf would be NaN
+    return (cost if grades is None else grades * cost).mean()
 
 
 def _scores(queries: Tensor, documents: Tensor, candidates: Tensor, synthetic: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from hr_search.base import paths
 from hr_search.base.choices import is_table_file
 from hr_search.base.errors import InputError
 from hr_search.settings import Settings
+from hr_search.sources import paths_of, with_paths
 
 TABLES = ("datapath", "validationpath", "testpath")
 MODELS = ("modelname", "teacher", "retriever", "rerank")
@@ -22,8 +23,9 @@ def absolute(settings: Settings) -> Settings:
     Names such as `esco` or a model on the Hub stay, and so does a path to read where nothing lies.
     """
     given = {name: getattr(settings, name) for name in (*READ, *WRITTEN) if getattr(settings, name)}
-    found = {name: paths.resolve(given[name]) for name in READ if name in given}
-    read = {name: str(path) for name, path in found.items() if path.exists()}
+    read = {name: _found(given[name]) for name in READ if name in given and name != "datapath"}
+    if settings.datapath:
+        read["datapath"] = with_paths(settings.datapath, _found)
     written = {name: str(Path(os.path.expanduser(given[name])).absolute()) for name in WRITTEN if name in given}
     return settings.replace(**read, **written)
 
@@ -38,8 +40,8 @@ def require_tables(settings: Settings, owner: str = "") -> None:
     Raises:
         InputError: a table is missing, with the setting and its path.
     """
-    for name in TABLES:
-        path = getattr(settings, name)
+    tables = [("datapath", path) for path in paths_of(settings.datapath)]
+    for name, path in tables + [(name, getattr(settings, name)) for name in TABLES[1:]]:
         if is_table_file(path):
             _require(name, path, owner, "check the path")
 
@@ -58,6 +60,12 @@ def require_models(settings: Settings, owner: str = "") -> None:
         path = getattr(settings, name)
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
             _require(name, path, owner, "check the path, or train that model first")
+
+
+def _found(path: str) -> str:
+    """A path to read, absolute where something lies there."""
+    found = paths.resolve(path)
+    return str(found) if found.exists() else path
 
 
 def _require(name: str, path: str, owner: str, advice: str) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from hr_search.batches import Rows, StepPlan, step_plan
 from hr_search.dimensions import leading_sizes
 from hr_search.mining import MiningPolicy
 from hr_search.mixing import MixingPolicy
 from hr_search.search.policy import SearchPolicy
 from hr_search.settings import Settings
+from hr_search.sources import sources
 from hr_search.step import LossPolicy
 
 
@@ -36,7 +38,15 @@ def loss_policy(settings: Settings, dimension: int = 0) -> LossPolicy:
         teacher_weight=settings.teacherweight,
         teacher_temperature=settings.teachertemperature,
         dimensions=leading_sizes(settings.dimensions, dimension),
+        soft_weight=settings.softweight,
     )
+
+
+def plan_of(settings: Settings, rows: Rows, per_step: int) -> StepPlan:
+    """The steps of a run over its train rows, `per_step` of them at a time, each table with the share it was given."""
+    shares = [source.share for source in sources(settings.datapath)]
+    length = settings.epochs, settings.maxsteps, settings.seed
+    return step_plan(len(rows), per_step, *length, rows.table, shares)
 
 
 def mixing_policy(settings: Settings) -> MixingPolicy:

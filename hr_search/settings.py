@@ -28,6 +28,7 @@ from hr_search.base.choices import (
 from hr_search.base.conversions import converted
 from hr_search.base.errors import InputError, quoted, shown, suggestion
 from hr_search.base.yaml_files import read_yaml
+from hr_search.sources import one_text, sources
 
 MANY = 10**12  # more than any count of rows or steps, and small enough for all arithmetic
 
@@ -57,7 +58,8 @@ class Settings:
     datapath: str = _setting(
         "esco",
         "table of pairs or triplets: a file (.csv, .tsv, .jsonl, .json, .parquet, .pkl, .xlsx), hf:OWNER/NAME, "
-        "esco or esco_skills (bundled, English) or sample_ru (bundled, Russian)",
+        "esco or esco_skills (bundled, English) or sample_ru (bundled, Russian); several tables: give the flag several "
+        "times, in a recipe a list of paths, or of mappings with path, share and columns of their own",
     )
     validationpath: str = _setting("", "table for validation; empty = part of datapath, whole groups")
     testpath: str = _setting("", "table for the final test; empty = part of datapath, whole groups")
@@ -69,6 +71,17 @@ class Settings:
     )
     template: str = _setting("", 'builds the query from several columns, such as "{title}. Skills: {skills}"')
     documenttemplate: str = _setting("", 'builds the matching document likewise, such as "{text} {requirements}"')
+    gradecolumn: str = _setting(
+        "", "column with a weight of each pair in the loss, above 0 and at most 1 (infonce only); empty = all 1"
+    )
+    softgroupcolumn: str = _setting(
+        "",
+        "rows with equal values in this column, such as the start of an ISCO code, match in part if their groups "
+        "differ (infonce only); empty = no partial matches",
+    )
+    softweight: float = _setting(
+        0.3, "weight of a partial match in the target, beside 1 of a full one; 0 = it is left out", 0.0, 1.0
+    )
     condense: int = _setting(
         0,
         "characters kept of a long document: the sentences whose words predict the query, learnt from the train rows; "
@@ -300,6 +313,10 @@ class Settings:
         """A copy with some settings changed, checked like any others."""
         return dataclasses.replace(self, **changes)
 
+    def tables(self) -> list[Settings]:
+        """The settings by which each table of `datapath` is read: its path, with its own columns over these."""
+        return [self.replace(datapath=source.path, **source.columns) for source in sources(self.datapath)]
+
     def to_dict(self) -> dict[str, Any]:
         """All settings as a JSON-ready mapping."""
         return dataclasses.asdict(self)
@@ -328,7 +345,7 @@ def checked(name: str, value: Any, source: str = "the settings") -> Any:
         InputError: it cannot be read as that type, is out of bounds or is not one of the choices.
     """
     field, kind = FIELDS[name], TYPES[name]
-    value = converted(name, value, kind, source)
+    value = converted(name, one_text(value, source) if name == "datapath" else value, kind, source)
     low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
         raise InputError(f"{source}: {name} is {quoted(value)}; {suggestion(value, choices)}")

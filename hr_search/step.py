@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WHOLE = 2**62  # a budget no part exceeds
-_MASKS = ("query", "positive", "relevant", "same", "further", "wrong")  # what a loss needs of a batch
+_MASKS = ("query", "positive", "relevant", "same", "further", "wrong", "partial", "nearly", "grade")  # of a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,7 @@ class LossPolicy:
         teacher_weight: of the teacher's KL term beside the loss, where there is a teacher.
         teacher_temperature: divides the teacher's logits.
         dimensions: leading sizes of the embedding whose losses are averaged with that of the whole one.
+        soft_weight: of a partial match in the target of infonce; 0 = it is left out.
     """
 
     name: str = "triplet"
@@ -57,6 +58,7 @@ class LossPolicy:
     teacher_weight: float = 1.0
     teacher_temperature: float = 1.0
     dimensions: tuple[int, ...] = ()
+    soft_weight: float = 0.3
 
 
 @dataclasses.dataclass
@@ -160,7 +162,8 @@ def batch_loss(
         lesson: the teacher's scores; None = no teacher.
     """
     policy, (distinct, documents, extra) = context.loss, sides_of(embeddings, batch)
-    place = {name: to_device(getattr(batch, name), embeddings.device) for name in _MASKS}
+    kept = {name: each for name in _MASKS if (each := getattr(batch, name)) is not None}
+    place = {name: to_device(each, embeddings.device) for name, each in kept.items()}
     draw = np.random.default_rng([context.seed, 1, step])
     wrong = to_device(negative_mask(batch, policy.negatives, draw), embeddings.device)
     positive, queries, further = place["positive"], distinct[place["query"]], distinct[place["further"]]
@@ -194,17 +197,24 @@ def pair_loss(
     if policy.name == "triplet":
         right, kept = place["positive"], {"hardness": policy.hardness, "synthetic": synthetic}
         return losses.triplet(queries, documents, right, wrong, policy.margin, **kept)
+    weights, matching = None, place["same"]
+    if "partial" in place:
+        both = (place["relevant"], place["partial"]), (place["same"], place["nearly"])
+        weights = tuple(match.to(queries) + policy.soft_weight * partly.to(queries) for match, partly in both)
+        matching = matching | place["nearly"]
     return losses.infonce(
         queries,
         documents,
         place["positive"],
         wrong,
-        place["same"],
+        matching,
         policy.temperature,
         policy.margin if policy.name == "margin-ce" else 0.0,
         symmetric=policy.symmetric,
         synthetic=synthetic,
         further=(cut(further, size), place["wrong"]) if len(further) else None,
+        weights=weights,
+        grades=place.get("grade"),
     )
 
 
@@ -240,6 +250,8 @@ def mix_batch(
     if not context.mixing.active(step, context.total):
         return MixedBatch(queries)
     others = ~relevant
+    if batch.partial is not None:
+        others &= ~to_device(batch.partial, others.device)
     if context.bank is not None:
         fits, others_there = context.bank.masks(context.rows, batch)
         documents = torch.cat([documents, context.bank.embeddings])

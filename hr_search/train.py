@@ -19,13 +19,13 @@ from hr_search.base.errors import InputError
 from hr_search.base.peak import peak_memory
 from hr_search.base.progress import bar
 from hr_search.base.signals import Interrupted, leave, postponed
-from hr_search.batches import Batch, Rows, ahead, describe_rows, step_plan
+from hr_search.batches import Batch, Rows, ahead, describe_rows
 from hr_search.checkpoint import Parts, random_state, require_own, restore, store
 from hr_search.history import Clock, Progress
 from hr_search.lessons import Lessons
 from hr_search.mining import Miner
 from hr_search.models.interpolation import Interpolation
-from hr_search.policies import loss_policy, mining_policy, mixing_policy, parameter_groups, warmup_then_linear
+from hr_search.policies import loss_policy, mining_policy, mixing_policy, parameter_groups, plan_of, warmup_then_linear
 from hr_search.settings import Settings
 from hr_search.step import Context, run_step
 
@@ -139,7 +139,7 @@ class Training:
         per_step = settings.batchsize * accelerator.num_processes
         self.encoder, self.rows, self.settings, self.accelerator = encoder, rows, settings, accelerator
         self.lessons = lessons
-        self.plan = step_plan(len(rows), per_step, settings.epochs, settings.maxsteps, settings.seed)
+        self.plan = plan_of(settings, rows, per_step)
         groups = parameter_groups(encoder, settings.weightdecay)
         optimiser = torch.optim.AdamW(groups, lr=settings.learningrate, fused=True)
         self.rate = warmup_then_linear(self.plan.total, settings.warmup)

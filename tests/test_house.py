@@ -9,8 +9,8 @@ import hr_search
 
 HOUSE = Path(hr_search.__file__).parent
 ORDER = """
-base losses dimensions nearest fast models batches lessons drift settings places data encoder mixing bank cvs runs history checkpoint mining release
-evaluation search index export step reports policies grids train checks reranking preparation experiment bench commands __main__
+base losses dimensions nearest fast models batches lessons drift sources settings places data encoder mixing bank cvs runs history checkpoint mining release
+evaluation search index export step reports policies grids suite train checks reranking preparation experiment bench commands __main__
 """
 SHIMS = {"__init__", "condensing"}  # the public face, and an old name for cards of saved models
 

@@ -49,6 +49,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], **defaul
         default = defaults.get(name, repr(field.default))
         text = f"{field.metadata['help']}{choices} (default {default})".replace("%", "%%")
         options: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is bool else {}
+        options |= {"action": "append"} if name == "datapath" else {}  # several tables
         group.add_argument(f"--{name}", help=text, metavar=kind.__name__.upper(), **options)
 
 
@@ -63,8 +64,10 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     """The values of those flags that the command line gives."""
-    values = vars(arguments)
-    return {name: values[name] for name in names if values.get(name) is not None}
+    values = {name: vars(arguments).get(name) for name in names}
+    if isinstance(tables := values.get("datapath"), list) and len(tables) == 1:
+        values["datapath"] = tables[0]
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def settings_from(recipe: str | None, values: dict[str, Any]) -> Settings:

@@ -27,6 +27,7 @@ class Counts:
         unknown: judgements left out because the query or the document is not there.
         unanswered: judged queries dropped because they have no relevant document of a grade that counts.
         distractors: documents of judged collections that answer no query.
+        table_leaks: rows dropped because another table of `datapath` holds out their document.
         negative_leaks: given negatives dropped from train because they are held-out documents.
         train: train rows.
         train_groups: their groups.
@@ -58,6 +59,7 @@ class Counts:
     unknown: int | None = None
     unanswered: int | None = None
     distractors: int | None = None
+    table_leaks: int | None = None
     negative_leaks: int | None = None
     train: int | None = None
     train_groups: int | None = None

@@ -20,7 +20,7 @@ import pandas as pd
 from hr_search.base import files, paths
 from hr_search.base.choices import BUNDLED, is_table_file
 from hr_search.base.errors import InputError, shown
-from hr_search.data import esco, esco_skills, qrels, splits, tables
+from hr_search.data import esco, esco_skills, qrels, splits, tables, union
 from hr_search.data.counts import Counts
 from hr_search.data.duplicates import normalised
 from hr_search.data.html import pairs_without_html
@@ -28,19 +28,33 @@ from hr_search.data.placeholders import find_placeholders
 from hr_search.data.redaction import redact_pairs
 from hr_search.data.tasks import Task, identical_sentence, tasks_of, without_identical
 from hr_search.settings import Settings
+from hr_search.sources import labels, paths_of
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ["query", "positive", "negatives", "group"]
+_MARKS = {"train": ("grade", "softgroup", "table")}  # further columns, where there are any; of the other parts: table
 _ESCO, _SKILLS, _SAMPLE = BUNDLED
 _ENGLISH = (_ESCO, _SKILLS)
 _SAMPLE_COLUMNS = {"querycolumn": "position", "positivecolumn": "description", "groupcolumn": "group"}
-_OTHER_SETTINGS = ("negativecolumn", "template", "documenttemplate", "encoding", "trustfile", "identity")
+_OTHER_SETTINGS = (
+    "negativecolumn",
+    "gradecolumn",
+    "softgroupcolumn",
+    "template",
+    "documenttemplate",
+    "encoding",
+    "trustfile",
+    "identity",
+)
 
 
 @dataclass(frozen=True)
 class Data:
     """Three tables of pairs (columns `query`, `positive`, `negatives`, `group`), and how they were made.
+
+    Where `datapath` names several tables, a column `table` says from which each row comes; where it names columns for
+    soft positives, train has a `grade` and a `softgroup`.
 
     Attributes:
         name: short name of the data.
@@ -64,7 +78,7 @@ class Data:
     def tasks(self, part: str) -> dict[str, Task]:
         """Both search directions of "validation" or "test"; empty where that part has no rows."""
         pairs = getattr(self, part)
-        return self.judged.get(part) or (tasks_of(pairs) if len(pairs) else {})
+        return self.judged.get(part) or (_tasks(pairs) if len(pairs) else {})
 
 
 def load_data(settings: Settings) -> Data:
@@ -76,9 +90,12 @@ def load_data(settings: Settings) -> Data:
     a unit, and each unit goes to one part as a whole. A unit too large for its part stays in train. The
     same `splitseed` gives the same rows. The keyword queries of ESCO are used in train only.
 
+    Several tables are split each by itself, by the same rules, and then put below one another: see `union` for their
+    groups, for documents that one of them holds out and another does not, and for what their queries are ranked among.
+
     Args:
-        settings: paths, columns, shares, `redact`, `keephtml`, `identity`, `encoding`, `trustfile`, `relevantfrom`, `maxrows`,
-            `allowleaks` and `splitseed`.
+        settings: paths, columns, shares, `redact`, `keephtml`, `identity`, `encoding`, `trustfile`, `relevantfrom`,
+            `maxrows`, `allowleaks` and `splitseed`.
 
     Returns:
         The three tables with counts and a fingerprint.
@@ -96,9 +113,12 @@ def load_data(settings: Settings) -> Data:
     own = {name: path for name, path in (("validation", settings.validationpath), ("test", settings.testpath)) if path}
     shares = _shares(settings, own)
     _refuse_threshold(settings, own.values())
-    table, counts = _read_table(settings.datapath, settings)
-    parts, exact = splits.split(table, shares, settings.splitseed, settings.datapath)
-    counts += Counts(groups=table["group"].nunique())
+    found, counts, exact = _split_tables(settings, shares)
+    names = labels(settings.datapath)
+    parts = {name: union.united([each[name] for each in found], names) for name in found[0]}
+    if len(found) > 1 and not settings.allowleaks:
+        parts, more = union.without_held_out(parts)
+        counts += more
     judged: dict[str, dict[str, Task]] = {}
     for name, path in own.items():
         if qrels.is_folder(path):
@@ -107,8 +127,7 @@ def load_data(settings: Settings) -> Data:
         else:
             parts[name], more = _read_table(path, settings)
         counts += more
-        _check_shape(parts["train"], parts[name], settings.datapath, path)
-    for name in ("validation", "test"):
+        _check_shape([each["train"] for each in found], parts[name], " + ".join(names), path)
         parts[name] = _held_out(parts[name], distinct=settings.datapath in _ENGLISH and name not in judged)
     counts += Counts(negative_leaks=splits.drop_negatives(parts))
     parts["train"] = _sampled(parts["train"], settings.maxrows, settings.splitseed)
@@ -116,15 +135,15 @@ def load_data(settings: Settings) -> Data:
         splits.refuse_leaks(parts, own, set(judged))
     counts += splits.sizes(parts) + splits.leaks(parts, exact)
     logger.info("%s: %s", settings.datapath, counts)
-    final = {name: part[COLUMNS].reset_index(drop=True) for name, part in parts.items()}
+    final = {name: _final(part, _MARKS.get(name, ("table",))) for name, part in parts.items()}
     stamp = fingerprint(final.values(), [each for both in judged.values() for each in _marks(both["q2d"])])
-    return Data(_name(settings.datapath), **final, counts=counts, fingerprint=stamp, judged=judged)
+    return Data(" + ".join(names), **final, counts=counts, fingerprint=stamp, judged=judged)
 
 
 def load_all(settings: Settings) -> pd.DataFrame:
     """All rows of `datapath` as one pairs table, not split, to evaluate a model on; ESCO without keyword queries."""
-    table, _ = _read(settings.datapath, settings)
-    return _held_out(table)[COLUMNS].reset_index(drop=True)
+    found = [_held_out(_read(each.datapath, each)[0]) for each in settings.tables()]
+    return _final(union.united(found, labels(settings.datapath)), ("table",))
 
 
 def search_tasks(settings: Settings, split: str = "all", dropidentical: bool = False) -> dict[str, Task]:
@@ -142,14 +161,17 @@ def search_tasks(settings: Settings, split: str = "all", dropidentical: bool = F
     Raises:
         InputError: as `load_data`, or a folder is to be split, or there are no such rows.
     """
-    _refuse_threshold(settings, [settings.datapath, settings.validationpath, settings.testpath])
-    if qrels.is_folder(settings.datapath):
+    given = paths_of(settings.datapath)
+    _refuse_threshold(settings, [*given, settings.validationpath, settings.testpath])
+    if folder := next((path for path in given if qrels.is_folder(path)), ""):
+        if len(given) > 1:
+            raise InputError(f"datapath {folder} is a folder of judged queries; evaluate it alone.")
         if split != "all":
             raise InputError(f"{settings.datapath} is a folder of judged queries, which has no parts; use --split all.")
         found, counts = qrels.read_folder(settings.datapath, **_reading(settings))
         logger.info("%s: %s", settings.datapath, counts)
     else:
-        found = tasks_of(load_all(settings)) if split == "all" else load_data(settings).tasks(split)
+        found = _tasks(load_all(settings)) if split == "all" else load_data(settings).tasks(split)
     if not found or not found["q2d"].queries:
         raise InputError(f"{settings.datapath} has no {split} rows under these shares; use --split all.")
     if dropidentical:
@@ -166,6 +188,7 @@ def fingerprint(parts: Iterable[pd.DataFrame], marks: Sequence[list[Any]] = ()) 
     for part in parts:
         negatives = ["\x1f".join(texts) for texts in part["negatives"]]
         pieces += [len(part), part["query"].tolist(), part["positive"].tolist(), part["group"].tolist(), negatives]
+        pieces += [part[name].tolist() for name in ("grade", "softgroup") if name in part]
     stamp = files.digest(*pieces)
     return files.digest(stamp, *marks) if marks else stamp
 
@@ -182,12 +205,40 @@ def _shares(settings: Settings, own: dict[str, str]) -> dict[str, float]:
             f"validationshare and testshare add up to {sum(shares.values()):g} and leave nothing for train; "
             "together they must stay below 1."
         )
-    if qrels.is_folder(settings.datapath):
+    if folder := next((path for path in paths_of(settings.datapath) if qrels.is_folder(path)), ""):
         raise InputError(
-            f"datapath {settings.datapath} is a folder; training needs a table of pairs, while a folder of judged "
+            f"datapath {folder} is a folder; training needs a table of pairs, while a folder of judged "
             "queries can be validationpath, testpath, or the datapath of evaluate."
         )
     return shares
+
+
+def _split_tables(settings: Settings, shares: dict[str, float]) -> tuple[list[splits.Parts], Counts, bool]:
+    """The parts of each table of `datapath`, their counts, and whether all near copies were found.
+
+    Raises:
+        InputError: as `_read_table` and `splits.split`, for any of the tables.
+    """
+    found, counts, exact = [], Counts(), True
+    for each in settings.tables():
+        table, more = _read_table(each.datapath, each)
+        parts, sure = splits.split(table, shares, settings.splitseed, each.datapath)
+        counts += more + Counts(groups=table["group"].nunique())
+        exact = exact and sure
+        for name in ("validation", "test"):
+            parts[name] = _held_out(parts[name], distinct=each.datapath in _ENGLISH)
+        found.append(parts)
+    return found, counts, exact
+
+
+def _tasks(pairs: pd.DataFrame) -> dict[str, Task]:
+    """Both search directions of a pairs table, or of several in one."""
+    return union.tasks_within(pairs) if "table" in pairs else tasks_of(pairs)
+
+
+def _final(part: pd.DataFrame, marks: Sequence[str]) -> pd.DataFrame:
+    """A part without its working columns, with those of `marks` that it has."""
+    return part[[*COLUMNS, *(name for name in marks if name in part)]].reset_index(drop=True)
 
 
 def _read_table(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
@@ -318,21 +369,17 @@ def _sampled(train: pd.DataFrame, maxrows: int, seed: int) -> pd.DataFrame:
     return train.iloc[np.sort(kept)]
 
 
-def _check_shape(train: pd.DataFrame, part: pd.DataFrame, train_path: str, path: str) -> None:
+def _check_shape(trains: Sequence[pd.DataFrame], part: pd.DataFrame, train_path: str, path: str) -> None:
     """Checks that the columns of a separate file do not look swapped.
 
     Raises:
-        InputError: documents are much longer than queries in one file and much shorter in the other.
+        InputError: documents are much longer than queries in it and much shorter in every train table, or the reverse.
     """
-    lengths = [table[["query_key", "document_key"]].map(len).median() for table in (train, part)]
-    ratios = [length["document_key"] / length["query_key"] for length in lengths]
-    if min(ratios) <= 1 / 3 and max(ratios) >= 3:
+    lengths = [table[["query_key", "document_key"]].map(len).median() for table in (part, *trains)]
+    own, *others = [length["document_key"] / length["query_key"] for length in lengths]
+    if all(min(own, other) <= 1 / 3 and max(own, other) >= 3 for other in others):
         raise InputError(
-            f"{path} looks as if its columns were swapped: its documents are {ratios[1]:.2g} times as long as its "
-            f"queries, while in {train_path} they are {ratios[0]:.2g} times as long; set querycolumn and "
+            f"{path} looks as if its columns were swapped: its documents are {own:.2g} times as long as its "
+            f"queries, while in {train_path} they are {others[0]:.2g} times as long; set querycolumn and "
             "positivecolumn."
         )
-
-
-def _name(path: str) -> str:
-    return Path(path).name if is_table_file(path) else path

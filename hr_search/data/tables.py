@@ -18,6 +18,7 @@ from hr_search.data.columns import KNOWN, NEGATIVE, SEVERAL, known_column, known
 from hr_search.data.counts import Counts
 from hr_search.data.encodings import refuse_misread
 from hr_search.data.formats import NEEDED, read_table, read_text
+from hr_search.data.grades import soft_marks
 from hr_search.data.resume_texts import with_resume_texts
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ def read_pairs(
     encoding: str = "",
     trustfile: bool = False,
     identity: bool = False,
+    gradecolumn: str = "",
+    softgroupcolumn: str = "",
 ) -> tuple[pd.DataFrame, Counts]:
     """The pairs of a file or Hub data set as clean texts, and how many rows were read and dropped.
 
@@ -52,18 +55,22 @@ def read_pairs(
         encoding: the encoding of a text file; empty = detected.
         trustfile: let a table take more memory than a table may.
         identity: keep what says who a person is in CVs that cells hold in fields (`resume_texts`).
+        gradecolumn: column with a weight of each pair, above 0 and at most 1; empty = none.
+        softgroupcolumn: column whose equal values match in part; empty = none.
 
     Returns:
-        The table with columns `query` (str), `positive` (str), `negatives` (list of str) and, if
-        `groupcolumn` was given, `group` (str, "" where the cell is empty); and the counts `rows`
-        (read), `empty` (dropped because query or positive is empty) and, if there are any, `cvs` (in fields).
+        The table with columns `query` (str), `positive` (str), `negatives` (list of str) and, where their
+        columns were given, `group` (str, "" where the cell is empty), `grade` (float) and `softgroup` (str,
+        "" where the cell is empty); and the counts `rows` (read), `empty` (dropped because query or positive
+        is empty) and, if there are any, `cvs` (in fields).
 
     Raises:
         InputError: the file, a column or a cell is not as described.
     """
     parts, resumes = [], 0
     fields = [*cleaning.fields_of(template), *cleaning.fields_of(documenttemplate)]
-    named = [name for name in (querycolumn, positivecolumn, groupcolumn, *fields) if name]
+    soft = gradecolumn, softgroupcolumn
+    named = [name for name in (querycolumn, positivecolumn, groupcolumn, *soft, *fields) if name]
     for source, part in _tables(path, encoding, trustfile, named):
         if template:
             part, querycolumn = part.assign(**{_QUERY: cleaning.joined(part, template, source, "template")}), _QUERY
@@ -73,7 +80,7 @@ def read_pairs(
         columns = _columns(list(part.columns), source, querycolumn, positivecolumn, negativecolumn, groupcolumn)
         part, found = with_resume_texts(part, [*columns[:2], *columns[2]], source, identity)
         resumes += found
-        pairs = _pairs(part, source, *columns)
+        pairs = _pairs(part, source, *columns, marks=soft_marks(part, source, *soft))
         if not encoding:
             refuse_misread(zip(pairs["query"], pairs["positive"], strict=True), source)
         parts.append(pairs)
@@ -144,15 +151,22 @@ def _tables(
 
 
 def _pairs(
-    table: pd.DataFrame, source: str, query: str, positive: str, negative: Sequence[str], group: str
+    table: pd.DataFrame,
+    source: str,
+    query: str,
+    positive: str,
+    negative: Sequence[str],
+    group: str,
+    marks: dict[str, list],
 ) -> pd.DataFrame:
-    """The pairs of a raw table, rows with an empty side included."""
+    """The pairs of a raw table, rows with an empty side included, with further columns of its rows, `marks`."""
     lists = [cleaning.lists(table, column, source) for column in negative]
     negatives = [[text for texts in row for text in texts] for row in zip(*lists, strict=True)]
     documents = _documents(table, positive, source)
     pairs = {"query": cleaning.texts(table, query, source), "positive": documents}
     pairs |= {"negatives": negatives or [[] for _ in range(len(table))]}
-    frame = pd.DataFrame(pairs | ({"group": cleaning.texts(table, group, source, numbers=True)} if group else {}))
+    pairs |= {"group": cleaning.texts(table, group, source, numbers=True)} if group else {}
+    frame = pd.DataFrame(pairs | marks)
     return frame.explode("positive", ignore_index=True) if any(type(cell) is list for cell in documents) else frame
 
 

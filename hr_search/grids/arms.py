@@ -14,6 +14,7 @@ from hr_search.base.errors import InputError
 from hr_search.grids import runner
 from hr_search.places import READ
 from hr_search.runs.folders import Run
+from hr_search.sources import with_paths
 
 
 def arm_table(name: str) -> pd.DataFrame:
@@ -65,7 +66,12 @@ def _cell_row(name: str, cell: Mapping[str, Any], varied: list[str]) -> dict[str
 
 def without_folders(command: str) -> str:
     """A command line with absolute paths cut to file names, since the folders mean nothing on another machine."""
-    return shlex.join(re.sub(r"^(--\w+=)/.*/", r"\1", word) for word in shlex.split(command))
+    words = []
+    for word in shlex.split(command):
+        if word.startswith("--datapath=["):  # several tables
+            word = "--datapath=" + with_paths(word.removeprefix("--datapath="), lambda path: re.sub("^/.*/", "", path))
+        words.append(re.sub(r"^(--\w+=)/.*/", r"\1", word))
+    return shlex.join(words)
 
 
 def arm_name(values: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> str:

@@ -100,7 +100,7 @@ def test_texts_of_a_command_line_become_the_settings_type(name, given, expected)
         ("margin", False, "a number"), ("margin", "", "a number"), ("clip", -math.inf, "a number"), ("clip", 10**400, "a number"),
         ("allowleaks", "maybe", "true or false"), ("allowleaks", 1, "true or false"), ("allowleaks", None, "true or false"),
         ("projectname", 2026, "a text"), ("projectname", True, "a text"), ("projectname", None, "a text"),
-        ("datapath", ["a", "b"], "a text"),
+        ("testpath", ["a", "b"], "a text"),
     ],
 )  # fmt: skip
 def test_values_of_another_kind_are_refused(name, value, wanted):

@@ -15,7 +15,7 @@ from conftest import JOBS
 from hr_search import checks, experiment, nearest, train
 from hr_search.base import files
 from hr_search.base.errors import InputError
-from hr_search.batches import describe_rows, index_rows
+from hr_search.batches import describe_rows, epoch_batches, index_rows
 from hr_search.data import exploration, loading
 from hr_search.data.tasks import Task, tasks_of
 from hr_search.encoder import load_encoder
@@ -193,12 +193,12 @@ def test_a_group_that_fills_whole_batches_is_refused():
     bare = np.ones(100, dtype=bool)
     said = r'"courier" has 90 of 100 rows; raise --batchsize or look at --groupcolumn'
     with pytest.raises(InputError, match=said):
-        checks.refuse_lonely_batches(2, 0, groups, bare)
-    checks.refuse_lonely_batches(50, 0, groups, bare)
-    checks.refuse_lonely_batches(2, 0, groups, ~bare)  # every row brings a wrong document
+        checks.refuse_lonely_batches(epoch_batches(100, 2, 0, 0), groups, bare)
+    checks.refuse_lonely_batches(epoch_batches(100, 50, 0, 0), groups, bare)
+    checks.refuse_lonely_batches(epoch_batches(100, 2, 0, 0), groups, ~bare)  # every row brings a wrong document
     bare[0] = False
     with pytest.raises(InputError, match=said):  # one that is given does not help the others
-        checks.refuse_lonely_batches(2, 0, groups, bare)
+        checks.refuse_lonely_batches(epoch_batches(100, 2, 0, 0), groups, bare)
 
 
 def test_batches_of_one_row_need_given_or_mined_negatives_in_most_rows(tiny_model, jobs_file, home):
