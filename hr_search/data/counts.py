@@ -14,7 +14,7 @@ class Counts:
     Attributes:
         rows: rows read, over all files; of judged queries, pairs of a query and a relevant document.
         empty: rows dropped because query or document holds no words; of judged queries, queries without words.
-        unsplit: ESCO occupations dropped because title and duties cannot be separated with certainty.
+        unsplit: ESCO occupations and skills dropped because name and description cannot be separated with certainty.
         cvs: CVs in fields that became texts.
         html: texts that held HTML, which was taken out.
         emails: e-mail addresses replaced.

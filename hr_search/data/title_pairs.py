@@ -79,7 +79,8 @@ def write_titles(
         )
     if not sources:
         raise InputError('there is no source of job names; give tables of names, or "esco".')
-    names = pd.concat([read_names(source) for source in sources], ignore_index=True)
+    parts = [read_names(source).assign(source=number) for number, source in enumerate(dict.fromkeys(sources))]
+    names = pd.concat(parts, ignore_index=True)
     table = title_pairs(names.assign(isco=[_prefix(code, digits) for code in names["isco"]]), each, across, seed)
     rights = {folder: right_pairs(folder) for folder in dict.fromkeys([*judged, *without])}
     shared = overlap(table, rights)
@@ -100,7 +101,7 @@ def title_pairs(names: pd.DataFrame, each: int = 8, across: int = 2, seed: int =
     name comes up more often than others.
 
     Args:
-        names: `name`, `group` (the occupation), `isco` and `source`, as from `read_names`.
+        names: `name`, `group` (the occupation) and `isco`, as from `read_names`, and `source`.
         each: most pairs per occupation within a source, so that occupations with many names do not dominate.
         across: most pairs per occupation for each two sources.
         seed: of the random order.
@@ -112,14 +113,14 @@ def title_pairs(names: pd.DataFrame, each: int = 8, across: int = 2, seed: int =
     names = names.assign(key=normalised(names["name"]))
     names = names[names["key"] != ""].drop_duplicates(["group", "source", "key"])
     names = names.sample(frac=1, random_state=seed).sort_values("group", kind="stable")
-    jobs: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    jobs: dict[str, dict[int | str, list[tuple[str, str]]]] = {}
     for name, key, group, source in names[["name", "key", "group", "source"]].itertuples(index=False, name=None):
         jobs.setdefault(group, {}).setdefault(source, []).append((name, key))
     codes = names.groupby("group")["isco"].max()  # "" in the bundled titles
     rows = []
     for group, sources in jobs.items():
         kept: dict[Pair, tuple[str, str]] = {}
-        found = [sources[source] for source in sorted(sources)]
+        found = [sources[source] for source in sorted(sources)]  # by number: their paths do not matter
         for own in found:
             _take(kept, zip(own, own[1:] + own[:1], strict=True), each)
         for one, other in combinations(found, 2):
@@ -154,15 +155,15 @@ def read_names(source: Path | str) -> pd.DataFrame:
     - "esco": the English titles of the bundled data.
 
     Returns:
-        `name`, `group` (address or code of the occupation), `isco` (four digits, "soc:" and a broad occupation of the
-        SOC, or "") and `source`.
+        `name`, `group` (address or code of the occupation) and `isco` (four digits, "soc:" and a broad occupation of
+        the SOC, or "").
 
     Raises:
         InputError: the file is missing or has none of these sets of columns.
     """
     if source == BUNDLED_TITLES:
         titles = esco.load_titles()
-        return titles.rename(columns={"title": "name", "id": "group"}).assign(isco="", source=BUNDLED_TITLES)
+        return titles.rename(columns={"title": "name", "id": "group"}).assign(isco="")
     place = paths.resolve(source)
     table = read_table(place)
     columns = list(table.columns)
@@ -180,7 +181,7 @@ def read_names(source: Path | str) -> pd.DataFrame:
             "Alternate Title."
         )
     names = names.assign(name=[_forms(name) for name in names["name"]]).explode("name")
-    return names[names["name"] != ""].assign(source=str(place)).reset_index(drop=True)
+    return names[names["name"] != ""].reset_index(drop=True)
 
 
 def _talentclef(table: pd.DataFrame, source: str) -> pd.DataFrame:

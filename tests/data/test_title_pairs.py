@@ -109,7 +109,10 @@ def test_a_name_with_a_slash_that_is_not_two_forms_stays_whole(tmp_path, name):
 def test_what_a_test_shares_is_counted_and_left_out(tmp_path, folder, capsys):
     rows = [("löter", "schweisser"), ("Koch", "Köchin"), ("Brenner", "Schweisser")]
     rows = [{"jobtitle_1": one, "jobtitle_2": other} for one, other in rows]
-    rows = [row | {"esco_uri": "u2" if "Koch" in row["jobtitle_1"] else "u1", "isco_uri": "http://x/isco/C7212"} for row in rows]
+    rows = [
+        row | {"esco_uri": "u2" if "Koch" in row["jobtitle_1"] else "u1", "isco_uri": "http://x/isco/C7212"}
+        for row in rows
+    ]
     source = write(tmp_path / "de.tsv", rows, "\t")
     out = tmp_path / "titles.csv"
     line = ["titles", source, "--out", str(out), "--digits", "3", "--json"]
