@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 # No part of an e-mail, a link or a double name: these are for redaction, or another person's.
 _ALONE = r"(?<![\w@./-])(?:{})(?![\w@/-]|\.\w)"
+_WORDS = 12  # of a name; more are a text in the wrong column
 _SPACES = re.compile(r"[ \t\u00a0]{2,}")
 
 
@@ -64,7 +65,7 @@ def without_name(text: str, resume: Resume) -> tuple[str, int]:
 def name_words(resume: Resume) -> list[str]:
     """The words of a CV's name that are no initials, each once."""
     words = f"{resume.first} {resume.middle} {resume.last}".split()
-    return list(dict.fromkeys(word for word in words if len(word.rstrip(".")) > 1))
+    return list(dict.fromkeys(word for word in words[:_WORDS] if len(word.rstrip(".")) > 1))
 
 
 def replaced_words(text: str, words: Mapping[str, str]) -> tuple[str, int]:

@@ -106,6 +106,7 @@ _NATIVE = re.compile(r"\b(native|l1|mother tongue|родной)\b", re.IGNORECAS
 _NOW = re.compile(r"now|present|current|today|(по )?(н\.? ?в\.?|настоящее время|сей день)", re.IGNORECASE)
 _DATE = re.compile(r"(?:(?:(\d\d)[./])?(\d\d)[./])?((?:19|20)\d\d)|((?:19|20)\d\d)-(\d\d)(?:-(\d\d))?(?:T.*)?")
 _LAST = "9999"
+_DEPTH = 8  # levels of objects and lists in which texts are looked for
 
 
 def known_field(name: object) -> str:
@@ -185,7 +186,7 @@ def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
     for key in value:
         if known_field(key) == "body" and isinstance(whole := parsed(value[key]), Mapping):  # a row with a CV in it
             del flat[key]
-            flat |= _flat(whole)
+            flat |= whole
     if isinstance(basics := flat.pop("basics", None), Mapping):  # JSON Resume
         flat |= {name: item for name, item in basics.items() if name not in flat}
     elif "skill_set" in flat or (isinstance(flat.get("experience"), list) and isinstance(flat.get("skills"), str)):
@@ -201,9 +202,9 @@ def parsed(item: Any) -> Any:
     return item
 
 
-def _texts(value: Any) -> list[str]:
+def _texts(value: Any, depth: int = _DEPTH) -> list[str]:
     """The texts in a value, one after the other: of a list its items, of an object what it names."""
-    if value is None or isinstance(value, bool) or value != value:
+    if not depth or value is None or isinstance(value, bool) or value != value:
         return []
     if isinstance(value, str):
         return [text] if (text := plain(clean(value))) else []
@@ -212,8 +213,8 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         ids = ("id", "preferred", "verified", "type", "needverification")
         parts = [item for key, item in value.items() if reduced(str(key)) not in ids and not _is_address(key, item)]
-        return _texts(value.get("formatted", parts))
-    return [text for item in value for text in _texts(item)] if isinstance(value, list | tuple) else []
+        return _texts(value.get("formatted", parts), depth - 1)
+    return [text for item in value for text in _texts(item, depth - 1)] if isinstance(value, list | tuple) else []
 
 
 def _is_address(key: Any, item: Any) -> bool:
@@ -268,7 +269,7 @@ def _when(text: str) -> str:
     return "-".join(part for part in parts if part)
 
 
-def _schools(values: Any) -> list[str]:
+def _schools(values: Any, inside: bool = False) -> list[str]:
     """A line for each school or course, without years; the level of education first."""
     lines: list[str] = []
     for value in values or ():
@@ -279,6 +280,6 @@ def _schools(values: Any) -> list[str]:
             told = {reduced(str(key)): part for key, part in item.items()}
             line = ", ".join(dict.fromkeys(text for key in _SCHOOL for text in _texts(told.get(key))))
             lines += [line] if line else []
-            for key in ("primary", "additional", "attestation", "elementary"):
-                lines += _schools([told[key]]) if told.get(key) else []
+            for key in () if inside else ("primary", "additional", "attestation", "elementary"):  # hh.ru
+                lines += _schools([told[key]], inside=True) if isinstance(told.get(key), list) else []
     return lines

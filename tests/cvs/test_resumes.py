@@ -141,6 +141,15 @@ def test_what_is_no_cv():
     assert resume_text(read_resume({"experience": [], "age": 3}), identity=True) == ("", {})
 
 
+def test_deep_and_long_values_end():
+    deep = None
+    for _ in range(3000):
+        deep = {"primary": [deep], "cv": deep, "name": [deep]}
+    resume = read_resume({"title": "Cook", "cv": deep, "education": deep, "skills": [deep], "contact": deep})
+    assert resume_text(resume)[0] == "Cook"
+    assert resume_text(read_resume({"name": "Bo " * 10**5, "about": "Bo " * 10**5}))[1] == {"names": 10**5 + 1}
+
+
 @pytest.mark.parametrize(
     ("dates", "order"),
     [
