@@ -65,7 +65,8 @@ def write_titles(
         without: further such folders, whose right pairs are also left out of it.
 
     Returns:
-        The number of pairs written, and a row for each folder as in `overlap`, with the pairs of the table `left_out`.
+        The number of pairs written, and a row for each folder as in `overlap`, before any pair is left out, with the
+        number of those that are (`left_out`).
 
     Raises:
         InputError: a source or folder is missing or not as described, no pair is left, or a number is out of bounds.
