@@ -38,9 +38,22 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold lines of `name: value`.")
     # YAML itself keeps the last of two and says nothing.
-    if twice := [name for name, count in Counter(name.value for name, _ in node.value).items() if count > 1]:
-        raise InputError(f"{path} gives {shown(twice[0])} twice; keep one of the two.")
+    if twice := _given_twice(node, set()):
+        raise InputError(f"{path} gives {shown(twice)} twice; keep one of the two.")
     return values
+
+
+def _given_twice(node: yaml.Node, seen: set[int]) -> str:
+    """The first name that a mapping, or one inside it, gives twice; "" for none."""
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return ""
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        counts = Counter(name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode))
+        if twice := [name for name, count in counts.items() if count > 1]:
+            return twice[0]
+    inner = (each if isinstance(each, tuple) else (each,) for each in node.value)
+    return next(filter(None, (_given_twice(each, seen) for part in inner for each in part)), "")
 
 
 def _values_of(node: yaml.Node | None, known: dict[int, int]) -> int:

@@ -35,6 +35,11 @@ def add_suite(verbs: argparse._SubParsersAction) -> None:
         help="embedded, a folder or a Hub name; may be repeated, each is compared with those before (default embedded)",
     )
     verb.add_argument("--runid", default="", help="name of the results' folder; default: the suite's name")
+    verb.add_argument(
+        "--audit",
+        choices=("names",),
+        help="names: swap the names in CVs and report how the rankings of the models move",
+    )
     verb.add_argument("--json", action="store_true", help="print one line of JSON")
     add_settings(verb, _SETTINGS, seed="42, of intervals and tests")
     verb.set_defaults(run=suite)
@@ -44,17 +49,29 @@ def add_suite(verbs: argparse._SubParsersAction) -> None:
 def suite(arguments: argparse.Namespace) -> int:
     """`suite`: the cells that are not measured yet, then tables and page; exit code 1 if a task or the page failed."""
     settings = settings_from(None, given(arguments, _SETTINGS))
+    from hr_search.suite import names
+    from hr_search.suite.cells import systems_of
     from hr_search.suite.runner import run_suite, suite_folder, write_page
     from hr_search.suite.suite_file import read_suite
 
     found = read_suite(paths.resolve(arguments.file))
     name = arguments.runid or found.name
-    tables = run_suite(found, arguments.models or ["embedded"], name, settings.precision, settings.seed)
+    models = arguments.models or ["embedded"]
+    if arguments.audit:
+        names.require_cvs(found)
+    tables = run_suite(found, models, name, settings.precision, settings.seed)
+    audited = None
+    (suite_folder(name) / names.FILE).unlink(missing_ok=True)  # of an earlier start, perhaps with other models
+    if arguments.audit:
+        audited = names.audit_names(found, systems_of(models), suite_folder(name), settings.precision)
     failed = tables.cells[tables.cells["status"] == "failed"]
     if arguments.json:
-        print_json({"suite": name, **{table: records(getattr(tables, table)) for table in vars(tables)}})
+        told = {table: records(getattr(tables, table)) for table in vars(tables)}
+        print_json({"suite": name, **told, **({} if audited is None else {"names": records(audited)})})
     else:
         _print(tables)
+        if audited is not None:
+            say(f"\noverlap of rankings under other names\n{fixed(names.summed_names(audited))}")
         say(f"\ntables: {suite_folder(name)}")
     from hr_search.reports.notebooks import NotebookFailed
 
@@ -77,8 +94,9 @@ def _print(tables: Tables) -> None:
     if len(shown := summary.wide(cells)):
         say(plain(shown.to_string(index=False, na_rep="")))
     if len(tables.families):
-        means = fixed(tables.families.drop(columns="kind"))
-        say(f"\nmeans over tasks; differences are from the first model\n{means}")
+        say(f"\nmeans over tasks\n{plain(summary.wide_families(tables.families).to_string(index=False))}")
+        if len(gained := summary.gains(tables.families)):
+            say(f"\nabove the first model\n{fixed(gained)}")
     if len(tables.comparison):
         say(f"\nreal differences (Holm over the tasks)\n{fixed(summary.counted_differences(tables.comparison))}")
     for row in cells[cells["status"] == "skipped"].itertuples():

@@ -31,6 +31,7 @@ from hr_search.evaluation.metrics import rank_all
 from hr_search.evaluation.scoring import FLOORS
 from hr_search.models import embedded
 from hr_search.models.condenser import Condenser, learn
+from hr_search.suite.cv_tasks import cv_tasks
 from hr_search.suite.suite_file import SuiteTask
 
 FORMAT = 1  # of the stored cells, and of how they are measured: a higher one makes all of them anew
@@ -136,7 +137,7 @@ def read_material(task: SuiteTask) -> Material:
     Raises:
         InputError: they cannot be read, or there is nothing in them to condense by.
     """
-    found = loading.search_tasks(task.settings, task.split, task.dropidentical)
+    found = cv_tasks(task.settings) if task.cvs else _read_tasks(task)
     condenser = None
     if task.settings.condense:
         train = loading.load_data(task.settings).train
@@ -147,6 +148,11 @@ def read_material(task: SuiteTask) -> Material:
         for lists in (each.relevant, each.grades, each.barred):
             parts += ["none"] if lists is None else [np.asarray(row).tolist() for row in lists]
     return Material(found, condenser, files.digest(*map(str, parts)))
+
+
+def _read_tasks(task: SuiteTask) -> dict[str, Task]:
+    """The search tasks of a table or a folder of judged queries."""
+    return loading.search_tasks(task.settings, task.split, task.dropidentical)
 
 
 # -- measuring -----------------------------------------------------------------------------------

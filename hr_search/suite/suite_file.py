@@ -16,11 +16,14 @@ from hr_search.runs.folders import checked_run_id
 from hr_search.settings import Settings
 
 KEYS = ("name", "tasks")
-OWN = ("name", "family", "data", "split", "metric", "direction", "dropidentical", "licence", "get")  # keys of a task
+OWN = (  # keys of a task that are no settings
+    *("name", "family", "data", "split", "metric", "direction", "dropidentical", "cvs", "licence", "get"),
+)
 READING = (  # the settings that a task may have
     *("querycolumn", "positivecolumn", "groupcolumn", "template", "documenttemplate", "condense", "redact", "keephtml"),
-    *("encoding", "trustfile", "validationshare", "testshare", "splitseed", "maxlength", "relevantfrom"),
+    *("identity", "encoding", "trustfile", "validationshare", "testshare", "splitseed", "maxlength", "relevantfrom"),
 )
+_OF_CVS = ("identity", "encoding", "trustfile", "maxlength")  # those that a task of CVs in fields may have
 ALL = "all families"  # in the table of families, the mean over them
 SPLITS = ("all", "validation", "test")
 LIMIT = 500  # tasks of a suite; more are a mistake
@@ -39,6 +42,7 @@ class SuiteTask:
         metric: one of `choices.METRICS`.
         directions: those that are measured.
         dropidentical: whether documents equal to the query are left out of its ranking.
+        cvs: whether the rows of the data are CVs in fields: the task is then desired position -> rest of the CV.
         licence: of the data.
         get: how the data are fetched; empty where they come with the package.
     """
@@ -51,6 +55,7 @@ class SuiteTask:
     metric: str = "mrr"
     directions: tuple[str, ...] = ("q2d",)
     dropidentical: bool = False
+    cvs: bool = False
     licence: str = ""
     get: str = ""
 
@@ -85,7 +90,7 @@ def read_suite(path: Path | str) -> Suite:
         path: the file. Its keys: `name` (default: the file's name) and `tasks`, a list. The keys of a task: `name` and
             `data` (a file, a folder of judged queries, a bundled name or `hf:OWNER/NAME`); `family` (default: one of
             its own), `split` (all), `metric` (mrr), `direction` (q2d, d2q or both; default q2d), `dropidentical`,
-            `licence`, `get` (how the data are fetched), and the settings `READING`.
+            `cvs`, `licence`, `get` (how the data are fetched), and the settings `READING`.
 
     Raises:
         InputError: an unknown key, a value that does not fit, two tasks of one name, no task, or data that are neither
@@ -126,6 +131,7 @@ def _task(entry: Any, source: str) -> SuiteTask:
         metric=_one_of("metric", own.get("metric", "mrr"), METRICS, where),
         directions=DIRECTIONS if direction == "both" else (direction,),
         dropidentical=conversions.converted("dropidentical", own.get("dropidentical", False), bool, where),
+        cvs=conversions.converted("cvs", own.get("cvs", False), bool, where),
         licence=str(own.get("licence") or ""),
         get=" ".join(str(own.get("get") or "").split()),
     )
@@ -135,12 +141,26 @@ def _task(entry: Any, source: str) -> SuiteTask:
         )
     if settings.condense and task.split == "all":
         raise InputError(f"{where} has condense, which is learnt from train rows; give split: test as well.")
+    if task.cvs:
+        _check_cvs(task, given, where)
     if not task.there and not task.get:
         raise InputError(
             f"{where}: its data {shown(settings.datapath)} does not exist; check the path, or say under get: how they "
             "are fetched, so that the task is skipped until then."
         )
     return task
+
+
+def _check_cvs(task: SuiteTask, given: Mapping[str, Any], where: str) -> None:
+    """Checks that nothing else is wanted of a file of CVs than what can be made of it."""
+    if not is_table_file(task.settings.datapath):
+        raise InputError(f"{where} has cvs, which is for a file whose rows are CVs in fields; leave it out.")
+    idle = [name for name in given if name not in _OF_CVS]
+    idle += ["split"] * (task.split != "all") + ["dropidentical"] * task.dropidentical
+    if idle:
+        raise InputError(
+            f"{where} has cvs and {idle[0]}, which means nothing for CVs in fields; leave one of them out."
+        )
 
 
 def _sorted_keys(entry: Mapping[Any, Any], source: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -226,6 +226,21 @@ def wide(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown, columns=[*keys, *systems])
 
 
+def wide_families(families: pd.DataFrame) -> pd.DataFrame:
+    """The table of families for reading: a row per family, a column per system, `value [low, high]`."""
+    words = [f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in families.itertuples()]
+    table = families.assign(words=words).pivot(index=["family", "tasks"], columns="system", values="words")
+    order = families.drop_duplicates("family").set_index(["family", "tasks"]).index
+    return table.loc[order, list(dict.fromkeys(families["system"]))].reset_index().rename_axis(columns=None)
+
+
+def gains(families: pd.DataFrame) -> pd.DataFrame:
+    """How much each further model is above the first, by family: family, system, difference, low, high."""
+    rows = families[(families["kind"] == "model") & families["difference"].notna()]
+    names = {"difference_low": "low", "difference_high": "high"}
+    return rows[["family", "system", "difference", *names]].rename(columns=names).reset_index(drop=True)
+
+
 def counted_tasks(cells: pd.DataFrame) -> str:
     """How many tasks are finished, failed with some system, and skipped, in words: `7 tasks finished, 5 skipped`."""
     of_task = cells.groupby("task", sort=False)["status"].agg(set)
@@ -235,7 +250,7 @@ def counted_tasks(cells: pd.DataFrame) -> str:
         "skipped": sum(found == {"skipped"} for found in of_task),
     }
     words = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    return f"{len(of_task)} tasks: {words}"
+    return f"{len(of_task)} task{'s' * (len(of_task) > 1)}: {words}"
 
 
 def real_differences(comparison: pd.DataFrame) -> pd.DataFrame:
