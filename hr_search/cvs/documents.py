@@ -35,7 +35,7 @@ class Cv:
     """A CV and where it comes from.
 
     Attributes:
-        id: its own, or the name of its file, with the row in a file of several.
+        id: its own, or the name of its file, with the folders below the one given and the row in a file of several.
         resume: its fields.
         place: file and row, for errors.
     """
@@ -60,9 +60,9 @@ def read_cvs(
         InputError: a place does not exist, a folder is empty, or two CVs have one id.
     """
     found, wrong = [], []
-    for path in _files(places, besides):
+    for path, name in _files(places, besides).items():
         try:
-            for cv, sentence in _read(path, encoding, trustfile):
+            for cv, sentence in _read(path, name, encoding, trustfile):
                 if cv:
                     found.append(cv)
                 else:
@@ -79,9 +79,9 @@ def read_cvs(
     return found, wrong
 
 
-def _files(places: Sequence[Path | str], besides: Path | None) -> list[Path]:
-    """The files to read, each once."""
-    paths: list[Path] = []
+def _files(places: Sequence[Path | str], besides: Path | None) -> dict[Path, str]:
+    """The files to read, each once, and their names: in a folder, the path from there."""
+    names: dict[Path, str] = {}
     for place in map(Path, places):
         if not place.exists():
             raise InputError(f"{place} does not exist; check the path.")
@@ -91,11 +91,12 @@ def _files(places: Sequence[Path | str], besides: Path | None) -> list[Path]:
             inside = [path for path in inside if not any(part[0] == "." for part in path.relative_to(place).parts)]
             if not inside:
                 raise InputError(f"the folder {place} has no files; put CVs into it ({', '.join(KINDS)}).")
-        paths += inside
-    return list(dict.fromkeys(paths))
+        for path in inside:
+            names.setdefault(path, path.relative_to(place).as_posix() if path != place else path.name)
+    return names
 
 
-def _read(path: Path, encoding: str, trustfile: bool) -> Iterable[tuple[Cv | None, str]]:
+def _read(path: Path, name: str, encoding: str, trustfile: bool) -> Iterable[tuple[Cv | None, str]]:
     """Each CV of a file, or the sentence that says why there is none."""
     kind = extension(path)
     if kind not in KINDS:
@@ -103,21 +104,20 @@ def _read(path: Path, encoding: str, trustfile: bool) -> Iterable[tuple[Cv | Non
     if path.is_file() and path.stat().st_size < 1000 and not path.read_bytes().strip():
         raise InputError(f"{path} is empty; {_NEEDED}.")
     if kind in _OBJECTS:
-        return _from_rows(path, _objects(path, read_text(path, encoding, trustfile)))
+        return _from_rows(path, name, _objects(path, read_text(path, encoding, trustfile)))
     if kind in _TABLES:
-        return _from_rows(path, _rows(path, encoding, trustfile))
+        return _from_rows(path, name, _rows(path, encoding, trustfile))
     if kind == ".pdf":
         text = _pdf_text(path, trustfile)
     elif kind == ".docx":
         text = _docx_text(path, trustfile)
     else:
         text = read_text(path, encoding, trustfile)
-    return [_checked(path.name.split(".")[0] if path.suffix == ".gz" else path.stem, {"text": text}, str(path))]
+    return [_checked(name, {"text": text}, str(path))]
 
 
-def _from_rows(path: Path, rows: Sequence[tuple[str, Any]]) -> Iterable[tuple[Cv | None, str]]:
+def _from_rows(path: Path, name: str, rows: Sequence[tuple[str, Any]]) -> Iterable[tuple[Cv | None, str]]:
     """The CVs of the objects or rows of a file."""
-    name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
     for at, (place, value) in enumerate(rows, 1):
         pairs = value.items() if isinstance(value, Mapping) else ()
         own = next((item for key, item in pairs if key.lower().strip("_") in _IDS), None)

@@ -51,7 +51,8 @@ _KINDS = {"emails": "contacts", "phones": "contacts", "handles": "contacts", "li
 
 
 def _labelled(labels: dict[str, str]) -> list[tuple[str, re.Pattern[str]]]:
-    return [(kind, re.compile(rf"\W*(?:{words})\s*[:—–].*", re.IGNORECASE)) for kind, words in labels.items()]
+    # A longer line is a CV without line breaks.
+    return [(kind, re.compile(rf"\W*(?:{words})\s*[:—–].{{0,120}}", re.IGNORECASE)) for kind, words in labels.items()]
 
 
 _EVERYWHERE = _labelled(_LABELS)
