@@ -95,8 +95,39 @@ def read_folder(
         corpus, second = redaction.redacted(corpus)
         replaced = first + second
     text = read_text(sources["qrels"], encoding, trustfile)
-    rows, columns, grades, unknown = _judgements(sources, queries, corpus, text)
-    keys = queries.map(normalise)
+    *judgements, unknown = _judgements(sources, queries, corpus, text)
+    tasks, counts = judged_tasks(queries.tolist(), corpus.tolist(), *judgements, relevantfrom, str(folder))
+    counts += Counts(html=marked, unknown=unknown)
+    return tasks, counts + redaction.as_counts(replaced) if redact else counts
+
+
+def judged_tasks(
+    queries: Sequence[str],
+    documents: Sequence[str],
+    rows: np.ndarray,
+    columns: np.ndarray,
+    grades: np.ndarray,
+    relevantfrom: float = 0.0,
+    source: str = "the collection",
+) -> tuple[dict[str, Task], Counts]:
+    """The search tasks of judged texts, as `read_folder` makes them.
+
+    Args:
+        queries: Q texts.
+        documents: N texts.
+        rows: the queries of P distinct pairs, (P,) from 0 to Q - 1.
+        columns: their documents, (P,) from 0 to N - 1.
+        grades: their grades, (P,) above 0.
+        relevantfrom: the grade from which a document counts as right for all metrics but nDCG; 0 = any above 0.
+        source: what is judged, for the error.
+
+    Returns:
+        The tasks "q2d" and "d2q", and the counts `rows`, `empty`, `unanswered` and `distractors`.
+
+    Raises:
+        InputError: no query with words has a right document.
+    """
+    keys = pd.Series([normalise(text) for text in queries], dtype=object)
     worded = (keys != "").to_numpy()
     answered = np.bincount(rows[grades >= relevantfrom], minlength=len(queries)) > 0
     kept = worded & answered
@@ -104,25 +135,29 @@ def read_folder(
     rows, columns, grades = rows[inside], columns[inside], grades[inside]
     if not len(rows):
         least = f"grade {relevantfrom:g} or more" if relevantfrom else "grade above 0"
-        raise InputError(f"{sources['qrels']} marks no document of {sources['corpus']} as relevant ({least}).")
+        raise InputError(f"{source} marks no document as relevant to a query ({least}).")
     right = grades >= relevantfrom
-    answers = np.bincount(columns[right], minlength=len(corpus)) > 0
+    answers = np.bincount(columns[right], minlength=len(documents)) > 0
     order = np.argsort(~answers, kind="stable")  # documents right for no query last
-    shape = len(queries), len(corpus)
+    shape = len(queries), len(documents)
     relevance = sparse.coo_array((grades, (rows, columns)), shape=shape).tocsr()[kept][:, order]
     groups = keys[kept].tolist()
     first = _first_queries(incidence(rows[right], columns[right], shape)[kept][:, order[: answers.sum()]])
-    texts, documents = queries[kept].tolist(), corpus.iloc[order].tolist()
-    tasks = both_directions(texts, documents, relevance, groups, [groups[query] for query in first], relevantfrom)
+    tasks = both_directions(
+        [queries[at] for at in np.flatnonzero(kept)],
+        [documents[at] for at in order],
+        relevance,
+        groups,
+        [groups[query] for query in first],
+        relevantfrom,
+    )
     counts = Counts(
         rows=len(rows),
         empty=int((~worded).sum()),
-        html=marked,
-        unknown=unknown,
         unanswered=int((worded & ~answered).sum()),
         distractors=int((~answers).sum()),
     )
-    return tasks, counts + redaction.as_counts(replaced) if redact else counts
+    return tasks, counts
 
 
 def judged_pairs(task: Task) -> pd.DataFrame:
