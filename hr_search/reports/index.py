@@ -1,4 +1,4 @@
-"""The index of all runs: one page to sort, filter, compare and repeat them."""
+"""The index of all runs: one page to sort, filter, compare and repeat them, with links to the pages of suites."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ def write_index() -> Path:
     page = environment.get_template("runs.html.j2").render(
         runs=runs,
         skipped=skipped,
+        suites=sorted(page.stem for page in (paths.reports() / "suites").glob("*.html")),
         data=Markup(inert_json(_script_data(runs, varied))),
         style=Markup(asset("page.css") + asset("runs.css")),
         script=Markup(script),

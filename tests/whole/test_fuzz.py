@@ -28,6 +28,7 @@ from hr_search.data import tables
 from hr_search.grids import grid_file
 from hr_search.runs import folders
 from hr_search.settings import FIELDS, TYPES, Settings
+from hr_search.suite import suite_file
 
 EXAMPLES = {"ci": 200, "nightly": 2000}
 profile = settings(
@@ -145,7 +146,7 @@ def test_any_name_is_a_setting_or_refused(name):
 YAML = st.text(alphabet="abc:-[]{}&*<>!|#'\"\n\t 0x1e.~?,%@`\\", max_size=60) | st.recursive(
     st.sampled_from([*FIELDS, "product", "list", "random", "seeds", "base", "name", 1, 0.5, None, True, [], {}]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*FIELDS, "product", "list", "random",
-                  "seeds", "base", "name", "count", "settings", "low", "high", "log"]), inner, max_size=3),
+                  "seeds", "base", "name", "tasks", "data", "get", "cvs", "count", "settings", "low", "high", "log"]), inner, max_size=3),
     max_leaves=8,
 ).map(lambda value: yaml.safe_dump(value))  # fmt: skip
 
@@ -160,10 +161,12 @@ def test_any_yaml_is_a_recipe_and_a_grid_or_refused(tmp_path_factory, text):
     assert isinstance(checked(config.read_recipe, path), Settings | None)
     cells = checked(grid_file.read_grid, path)
     assert cells is None or (cells.cells and len({cell.runid for cell in cells.cells}) == len(cells.cells))
+    suite = checked(suite_file.read_suite, path)
+    assert suite is None or suite.tasks
 
 
 WORDS = st.sampled_from(
-    ["train", "evaluate", "search", "compare", "grid", "benchmark", "report", "-p", "--recipe", "--runid", "--", "-", "x=1",
+    ["train", "evaluate", "search", "compare", "grid", "suite", "benchmark", "report", "-p", "--recipe", "--runid", "--", "-", "x=1",
      "points=1", "--top", "--json", "--corpus", "--split", "--workers", *(f"--{name}" for name in FIELDS)]
 ) | st.text(max_size=8)  # fmt: skip
 
