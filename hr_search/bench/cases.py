@@ -33,6 +33,7 @@ class Order:
         learningrate: the peak learning rate.
         seconds: training time in a race.
         recipe: our settings in a race.
+        attention: of the peer's model, as transformers calls it; empty = its default.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Order:
     learningrate: float = 5e-5
     seconds: float = 0.0
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    attention: str = ""
 
     @property
     def rows(self) -> int:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from hr_search.base.errors import InputError
+
 # Products of the shapes that encoders have, and square ones, which a machine multiplies fastest.
 _SHAPES = {
     "cpu": [(2048, 384, 1536), (2048, 1536, 384), (2048, 2048, 2048)],
@@ -23,6 +25,20 @@ _SHAPES = {
 def has_gpu() -> bool:
     """Whether torch finds an NVIDIA GPU here."""
     return torch.cuda.is_available()
+
+
+def require_gpu() -> None:
+    """Checks that torch finds a GPU.
+
+    Raises:
+        InputError: it finds none, and why that may be.
+    """
+    if not has_gpu():
+        why = "it is built without CUDA" if torch.version.cuda is None else "is its driver installed?"
+        raise InputError(
+            f"torch {torch.__version__} finds no NVIDIA GPU here ({why}); run this on a machine with one, or add --dry "
+            "to see its lines run with a tiny model."
+        )
 
 
 def best_device() -> torch.device:

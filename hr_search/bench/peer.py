@@ -57,7 +57,12 @@ def load(order: Order) -> Any:
     config = AutoConfig.from_pretrained(order.model)
     changed = {name: order.dropout for name in _DROPOUTS if hasattr(config, name)}
     unchanged = order.defaults or order.dropout < 0
-    model = SentenceTransformer(order.model, device=str(best_device()), config_kwargs={} if unchanged else changed)
+    model = SentenceTransformer(
+        order.model,
+        device=str(best_device()),
+        model_kwargs={"attn_implementation": order.attention} if order.attention else {},
+        config_kwargs={} if unchanged else changed,
+    )
     if not order.defaults:
         model.max_seq_length = min(order.maxlength, model.max_seq_length or order.maxlength)
     model.encode(WARMUP_TEXTS)

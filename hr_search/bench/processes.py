@@ -36,7 +36,7 @@ def measure(contender: str, order: Order, texts: dict[str, list], more: dict[str
         files.write_json(question, {"contender": contender, "order": dataclasses.asdict(order), "texts": texts})
         done = subprocess.run(
             [sys.executable, "-m", "hr_search.bench", str(question), str(answer)],
-            env=_environment(order.threads) | (more or {}),
+            env=environment(order.threads) | (more or {}),
             cwd=folder,
             capture_output=True,
             text=True,
@@ -56,7 +56,7 @@ def _failure(contender: str, order: Order, done: subprocess.CompletedProcess[str
     return InputError(f"the {order.kind} run of {contender} failed ({last[:300]}).")
 
 
-def _environment(threads: int) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """The variables both contenders run under: threads, one GPU, no network, no progress bars."""
     defaults = {
         # As in the Makefile: threads that spin for long take the cores from those that work.

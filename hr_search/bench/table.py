@@ -28,7 +28,7 @@ def table_row(
     name: str, unit: str, ours: Sequence[float], peer: Sequence[float], limit: float, machine: str
 ) -> dict[str, Any]:
     """One row of the table: medians, their ratio, the spread, and what they were measured on."""
-    median, versions = {"ours": float(np.median(ours)), "peer": float(np.median(peer))}, provenance.versions()
+    median = {"ours": float(np.median(ours)), "peer": float(np.median(peer))}
     return {
         "case": name,
         "unit": unit,
@@ -41,9 +41,15 @@ def table_row(
         "runs": len(ours),
         "limit": limit,
         "hardware": machine,
-        "versions": ", ".join(f"{package} {versions[package]}" for package in _PACKAGES if package in versions),
+        "versions": versions(),
         "commit": provenance.commit(),
     }
+
+
+def versions() -> str:
+    """The versions of the packages that decide speeds, in words."""
+    found = provenance.versions()
+    return ", ".join(f"{package} {found[package]}" for package in _PACKAGES if package in found)
 
 
 def read_table(path: Path | str) -> pd.DataFrame:

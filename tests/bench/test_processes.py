@@ -20,7 +20,7 @@ def test_both_contenders_run_under_the_same_variables(monkeypatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    plain, two = processes._environment(0), processes._environment(2)
+    plain, two = processes.environment(0), processes.environment(2)
     assert "OMP_NUM_THREADS" not in plain and plain["GOMP_SPINCOUNT"] == "7"
     assert two["OMP_NUM_THREADS"] == two["MKL_NUM_THREADS"] == two["RAYON_NUM_THREADS"] == "2"
     assert plain["HF_HUB_OFFLINE"] == "1" and plain["PYTHONPATH"].endswith("elsewhere")
