@@ -134,7 +134,7 @@ def load_data(settings: Settings) -> Data:
     if not settings.allowleaks:
         splits.refuse_leaks(parts, own, set(judged))
     counts += splits.sizes(parts) + splits.leaks(parts, exact)
-    logger.info("%s: %s", settings.datapath, counts)
+    logger.info("%s: %s", " + ".join(names), counts)
     final = {name: _final(part, _MARKS.get(name, ("table",))) for name, part in parts.items()}
     stamp = fingerprint(final.values(), [each for both in judged.values() for each in _marks(both["q2d"])])
     return Data(" + ".join(names), **final, counts=counts, fingerprint=stamp, judged=judged)
