@@ -124,8 +124,17 @@ def _measure(
                 else:
                     cell = cells.measure_model(task, material, encoders.reading(task.maxlength))
                 place = cells.cell_folder(folder, task, system)
-                cells.store(place, cell, cells.prints_of(task, material, system, precision))
-                progress.done[task.name, system.label] = cell
+                prints = cells.prints_of(task, material, system, precision)
+                cells.store(place, cell, prints)
+                progress.done[task.name, system.label] = _read_back(place, prints)
+
+
+def _read_back(place: Path, prints: Mapping[str, str]) -> Cell:
+    """A cell that was just stored: its numbers have lost their last digits, as in a suite that goes on."""
+    cell, reason = cells.stored(place, prints)
+    if cell is None:
+        raise InputError(f"{place} cannot be read back ({reason}); choose another --runid.")
+    return cell
 
 
 def _materials(tasks: Sequence[SuiteTask], systems: Sequence[System], progress: Progress) -> dict[str, Material]:
