@@ -160,7 +160,8 @@ def test_after(prepared: Prepared, before: Tested | None) -> None:
             run.write("tables", tables_table(results, tasks, seed))
         run.write("comparison", scoring.comparison_table(results, seed))
         run.write("scores", pd.concat([part for part in (before[1], cosines) if len(part)]))
-        times = timing.timing_table(prepared.encoder, tasks["q2d"].documents, 500, seed)
+        timed = 50 if prepared.trial else 500  # a trial changes nothing about encoding
+        times = timing.timing_table(prepared.encoder, tasks["q2d"].documents, timed, seed)
         run.write("timing", pd.concat([times, costs]))
     (prepared.second or prepared.encoder).expand()
 
@@ -168,9 +169,9 @@ def test_after(prepared: Prepared, before: Tested | None) -> None:
 def measure(prepared: Prepared, system: str) -> tuple[scoring.Results, pd.DataFrame, pd.DataFrame]:
     """Per-query results in both directions, a sample of the scores, and what further stages cost, as of now."""
     (tasks, tokens), settings = prepared.test, prepared.settings
-    sides = scoring.embed_sides(prepared.encoder, tokens, progress=True)
     if prepared.trial:
-        return prepared.trial.measure(tasks, sides, settings.seed)
+        return prepared.trial.measure(tasks, prepared.trial.embedded(prepared.encoder, tokens), settings.seed)
+    sides = scoring.embed_sides(prepared.encoder, tokens, progress=True)
     if prepared.second and system == "trained":
         return stage.measure_second_stage(prepared.second, tasks, sides, settings)
     if settings.dimensions and system == "trained":

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import torch
 
+from hr_search.base import arrays, files, paths
 from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder
 from hr_search.evaluation import scoring
+from hr_search.fast.tokens import TokenTable
+from hr_search.search.identity import fingerprint
 from hr_search.search.memory import Memory, build_memory, kept_memory, refuse_known
 from hr_search.search.policy import SearchPolicy, sides_of
 from hr_search.search.stages import Reads, evaluate_stages, placed
@@ -55,6 +59,25 @@ class Trial:
         if tasks and self.policy.mixing != "none":
             advice = "leave --allowleaks out, or take --searchmixing none"
             refuse_known(self.memory, tasks["q2d"].documents, advice)
+
+    def embedded(self, encoder: Encoder, tokens: Mapping[str, TokenTable]) -> dict[str, np.ndarray]:
+        """Embeddings of the test rows, "query" and "document", from the cache where they were embedded before.
+
+        All cells of a grid of knobs share them. They are embedded again for another model, precision, number of threads
+        or text: each may change their last bits.
+        """
+        texts = [part for table in tokens.values() for part in (table.ids, table.offsets)]
+        state = fingerprint(encoder), encoder.bf16, str(encoder.device), torch.get_num_threads()
+        folder = paths.cache() / "embeddings" / files.digest(*state, *(part.tobytes().hex() for part in texts))
+        try:
+            sides = {side: arrays.load(folder / f"{side}.npy") for side in tokens}
+            log.info("the embeddings of the test rows are in the cache")
+        except ValueError:  # not there, or damaged
+            sides = scoring.embed_sides(encoder, tokens, progress=True)
+            with files.whole_folder(folder) as target:
+                for side, vectors in sides.items():
+                    arrays.save(target / f"{side}.npy", vectors)
+        return sides
 
     def measure(
         self, tasks: Mapping[str, Task], sides: Mapping[str, np.ndarray], seed: int

@@ -15,7 +15,7 @@ from hr_search.base.errors import InputError
 from hr_search.checks import check_rows, check_settings
 from hr_search.commands import parser
 from hr_search.data.loading import load_data
-from hr_search.evaluation import calibration
+from hr_search.evaluation import calibration, scoring
 from hr_search.evaluation.comparison import with_intervals
 from hr_search.experiment import run_experiment
 from hr_search.policies import search_policy
@@ -64,6 +64,23 @@ def test_run_equals_evaluate_with_the_same_knobs(scene, finished, capsys):
             for metric, (value, _, _) in ours[system][direction].items():
                 assert value == pytest.approx(theirs[direction][metric][0], abs=1e-9), (system, direction, metric)
     assert ours["base"] != ours["trained"]
+
+
+def test_cells_of_a_grid_share_the_embeddings_of_the_test_rows(scene, finished, monkeypatch):
+    def refuse(*_, **__):
+        pytest.fail("the test rows are embedded again")
+
+    kept = list((paths.cache() / "embeddings").glob("*/*.npy"))
+    assert len(kept) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "embed_sides", refuse)
+        again = run_experiment(scene[1].replace(**KNOBS), "shared")
+    assert again.table("metrics").equals(finished.table("metrics"))
+    kept[0].write_bytes(b"torn")
+    assert run_experiment(scene[1].replace(**KNOBS), "torn").table("metrics").equals(finished.table("metrics"))
+    assert len(list((paths.cache() / "embeddings").glob("*/*.npy"))) == 2
+    run_experiment(scene[1].replace(maxlength=16), "other length")
+    assert len(list((paths.cache() / "embeddings").glob("*/*.npy"))) == 4
 
 
 def test_nothing_is_trained_and_the_run_says_so(finished):
