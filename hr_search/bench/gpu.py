@@ -20,9 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from hr_search.base import files, paths
 from hr_search.base.devices import hardware
@@ -33,7 +31,6 @@ from hr_search.bench.gpu_scene import Finding, Scene, fresh, left_out
 from hr_search.bench.meters import best_device, require_gpu
 from hr_search.bench.processes import environment
 from hr_search.bench.table import versions
-from hr_search.reports.pages import export_html
 from hr_search.runs import provenance
 
 log = logging.getLogger(__name__)
@@ -247,11 +244,21 @@ def answer_check(name: str, folder: str, dry: str = "") -> None:
 
 def write_page(path: Path, table: pd.DataFrame, dry: bool = False) -> None:
     """The rows of a run as a page to read: a verdict, and a table for each check."""
+    # Imported here: the process of a check has no page to write, and is to start soon.
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+    from hr_search.reports.pages import export_html
+
+    def shown(part: pd.DataFrame) -> Any:
+        html = part.to_html(index=False, na_rep="", border=0, float_format=lambda value: f"{value:.4g}")
+        return new_code_cell("", outputs=[new_output("display_data", data={"text/html": html})])
+
     warning = "**A dry run with a tiny model: its figures mean nothing.** " * dry
     rest = table[["hardware", "versions", "commit"]].drop_duplicates()
-    cells = [new_markdown_cell(f"# GPU check\n\n{warning}{verdict(table)}"), _shown(rest)]
+    cells = [new_markdown_cell(f"# GPU check\n\n{warning}{verdict(table)}"), shown(rest)]
     for name, rows in table.groupby("check", sort=False):
-        cells += [new_markdown_cell(f"## {name}\n\n{CHECKS[name].about}"), _shown(rows[_SHOWN])]
+        cells += [new_markdown_cell(f"## {name}\n\n{CHECKS[name].about}"), shown(rows[_SHOWN])]
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder) / "gpu.ipynb"
         nbformat.write(new_notebook(cells=cells), notebook)
@@ -263,12 +270,6 @@ def verdict(table: pd.DataFrame) -> str:
     counts = table["passed"].value_counts()
     met, missed, absent, rest = (counts.get(each, 0) for each in ("yes", "no", "left out", ""))
     return f"{met} demands met, {missed} not met, {absent} left out, {rest} values only reported."
-
-
-def _shown(table: pd.DataFrame) -> nbformat.NotebookNode:
-    """A cell that shows a table and no code."""
-    html = table.to_html(index=False, na_rep="", border=0, float_format=lambda value: f"{value:.4g}")
-    return new_code_cell("", outputs=[new_output("display_data", data={"text/html": html})])
 
 
 if __name__ == "__main__":
