@@ -65,10 +65,16 @@ def equality(scene: Scene) -> Iterator[Finding]:
         yield at_most(f"embeddings, {name}: largest distance of two unit vectors", distance, bounds[0])
         yield at_most(f"loss, {name}: relative difference", abs(found[1] / wanted[1] - 1), bounds[1])
         yield at_most(f"gradient, {name}: relative difference", gap_of(found[2], wanted[2]), bounds[2])
+    yield at_least(f"whether {scene.device.type} bf16 ran without padding", found[3], 1)
 
 
-def batch_numbers(scene: Scene, pairs: Any, precision: str, device: str) -> tuple[np.ndarray, float, list[Tensor]]:
-    """Embeddings of all texts (N, D), the loss of all pairs as one batch, and its gradients, on the processor."""
+def batch_numbers(
+    scene: Scene, pairs: Any, precision: str, device: str
+) -> tuple[np.ndarray, float, list[Tensor], bool]:
+    """Embeddings (N, D) of all texts, the loss of all pairs as one batch, its gradients; whether nothing was padded.
+
+    The gradients are on the processor.
+    """
     encoder, rows, tables = scene.encoder(pairs, "large", precision, device=device)
     batch = make_batch(rows, np.arange(len(rows)))
     texts = [tables["query"][at] for at in batch.queries] + [tables["document"][at] for at in batch.documents]
@@ -76,7 +82,7 @@ def batch_numbers(scene: Scene, pairs: Any, precision: str, device: str) -> tupl
     encoder.train()
     loss, _ = step.batch_loss(encoder(texts), batch, context_of(rows, tables, Settings(loss="infonce")), 0)
     loss.backward()
-    return embeddings, loss.item(), gradients(encoder)
+    return embeddings, loss.item(), gradients(encoder), encoder.packed
 
 
 def context_of(rows: Rows, tables: dict[str, TokenTable], settings: Settings) -> step.Context:

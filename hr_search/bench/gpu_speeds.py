@@ -72,7 +72,7 @@ LAYOUTS = (
     Layout(128, 128, (128, 128), (128, 128)),
     Layout(256, 64, (256, 256), (256, 256)),
 )
-_DRY_LAYOUTS = (Layout(16, 4, (4, 8), (8, 16)), Layout(16, 4, (16, 16), (16, 16)))
+_DRY_LAYOUTS = (Layout(16, 4, (4, 8), (8, 16)),)
 
 
 def speed(scene: Scene) -> Iterator[Finding]:

@@ -293,6 +293,13 @@ def test_a_device_is_known_by_its_name():
     assert {name: gpu_speeds.peak_of(name) for name in names} == names
 
 
+def test_layouts_say_what_they_are_and_fill_a_step_alike():
+    assert gpu_speeds.LAYOUTS[0].name == "128 tokens (queries 4 to 32, documents 16 to 128), 256 rows a step"
+    assert gpu_speeds.LAYOUTS[2].name == "128 tokens (queries 128, documents 128), 128 rows a step"
+    tokens = [each.batchsize * (sum(each.query) + sum(each.document)) / 2 for each in gpu_speeds.LAYOUTS]
+    assert min(tokens) > 20_000 and max(tokens) < 35_000
+
+
 def test_the_exact_search_and_shares():
     ids, scores = gpu_speeds.exact(np.array([[3.0, 0.0]]), np.array([[0.0, 2.0], [5.0, 0.0], [1.0, 1.0]]), 2, chunk=2)
     assert ids.tolist() == [[1, 2]] and scores == pytest.approx(np.array([[1, math.sqrt(0.5)]]))
