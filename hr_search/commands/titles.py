@@ -23,6 +23,7 @@ def add_titles(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--across", type=int, default=2, help="pairs per occupation for each two sources (default 2)")
     verb.add_argument("--digits", type=int, default=4, help="digits of the ISCO code in the column isco (default 4)")
     verb.add_argument("--seed", type=int, default=0, help="of the random choice (default 0)")
+    verb.add_argument("--lower", action="store_true", help="write the names in lower case")
     verb.add_argument(
         "--judged", action="append", default=[], metavar="FOLDER", help="count its right pairs; repeatable"
     )
@@ -38,7 +39,7 @@ def titles(arguments: argparse.Namespace) -> int:
     from hr_search.data.title_pairs import write_titles
 
     place = paths.resolve(arguments.out)
-    limits = {name: getattr(arguments, name) for name in ("each", "across", "digits", "seed")}
+    limits = {name: getattr(arguments, name) for name in ("each", "across", "digits", "seed", "lower")}
     count, shared = write_titles(place, arguments.sources, **limits, judged=arguments.judged, without=arguments.without)
     if arguments.json:
         print_json({"out": str(place), "pairs": count, "folders": records(shared)})

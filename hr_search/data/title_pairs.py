@@ -51,6 +51,7 @@ def write_titles(
     seed: int = 0,
     judged: Sequence[str] = (),
     without: Sequence[str] = (),
+    lower: bool = False,
 ) -> tuple[int, pd.DataFrame]:
     """Writes the pairs of several sources as one CSV table for training, and says what judged folders share with it.
 
@@ -63,6 +64,7 @@ def write_titles(
         seed: of the random choice.
         judged: folders of judged queries whose right pairs are counted in the table.
         without: further such folders, whose right pairs are also left out of it.
+        lower: write names in lower case, as job boards and judged collections often have them.
 
     Returns:
         The number of pairs written, and a row for each folder as in `overlap`, before any pair is left out, with the
@@ -82,6 +84,8 @@ def write_titles(
         raise InputError('there is no source of job names; give tables of names, or "esco".')
     parts = [read_names(source).assign(source=number) for number, source in enumerate(dict.fromkeys(sources))]
     names = pd.concat(parts, ignore_index=True)
+    if lower:
+        names = names.assign(name=names["name"].str.lower())
     table = title_pairs(names.assign(isco=[_prefix(code, digits) for code in names["isco"]]), each, across, seed)
     rights = {folder: right_pairs(folder) for folder in dict.fromkeys([*judged, *without])}
     shared = overlap(table, rights)

@@ -140,3 +140,14 @@ def test_bad_sources_and_numbers_are_refused_and_nothing_is_written(tmp_path, fo
     with pytest.raises(InputError, match="no pairs of names are left"):  # one title each
         title_pairs.write_titles(out, ["esco"], without=[folder])
     assert not out.exists()
+
+
+def test_lower_writes_the_same_pairs_in_lower_case(tmp_path):
+    row = {"preferredLabel": "Welder", "altLabels": "MIG Welder\nTIG welder", "iscoGroup": "7212", "conceptUri": "u1"}
+    source = write(tmp_path / "names.csv", [row])
+    tables = {}
+    for name, flags in (("as they are", []), ("lower", ["--lower"])):
+        assert parser.main(["titles", source, "--out", str(out := tmp_path / f"{name}.csv"), *flags]) == 0
+        tables[name] = pd.read_csv(out)[["query", "positive"]]
+    assert tables["lower"].equals(tables["as they are"].apply(lambda column: column.str.lower()))
+    assert not tables["lower"].equals(tables["as they are"])
