@@ -147,7 +147,8 @@ def test_lower_writes_the_same_pairs_in_lower_case(tmp_path):
     source = write(tmp_path / "names.csv", [row])
     tables = {}
     for name, flags in (("as they are", []), ("lower", ["--lower"])):
-        assert parser.main(["titles", source, "--out", str(out := tmp_path / f"{name}.csv"), *flags]) == 0
+        out = tmp_path / f"{name}.csv"
+        assert parser.main(["titles", source, "--out", str(out), *flags]) == 0
         tables[name] = pd.read_csv(out)[["query", "positive"]]
     assert tables["lower"].equals(tables["as they are"].apply(lambda column: column.str.lower()))
     assert not tables["lower"].equals(tables["as they are"])
