@@ -156,7 +156,9 @@ TABLES: dict[str, tuple[bytes | Callable[[], bytes], str, str]] = {
     "nested.jsonl": (
         lines({"query": "a", "positive": "b", "negatives": [["c"]]}), 'row 1, column "negatives" holds a list', "choose",
     ),
-    "mapping.jsonl": (lines({"query": {"a": 1}, "positive": "b"}), 'row 1, column "query" holds a mapping', "choose"),
+    "mapping.jsonl": (
+        lines({"query": {"a": 1}, "positive": "b"}), 'row 1, column "query" holds a mapping that is no CV', "another column"
+    ),
     "array.csv": (
         b"query,positive,negative\na,b,\"['x' 'y']\"\n", "a list that is neither JSON nor Python", "fix the row",
     ),
@@ -210,7 +212,8 @@ def test_a_bad_place_or_column(place, refused, tiny_model, flags):
     (place / "folder.csv").mkdir()
     pd.DataFrame({"query": list(JOBS.values()), "positive": list(JOBS)}).to_csv(place / "swapped.csv", index=False)
     where, remedy = COLUMNS[flags]
-    sentence = refused("train", "--datapath", "jobs.csv", "--modelname", tiny_model, *flags.split())
+    table = [] if "--datapath" in flags else ["--datapath", "jobs.csv"]  # given twice, it names two tables
+    sentence = refused("train", *table, "--modelname", tiny_model, *flags.split())
     assert where in sentence and remedy in sentence
 
 
