@@ -55,6 +55,10 @@ def check_settings(settings: Settings) -> None:
         InputError: naming the settings.
     """
     check_launch(os.environ)
+    if settings.precision == "int8":
+        raise InputError(
+            "--precision int8 is for encoding (evaluate, index, search, tune); train with auto, fp32 or bf16."
+        )
     if settings.resume and not settings.checkpointpath:
         raise InputError("--resume needs --checkpointpath, the file to go on from.")
     if settings.outputpath:

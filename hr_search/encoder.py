@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hr_search.base.choices import SIDES
 from hr_search.base.devices import to_device, use_bf16
 from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.base.files import read_json, whole_folder, write_json
+from hr_search.base.pages import MappedPages
 from hr_search.base.progress import bar, quiet
 from hr_search.fast import packing
 from hr_search.fast.compaction import CompactVocabulary, tables_of
@@ -39,6 +41,7 @@ class Encoder(nn.Module):
         condenser: what is done to documents before they are tokenised; None = nothing.
         packs: whether the transformer can be fed texts without padding.
         foreign: whether sentence-transformers tokenises and encodes; a row then holds a text (`fast.texts`).
+        engine: what embeds N rows of token ids, (N, D) float32, in place of torch (`export.int8`); None = torch does.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Encoder(nn.Module):
         # INSTRUCTOR and its kin read the prompt and leave its tokens out of the mean.
         self._excludes = any(getattr(module, "include_prompt", True) is False for module in model)
         self.condenser = condenser
+        self.engine: Callable[[Sequence[np.ndarray]], np.ndarray] | None = None
         self._vocabulary: CompactVocabulary | None = None
 
     @property
@@ -92,8 +96,15 @@ class Encoder(nn.Module):
     @property
     def budget(self) -> int:
         """Padded tokens encoded at a time by default."""
+        if self.engine:
+            return 512  # the runtime quantises its activations by the largest of a chunk, and fills it with padding
         # On a CPU the activations of a larger chunk fall out of the cache; a GPU wants to be filled.
         return 2048 if self.device.type == "cpu" else 65536
+
+    @property
+    def precision(self) -> str:
+        """What embeddings are computed in: "fp32", "bf16" or "int8"."""
+        return "int8" if self.engine else "bf16" if self.bf16 else "fp32"
 
     @property
     def transformer(self) -> nn.Module | None:
@@ -164,15 +175,19 @@ class Encoder(nn.Module):
     def packed(self) -> bool:
         """Whether texts are encoded without padding where the model is now, in its present mode."""
         drops = self.training and self.dropout > 0
-        return self.packs and not self.foreign and packing.works(self.transformer, self.bf16, drops)
+        return self.packs and not (self.foreign or self.engine) and packing.works(self.transformer, self.bf16, drops)
 
     def _groups(self, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
         split = packing.chunks if self.packed else batches_by_length
         return split(lengths, budget or self.budget)
 
     def _embed(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            if self.foreign:
+        # Without gradients each weight is used once, and copies of all that are kept to the end take 43 MB for nothing.
+        kept = torch.is_grad_enabled()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=kept):
+            if self.engine:
+                embeddings = torch.from_numpy(self.engine(rows))
+            elif self.foreign:
                 embeddings = embed_texts(self.model, rows, self.prompt)
             else:
                 ids = self.token_ids(rows)
@@ -232,10 +247,26 @@ class Encoder(nn.Module):
         out = np.empty((len(table), self.dimension), np.float32)
         lengths = table.lengths if isinstance(table, TokenTable) else np.array([len(row) for row in table], np.int64)
         groups = self._groups(lengths, budget)
-        for group in bar(groups, "encoding", "batch") if progress else groups:
-            out[group] = self._embed([table[i] for i in group]).cpu().numpy()
+        with self._narrowed(table):
+            for group in bar(groups, "encoding", "batch") if progress else groups:
+                out[group] = self._embed([table[i] for i in group]).cpu().numpy()
         self.train(training)
         return out
+
+    @contextlib.contextmanager
+    def _narrowed(self, table: Sequence[np.ndarray]) -> Iterator[None]:
+        """A block in which a vocabulary that is mapped from a file is cut down to the tokens of a long table."""
+        long = isinstance(table, TokenTable) and len(table.ids) >= _LONG
+        embeddings = self._tables() if long and not self._vocabulary else []
+        if not embeddings or not MappedPages(embeddings[0].weight):
+            yield
+            return
+        with torch.inference_mode(False):
+            self._cut(embeddings, [table])
+        try:
+            yield
+        finally:
+            self._undo()
 
     def encode(self, texts: Sequence[str], side: str = "document", progress: bool = False) -> np.ndarray:
         """Embeddings of texts, (N, D) float32, L2-normalised.
@@ -255,18 +286,32 @@ class Encoder(nn.Module):
         The whole table stays where embeddings would change with it.
         """
         self.expand()
-        embeddings = [] if self.foreign else tables_of(self.transformer)
+        embeddings = self._tables()
         if not embeddings:
             return self.vocabulary
+        if not self._cut(embeddings, tables):
+            log.warning("the vocabulary of %s stays whole: cut down, it changes the embeddings", self.name)
+        return len(self._vocabulary or ()) or self.vocabulary
+
+    def _tables(self) -> list[nn.Embedding]:
+        """The modules whose common table of token embeddings can be cut down; none where there is no such table."""
+        return [] if self.foreign or self.engine else tables_of(self.transformer)
+
+    def _cut(self, embeddings: list[nn.Embedding], tables: Sequence[TokenTable]) -> bool:
+        """Cuts the vocabulary down to the tokens of `tables`, unless that changes the embeddings of a few texts."""
         used = [table.used() & ~APART for table in tables]
         sample = [table[at][:_SAMPLED] for table in tables if len(table) for at in (0, len(table) // 2, len(table) - 1)]
         before = self.embed(sample)
         self._vocabulary = CompactVocabulary(embeddings, used, self.model.tokenizer.pad_token_id or 0)
         if sample and not np.abs(self.embed(sample) - before).max() <= _EQUAL:
-            self.expand()
-            log.warning("the vocabulary of %s stays whole: cut down, it changes the embeddings", self.name)
-            return self.vocabulary
-        return len(self._vocabulary)
+            self._undo()
+        return self._vocabulary is not None
+
+    def _undo(self) -> None:
+        """Puts the whole vocabulary in its place as it was before it was cut down."""
+        if self._vocabulary:
+            self._vocabulary.restore()
+            self._vocabulary = None
 
     def expand(self) -> None:
         """Writes the trained rows back into the whole embedding table; nothing happens if it is whole."""
@@ -324,6 +369,11 @@ def load_encoder(
         >>> queries.shape, bool((queries @ documents.T > 0.8).all())
         ((1, 384), True)
     """
+    if precision == "int8":
+        raise InputError(
+            "int8 is a precision of the verbs evaluate, index, search and tune, which train nothing; take auto, fp32 "
+            "or bf16 here."
+        )
     source = requirements.place_of(name)
     try:
         with quiet():
@@ -347,3 +397,4 @@ def load_encoder(
 
 _SAMPLED = 32  # tokens of the texts that show whether a smaller vocabulary changes embeddings, and
 _EQUAL = 1e-5  # by how much it may
+_LONG = 100_000  # tokens of a table for which the vocabulary is cut down

@@ -126,7 +126,9 @@ class Settings:
     queryprompt: str = _setting("", "text put before every query; empty = the model's own")
     documentprompt: str = _setting("", "text put before every document; empty = the model's own")
     dropout: float = _setting(0.0, "dropout while training; -1 = the model's own", -1.0, 0.9)
-    precision: str = _setting("auto", "auto = bf16 if the hardware is fast at it, else fp32", choices=PRECISIONS)
+    precision: str = _setting(
+        "auto", "auto = bf16 if the hardware is fast at it, else fp32; int8 trains nothing", choices=PRECISIONS
+    )
 
     # Loss
     loss: str = _setting("triplet", "training loss", choices=LOSSES)

@@ -10,6 +10,7 @@ from scipy import sparse
 from hr_search.base.errors import InputError, one_line
 
 _BLOCK = 4096  # rows read at once, so that a memory map never has to fit into memory
+_UNIT = 5e-7  # a norm may differ from 1 by so much: no cosine then moves by a step of those that are ranked by
 
 
 def checked(vectors: np.ndarray, side: str) -> np.ndarray:
@@ -74,12 +75,20 @@ def norms(vectors: np.ndarray, side: str) -> np.ndarray:
 def normalised(vectors: np.ndarray, side: str) -> np.ndarray:
     """Embeddings (N, D) scaled to norm 1, float32; all-zero rows stay as they are.
 
+    What an encoder gives has that norm and comes back as it is: no copy, which would double the memory of a search.
+
     Raises:
         InputError: as `checked` and `norms`.
     """
     vectors = checked(vectors, side)
     scale = norms(vectors, side)
-    return (vectors.astype(np.float32, copy=False) / scale[:, None]).astype(np.float32, copy=False)
+    if vectors.dtype == np.float32 and np.abs(scale - 1).max() <= _UNIT:
+        return vectors
+    out = np.empty(vectors.shape, np.float32)
+    for start in range(0, len(vectors), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        out[rows] = vectors[rows].astype(np.float32, copy=False) / scale[rows, None]
+    return out
 
 
 def save(path: Path, array: np.ndarray) -> None:

@@ -21,7 +21,7 @@ class Order:
             rate (of matrix products, without a model).
         model: the model's folder.
         loss: triplet or infonce.
-        precision: auto (the contender's own choice), fp32 or bf16.
+        precision: auto (the contender's own choice), fp32 or bf16; int8 is ours alone, the peer's is then auto.
         dropout: in training; negative = the model's own.
         batchsize: rows per step.
         maxlength: tokens after which a text is cut.
@@ -105,6 +105,11 @@ class Case:
     gpu: bool = False
     large: bool = False
 
+    @property
+    def int8(self) -> bool:
+        """Whether onnxruntime takes part."""
+        return any(order.precision == "int8" for order in self.orders.values())
+
 
 def _train(loss: str, precision: str, batchsize: int, **more: Any) -> Order:
     return Order("train", loss=loss, precision=precision, batchsize=batchsize, **more)
@@ -128,6 +133,10 @@ CASES: dict[str, Case] = {
     "evaluate": Case(
         "1,500 queries over 34,000 texts, from texts to metrics",
         {"": Order("evaluate", precision="auto"), "-same-precision": Order("evaluate")},
+    ),
+    "evaluate-int8": Case(
+        "the same with int8 weights in onnxruntime",
+        {"": Order("evaluate", precision="int8")},
     ),
     "mine": Case(
         "10 hard negatives for each of 12,000 queries over 12,000 texts",

@@ -28,6 +28,7 @@ from hr_search.data.tasks import Task, tasks_of
 from hr_search.encoder import Encoder, load_encoder
 from hr_search.evaluation.hard_negatives import mine_texts
 from hr_search.evaluation.metrics import embedding_scores, rank_all
+from hr_search.export.int8 import in_int8
 from hr_search.fast.tokens import TokenTable
 from hr_search.mining import Mined, MiningPolicy, mine
 from hr_search.settings import Settings
@@ -46,6 +47,7 @@ def measure(order: Order, texts: dict[str, list]) -> Answer:
         "start": run_start,
     }
     precision = "bf16" if use_bf16(order.precision, best_device()) else "fp32"
+    precision = "int8" if order.precision == "int8" else precision
     return kinds[order.kind](order, texts) | {"precision": precision}
 
 
@@ -210,8 +212,11 @@ def run_mining(order: Order, texts: dict[str, list]) -> Answer:
 
 def warm_encoder(order: Order, dropout: float = 0.0) -> Encoder:
     """The encoder of an order, after its first batch."""
-    settings = order.settings
-    encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision, dropout, best_device())
+    settings, int8 = order.settings, order.precision == "int8"
+    precision = "auto" if int8 else settings.precision
+    encoder = load_encoder(settings.modelname, settings.maxlength, precision, dropout, best_device())
+    if int8:
+        in_int8(encoder)
     encoder.encode(WARMUP_TEXTS)
     return encoder
 

@@ -25,6 +25,7 @@ from hr_search.bench.model_folders import large_model, model_folder, small_model
 from hr_search.bench.processes import measure
 from hr_search.bench.table import COLUMNS, read_table, replace_rows, table_row
 from hr_search.bench.texts import texts_for
+from hr_search.export.requirements import require_packages
 from hr_search.models import embedded
 
 log = logging.getLogger(__name__)
@@ -124,17 +125,20 @@ def runnable(case: str) -> list[str]:
     """The case asked for, or all cases that this machine can run; the log names the others.
 
     Raises:
-        InputError: there is no such case, or it needs a GPU and there is none.
+        InputError: there is no such case, or it needs a GPU or a package that is not here.
     """
     names = []
     for name in cases.chosen(case):
-        if not CASES[name].gpu or has_gpu():
+        try:
+            if CASES[name].gpu and not has_gpu():
+                raise InputError(f"the case {name} needs an NVIDIA GPU, and torch finds none here.")
+            if CASES[name].int8:
+                require_packages("int8")
             names.append(name)
-            continue
-        sentence = f"the case {name} needs an NVIDIA GPU, and torch finds none here."
-        if case:
-            raise InputError(sentence)
-        log.info("%s", sentence)
+        except InputError as error:
+            if case:
+                raise
+            log.info("%s is left out: %s", name, error)
     return names
 
 
@@ -170,7 +174,7 @@ def row_of(name: str, suffix: str, order: Order, answers: dict[str, list[dict]])
     first = answers["ours"][0]
     found = first["rows"][suffix]
     limit = np.nan
-    if "flops" in found:
+    if "flops" in found and first["precision"] != "int8":  # torch, whose products the limit is of, has no part in it
         limit = matrix_rate(found.get("precision", first["precision"]), order.threads) / found["flops"]
     return table_row(name + suffix, found["unit"], values["ours"], values["peer"], limit, hardware(best_device()))
 

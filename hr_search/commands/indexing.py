@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING, Any
 from hr_search.base import choices, paths
 from hr_search.base.errors import InputError, one_line
 from hr_search.commands.flags import add_settings, given, settings_from
-from hr_search.commands.knobs import add_knobs, given_knobs, memory_for, policies_from, reader_for, require_stages
+from hr_search.commands.knobs import (
+    add_knobs,
+    exact_precision,
+    given_knobs,
+    memory_for,
+    policies_from,
+    reader_for,
+    require_stages,
+)
 from hr_search.commands.output import print_json, say
-from hr_search.commands.searching import add_dimensions, encoder_for
+from hr_search.commands.searching import add_dimensions, encode_as, encoder_for
 
 if TYPE_CHECKING:
     from hr_search.index.answers import Hit, Searcher
@@ -245,7 +253,8 @@ def _encoder_of(kept: Index, arguments: argparse.Namespace, settings: Settings, 
 
     length = settings.maxlength if "maxlength" in values else kept.manifest["maxlength"]
     model = arguments.model or kept.manifest["model"]
-    encoder, proven = open_proven(model, length, settings.precision, kept.manifest["proof"])
+    encoder, proven = open_proven(model, length, exact_precision(settings), kept.manifest["proof"])
+    encode_as(settings, encoder)
     if kept.manifest.get("shortened") and kept.manifest["dimension"] <= encoder.dimension:
         shorten(encoder, kept.manifest["dimension"])
     require_model(kept, encoder, proven)

@@ -161,7 +161,12 @@ def reader_for(policy: SearchPolicy, settings: Settings) -> Reranker | None:
         return None
     from hr_search.reranking.scorer import load_reranker
 
-    return load_reranker(policy.rerank, precision=settings.precision)
+    return load_reranker(policy.rerank, precision=exact_precision(settings))
+
+
+def exact_precision(settings: Settings) -> str:
+    """The precision of what torch computes: int8 is that of onnxruntime, beside which torch chooses its own."""
+    return "auto" if settings.precision == "int8" else settings.precision
 
 
 def _converted(flag: str, text: str, kind: type) -> Any:

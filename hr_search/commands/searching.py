@@ -6,12 +6,12 @@ Heavy modules are imported inside the functions, so that `--help` and a mistyped
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hr_search.base import choices
 from hr_search.base.errors import InputError, one_line, plain
 from hr_search.commands.flags import READ, add_settings, given, settings_from
-from hr_search.commands.knobs import add_knobs, memory_for, policies_from, reader_for
+from hr_search.commands.knobs import add_knobs, exact_precision, memory_for, policies_from, reader_for
 from hr_search.commands.output import fixed, print_json, print_metrics, records, say
 
 if TYPE_CHECKING:
@@ -68,14 +68,28 @@ def evaluate(arguments: argparse.Namespace) -> int:
         results |= {(name, direction): stage.results for name, stage in zip(names, found, strict=True)}
     table = scoring.metrics_table(results, settings.seed)
     added = {name: stages_table(found, settings.goal, settings.seed) for name, found in stages.items() if found[1:]}
+    beside = _int8_loss(encoder, tasks, settings)
     if arguments.json:
         shown = {name: records(rows) for name, rows in added.items()}
-        print_json(scoring.nested(table) | ({"stages": shown} if shown else {}))
+        print_json(scoring.nested(table) | ({"stages": shown} if shown else {}) | ({"int8": beside} if beside else {}))
         return 0
     print_metrics(table)
     for direction, rows in added.items():
         say(f"\n{direction}: {settings.goal} with each stage added; gain over the cosine, ms a query\n{fixed(rows)}")
+    if beside:
+        from hr_search.export import loss
+
+        say(f"\n{loss.sentence(beside)}")
     return 0
+
+
+def _int8_loss(encoder: Encoder, tasks: dict[str, Task], settings: Settings) -> dict[str, Any]:
+    """What int8 costs on a sample of q2d; empty where the encoder is exact."""
+    if encoder.engine is None:
+        return {}
+    from hr_search.export.loss import int8_loss
+
+    return int8_loss(encoder, tasks["q2d"], settings.seed)
 
 
 def _stages(
@@ -142,9 +156,18 @@ def encoder_for(model: str, settings: Settings, shortened: bool, dimensions: int
     from hr_search.dimensions import shorten
     from hr_search.encoder import load_encoder
 
-    encoder = load_encoder(model, settings.maxlength if shortened else 0, settings.precision)
+    encoder = load_encoder(model, settings.maxlength if shortened else 0, exact_precision(settings))
+    encode_as(settings, encoder)
     shorten(encoder, dimensions)
     return encoder
+
+
+def encode_as(settings: Settings, encoder: Encoder) -> None:
+    """Lets an encoder embed with int8 weights where the settings say so."""
+    if settings.precision == "int8":
+        from hr_search.export.int8 import in_int8
+
+        in_int8(encoder)
 
 
 def add_dimensions(verb: argparse.ArgumentParser) -> None:

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING
 from hr_search.base import choices, paths
 from hr_search.base.errors import InputError
 from hr_search.commands.flags import PARTS, READ, add_settings, given, settings_from
-from hr_search.commands.knobs import add_knobs, given_knobs, memory_from, own_folder, reader_for, require_stages
+from hr_search.commands.knobs import (
+    add_knobs,
+    exact_precision,
+    given_knobs,
+    memory_from,
+    own_folder,
+    reader_for,
+    require_stages,
+)
 from hr_search.commands.output import fixed, print_json, records, say
+from hr_search.commands.searching import encode_as
 
 if TYPE_CHECKING:
     from hr_search.data.loading import Data
@@ -117,17 +126,19 @@ def _encoder(arguments: argparse.Namespace, settings: Settings, data: Data, leng
     from hr_search.models import condenser
     from hr_search.search.identity import fingerprint
 
-    encoder = load_encoder(arguments.model, length, settings.precision)
+    precision = exact_precision(settings)
+    encoder = load_encoder(arguments.model, length, precision)
     if settings.condense and encoder.condenser is None:
         encoder.condenser = condenser.learn(data.train["query"], data.train["positive"], settings.condense)
     if not arguments.out and (length or settings.condense):
-        kept = load_encoder(arguments.model, 0, settings.precision)
+        kept = load_encoder(arguments.model, 0, precision)
         if fingerprint(kept) != fingerprint(encoder):
             raise InputError(
                 f"{arguments.model} reads texts with maxlength {kept.maxlength} and "
                 f"{'its own' if kept.condenser else 'no'} condenser, not as these settings say; leave out --maxlength "
                 "and --condense, or give --out for a copy that keeps them."
             )
+    encode_as(settings, encoder)
     return encoder
 
 

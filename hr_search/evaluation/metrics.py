@@ -27,7 +27,8 @@ Scores = Callable[[int, int], np.ndarray]
 
 _LISTED = 5  # documents listed in `found` and `expected`
 _DISCOUNTS = 1 / np.log2(np.arange(2, 12))  # of ranks 1 to 10
-_BLOCK = 32_000_000  # scores held at a time: 128 MB in float32
+# Scores held at a time: 16 MB in float32, and 128 MB where that would be fewer than so many queries.
+_BLOCK, _LARGEST, _FEWEST = 4_000_000, 32_000_000, 16
 
 
 def embedding_scores(queries: np.ndarray, documents: np.ndarray) -> Scores:
@@ -58,7 +59,7 @@ def rank_all(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
         task: queries, documents and for each query the sorted indices of its relevant documents, maybe with their
             grades; barred documents count as if they were not in the collection.
         scores: rows start..stop of the (Q, N) score matrix, higher is better.
-        chunk: queries scored at a time; fewer where they would need more than 128 MB.
+        chunk: queries scored at a time; fewer where they would need more than 16 MB.
 
     Returns:
         One row per query: `query`, `group`, `relevant` (how many are right: relevant, and of a grade that
@@ -72,7 +73,8 @@ def rank_all(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
     """
     _check(task)
     rows = []
-    chunk = max(1, min(chunk, _BLOCK // len(task.documents)))
+    few = max(_BLOCK // len(task.documents), min(_FEWEST, _LARGEST // len(task.documents)))
+    chunk = max(1, min(chunk, few))
     for start in range(0, len(task.queries), chunk):
         stop = min(start + chunk, len(task.queries))
         block = _block(task, scores, start, stop)

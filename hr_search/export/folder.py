@@ -22,17 +22,14 @@ from hr_search.encoder import Encoder
 from hr_search.export import comparison, reduction, static
 from hr_search.export.card import card
 from hr_search.export.graph import EMBEDDING, HIDDEN, INPUTS, OPSET, write_graph
+from hr_search.export.int8 import NEAR, probe_texts, write_int8
 from hr_search.export.requirements import MANIFEST, versions
 from hr_search.export.runtime import GRAPHS, ExportedModel
-from hr_search.export.smoothing import smoothed
-from hr_search.models.fidelity import TEXTS
 
 log = logging.getLogger(__name__)
 
 TABLE = "export.csv"
 EQUAL = 1e-4  # between numbers of unit vectors, of the exact formats
-NEAR = 0.98  # mean cosine, of int8
-_LENGTHS = (1, 7, 40, 1000)  # words of further texts to compare
 _SAMPLED = 10_000  # texts of each side that principal directions are learnt from
 _BALANCED = 64  # texts of each side that show outliers
 _WEIGHTS = ("model*.safetensors*", "pytorch_model*")  # of the transformer, which the graph holds
@@ -203,19 +200,14 @@ def _write(encoder: Encoder, path: Path, plan: Plan) -> None:
     if plan.form == "onnx":
         write_graph(encoder, path)
         return
-    draft = path.with_name("draft.onnx")
     if plan.form == "int8":
-        from hr_search.export.quantised import quantise
+        write_int8(encoder, path, _balancing_texts(encoder, plan))
+        return
+    import openvino
 
-        encoder.eval()
-        with smoothed(encoder, _balancing_texts(encoder, plan)):
-            write_graph(encoder, draft)
-        quantise(draft, path)
-    else:
-        import openvino
-
-        write_graph(encoder, draft)
-        openvino.save_model(openvino.convert_model(str(draft)), str(path), compress_to_fp16=False)
+    draft = path.with_name("draft.onnx")
+    write_graph(encoder, draft)
+    openvino.save_model(openvino.convert_model(str(draft)), str(path), compress_to_fp16=False)
     draft.unlink()
 
 
@@ -229,11 +221,6 @@ def _balancing_texts(encoder: Encoder, plan: Plan) -> dict[str, list[str]]:
 
 
 # -- the check -----------------------------------------------------------------------------------
-
-
-def probe_texts(maxlength: int) -> list[str]:
-    """Texts of several lengths, from one token to more than the model reads."""
-    return [*TEXTS, *("welder 12 " * min(count, maxlength) for count in _LENGTHS)]
 
 
 def _checked(encoder: Encoder, exported: ExportedModel, plan: Plan) -> dict[str, Any]:

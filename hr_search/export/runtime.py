@@ -38,7 +38,7 @@ class ExportedModel:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         kept = folder / CONDENSER_FILE
         self._condense = Condenser.from_dict(read_json(kept)) if kept.is_file() else None
-        start = _openvino if self.manifest["format"] == "openvino" else _onnxruntime
+        start = _openvino if self.manifest["format"] == "openvino" else onnx_session
         self._run = start(folder / GRAPHS[self.manifest["format"]], threads)
 
     def encode(self, texts: Sequence[str], side: str = "document") -> np.ndarray:
@@ -64,7 +64,8 @@ class ExportedModel:
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
-def _onnxruntime(path: Path, threads: int) -> Run:
+def onnx_session(path: Path, threads: int) -> Run:
+    """An ONNX graph opened by onnxruntime; `threads` as for `ExportedModel`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -12,6 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hr_search.base.pages import MappedPages
+
+_GATHERED = 1_000  # rows copied at a time: each brings a stretch of the whole table into memory
+
 
 def tables_of(transformer: nn.Module | None) -> list[nn.Embedding]:
     """The modules that look token ids up in one table of embeddings; none where the table cannot be cut down.
@@ -49,9 +53,9 @@ class CompactVocabulary:
         self.size = embeddings[0].num_embeddings
         self._row_of = np.full(self.size, -1, np.int64)
         self._row_of[self.kept] = np.arange(len(self.kept))
-        self._embeddings, self._whole = embeddings, embeddings[0].weight.data
-        kept = torch.from_numpy(self.kept).to(self._whole.device)
-        self._put(self._whole[kept].clone())
+        self._embeddings, self._parameter = embeddings, embeddings[0].weight
+        self._whole = self._parameter.data
+        self._put(nn.Parameter(self._gathered()))
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -71,10 +75,23 @@ class CompactVocabulary:
         """Writes the trained rows back into the whole table and puts it in its place again."""
         trained = self._embeddings[0].weight.data
         self._whole[torch.from_numpy(self.kept).to(self._whole.device)] = trained.to(self._whole.device)
-        self._put(self._whole.to(trained.device))
+        self._put(nn.Parameter(self._whole.to(trained.device)))
 
-    def _put(self, table: Tensor) -> None:
+    def restore(self) -> None:
+        """Puts the whole table in its place again as it was: the same parameter, for an optimiser may know it."""
+        self._put(self._parameter)
+
+    def _gathered(self) -> Tensor:
+        """A copy of the rows that are kept, (V, D); the whole table leaves memory where it can be read again."""
+        kept, pages = torch.from_numpy(self.kept).to(self._whole.device), MappedPages(self._whole)
+        rows = self._whole.new_empty(len(kept), self._whole.shape[1])
+        for start in range(0, len(kept), _GATHERED):
+            part = slice(start, start + _GATHERED)
+            rows[part] = self._whole[kept[part]]
+            pages.release()
+        return rows
+
+    def _put(self, table: nn.Parameter) -> None:
         """Makes `table` the one that all the modules share."""
-        weight = nn.Parameter(table)
         for embedding in self._embeddings:
-            embedding.weight, embedding.num_embeddings = weight, len(table)
+            embedding.weight, embedding.num_embeddings = table, len(table)

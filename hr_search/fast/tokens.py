@@ -21,7 +21,8 @@ from hr_search.base.files import digest, whole_folder
 
 log = logging.getLogger(__name__)
 
-_SLICE = 10_000  # texts tokenised at a time, so that memory stays flat for millions of texts
+_SLICE = 2_000  # texts tokenised at a time: what the tokenizers library makes of one takes a hundred times its tokens
+_DIGESTED = 10_000  # texts that go into one digest of those that name a table in the cache
 _PATIENCE = 60.0  # seconds that a slice may take, and
 _SLOWEST = 20_000  # characters a second besides; ordinary tokenizers take in a million
 _CACHED_FROM = 1_000  # fewer texts are tokenised faster than a cache is looked up
@@ -122,7 +123,7 @@ def fingerprint(tokenizer: Any) -> str:
 
 
 def _texts_digest(texts: Sequence[str]) -> str:
-    return digest(*(digest(list(texts[at : at + _SLICE])) for at in range(0, len(texts), _SLICE)))
+    return digest(*(digest(list(texts[at : at + _DIGESTED])) for at in range(0, len(texts), _DIGESTED)))
 
 
 def _slices(tokenizer: Any, texts: Sequence[str], prompt: str, maxlength: int) -> Iterator[list[list[int]]]:
@@ -162,9 +163,22 @@ def bounded(work: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> Any:
 
 
 def _table(slices: Iterator[list[list[int]]]) -> TokenTable:
-    rows = [np.asarray(ids, dtype=np.int32) for part in slices for ids in part]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]).astype(np.int64)
-    return TokenTable(np.concatenate(rows) if rows else np.empty(0, np.int32), offsets)
+    lengths: list[int] = []
+    parts = [np.empty(0, np.int32)]
+    for part in slices:
+        lengths += map(len, part)
+        parts.append(_flat(part))
+    return TokenTable(np.concatenate(parts), _offsets(lengths))
+
+
+def _flat(rows: list[list[int]]) -> np.ndarray:
+    """All tokens of some rows one after the other, int32."""
+    return np.fromiter((i for row in rows for i in row), np.int32, sum(map(len, rows)))
+
+
+def _offsets(lengths: list[int]) -> np.ndarray:
+    """Where each of N rows starts, (N + 1,) int64."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
 def _write(folder: Path, slices: Iterator[list[list[int]]]) -> None:
@@ -172,10 +186,9 @@ def _write(folder: Path, slices: Iterator[list[list[int]]]) -> None:
     # A raw file grows slice by slice; the .npy header is written once the total is known.
     with open(folder / "ids.raw", "wb") as raw:
         for part in slices:
-            for ids in part:
-                lengths.append(len(ids))
-            raw.write(np.fromiter((i for ids in part for i in ids), np.int32).tobytes())
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+            lengths += map(len, part)
+            raw.write(_flat(part).tobytes())
+    offsets = _offsets(lengths)
     ids = np.memmap(folder / "ids.raw", np.int32, mode="r", shape=(int(offsets[-1]),))
     for name, array in (("ids", ids), ("offsets", offsets)):
         with open(folder / f"{name}.npy", "w+b") as file:  # not "wb": see files.whole_file

@@ -20,8 +20,14 @@ def require_model(index: Index, encoder: Encoder, proven: bool = False) -> None:
         proven: whether its files are known to be the same (`proof.open_proven`).
 
     Raises:
-        InputError: another dimension, prompt, length, condenser or other weights.
+        InputError: another dimension, prompt, length, condenser or other weights, or only one of both encodes in int8.
     """
+    made, asked = index.manifest["precision"] == "int8", encoder.precision == "int8"
+    if made != asked:
+        raise InputError(
+            f"the index {index.folder} was built {'with' if made else 'without'} --precision int8; search it "
+            f"{'with' if made else 'without'} that, or build it again."
+        )
     entries = model_entries(encoder)
     for name, words in _WORDS.items():
         if index.manifest[name] != entries[name]:

@@ -138,7 +138,7 @@ def write_index(
         "model": _name(encoder),
         "fingerprint": identity.fingerprint(encoder),
         **model_entries(encoder),
-        "precision": "bf16" if encoder.bf16 else "fp32",
+        "precision": encoder.precision,
         "direction": direction,
         "numbers": numbers,
         "policy": policy.to_dict(),

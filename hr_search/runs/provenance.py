@@ -53,7 +53,7 @@ def environment_of(data: Data, encoder: Encoder, accelerator: Accelerator) -> di
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         **chosen,
-        "precision": "bf16" if encoder.bf16 else "fp32",
+        "precision": encoder.precision,
         "model": encoder.name,
         "dimension": encoder.dimension,
         "data": {"name": data.name, "fingerprint": data.fingerprint, **data.counts.to_dict()},

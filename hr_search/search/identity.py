@@ -15,8 +15,8 @@ _SAMPLED = 64  # numbers of each tensor that are looked at: training changes all
 def fingerprint(encoder: Encoder) -> str:
     """16 hex digits of everything that decides what an encoder makes of a text.
 
-    That is: weights (64 numbers of each tensor), tokenizer, modules, prompts, length and condenser; neither the
-    device nor the precision of matrix products, which change embeddings in the last digits only.
+    That is: weights (64 numbers of each tensor), tokenizer, modules, prompts, length, condenser and int8; neither the
+    device nor other precisions of matrix products, which change embeddings in the last digits only.
 
     Args:
         encoder: with its whole vocabulary, as `load_encoder` returns it.
@@ -29,6 +29,8 @@ def fingerprint(encoder: Encoder) -> str:
         parts += [name, tuple(tensor.shape), flat[places].float().cpu().numpy().tobytes().hex()]
     if not encoder.foreign:
         parts.append(tokens.fingerprint(model.tokenizer))
+    if encoder.engine:
+        parts.append(encoder.precision)
     condenser = encoder.condenser.to_dict() if encoder.condenser else {}
     prompts = [encoder.prompt(side) for side in SIDES]
     return digest(*parts, prompts, encoder.maxlength, model.truncate_dim, sorted(condenser.items(), key=str))

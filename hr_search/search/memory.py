@@ -244,7 +244,7 @@ def open_memory(folder: Path | str, model: str) -> Memory:
     if told.get("model") != model:
         raise InputError(
             f"the memory in {folder} was embedded by another model, or one that reads texts otherwise (maxlength, "
-            "condense, prompts); run `tune` again."
+            "condense, prompts, int8); run `tune` again."
         )
     try:
         return _opened(folder, f"the memory in {folder}")

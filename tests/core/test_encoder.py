@@ -14,6 +14,7 @@ import torch
 from conftest import ARCHITECTURES, JOBS, make_model
 from sentence_transformers import SentenceTransformer
 
+from hr_search import encoder
 from hr_search.base import devices, paths
 from hr_search.base.errors import InputError
 from hr_search.encoder import load_encoder
@@ -75,6 +76,25 @@ def test_expand_writes_trained_rows_back_and_leaves_the_others(tiny_model):
     moved = set(torch.nonzero((after != before).any(dim=1)).flatten().tolist())
     assert moved == {0, 1, *table.used().tolist()}
     assert torch.equal(after[sorted(moved)], before[sorted(moved)] + 1.0)
+
+
+def test_a_long_table_is_embedded_without_the_rows_that_it_lacks(tiny_model, monkeypatch):
+    ours = load_encoder(str(tiny_model), precision="fp32")
+    table, weight = ours.tokens(TEXTS, "document"), ours.transformer.get_input_embeddings().weight
+    whole, seen = ours.embed(table), []
+    monkeypatch.setattr(encoder, "_LONG", len(table.ids))
+    monkeypatch.setattr(encoder, "MappedPages", lambda tensor: seen.append(tensor is weight) or [tensor])
+    narrow, kept = type(ours)._embed, []
+    monkeypatch.setattr(type(ours), "_embed", lambda self, rows: kept.append(len(_rows(self))) or narrow(self, rows))
+    np.testing.assert_allclose(ours.embed(table), whole, atol=1e-6)
+    assert seen == [True] and kept[-1] < len(weight)
+    assert ours.transformer.get_input_embeddings().weight is weight and not weight.is_inference()
+    ours.embed(ours.tokens(["welder"], "document"))
+    assert seen == [True]  # a short one is not worth it
+
+
+def _rows(ours) -> torch.Tensor:
+    return ours.transformer.get_input_embeddings().weight
 
 
 def test_a_compacted_model_is_not_saved_or_used_for_other_texts_by_mistake(tiny_model, tmp_path):

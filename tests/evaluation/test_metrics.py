@@ -225,9 +225,12 @@ def test_chunks_and_precision_change_nothing(monkeypatch):
     pd.testing.assert_frame_equal(rank_all(task, fixed((scores * 1e6).round().astype(np.int64))), whole)
 
     asked = []
-    monkeypatch.setattr(metrics, "_BLOCK", 250)
-    rank_all(task, lambda start, stop: asked.append(stop - start) or scores[start:stop])
-    assert max(asked) == 2 and sum(asked) == 20
+    for block, largest, most in ((300, 10_000, 16), (200, 250, 2), (1800, 10_000, 18)):
+        monkeypatch.setattr(metrics, "_BLOCK", block)
+        monkeypatch.setattr(metrics, "_LARGEST", largest)
+        rank_all(task, lambda start, stop: asked.append(stop - start) or scores[start:stop])
+        assert max(asked) == most and sum(asked) == 20
+        asked.clear()
 
 
 def test_thousands_of_relevant_documents_need_no_table_of_pairs():
