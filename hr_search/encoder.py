@@ -247,22 +247,26 @@ class Encoder(nn.Module):
         out = np.empty((len(table), self.dimension), np.float32)
         lengths = table.lengths if isinstance(table, TokenTable) else np.array([len(row) for row in table], np.int64)
         groups = self._groups(lengths, budget)
-        with self._narrowed(table):
+        with self.narrowed([table] if isinstance(table, TokenTable) else []):
             for group in bar(groups, "encoding", "batch") if progress else groups:
                 out[group] = self._embed([table[i] for i in group]).cpu().numpy()
         self.train(training)
         return out
 
     @contextlib.contextmanager
-    def _narrowed(self, table: Sequence[np.ndarray]) -> Iterator[None]:
-        """A block in which a vocabulary that is mapped from a file is cut down to the tokens of a long table."""
-        long = isinstance(table, TokenTable) and len(table.ids) >= _LONG
+    def narrowed(self, tables: Sequence[TokenTable]) -> Iterator[None]:
+        """A block in which only the embedding rows of some tables' tokens are in memory.
+
+        The vocabulary is cut down where that saves memory: where it is mapped from a file, and the tables are so long
+        that they would bring in much of it. Unlike after `compact`, nothing is trained in the block.
+        """
+        long = sum(len(table.ids) for table in tables) >= _LONG
         embeddings = self._tables() if long and not self._vocabulary else []
         if not embeddings or not MappedPages(embeddings[0].weight):
             yield
             return
         with torch.inference_mode(False):
-            self._cut(embeddings, [table])
+            self._cut(embeddings, tables)
         try:
             yield
         finally:
@@ -397,4 +401,4 @@ def load_encoder(
 
 _SAMPLED = 32  # tokens of the texts that show whether a smaller vocabulary changes embeddings, and
 _EQUAL = 1e-5  # by how much it may
-_LONG = 100_000  # tokens of a table for which the vocabulary is cut down
+_LONG = 20_000  # tokens for which the vocabulary is cut down

@@ -17,7 +17,7 @@ import torch
 from scipy import sparse
 
 from hr_search import train
-from hr_search.base.choices import METRICS
+from hr_search.base.choices import METRICS, SIDES
 from hr_search.base.devices import use_bf16
 from hr_search.base.peak import forget_peak, peak_above
 from hr_search.batches import Rows, index_rows
@@ -26,6 +26,7 @@ from hr_search.bench.meters import best_device, step_clock
 from hr_search.data import loading
 from hr_search.data.tasks import Task, tasks_of
 from hr_search.encoder import Encoder, load_encoder
+from hr_search.evaluation import scoring
 from hr_search.evaluation.hard_negatives import mine_texts
 from hr_search.evaluation.metrics import embedding_scores, rank_all
 from hr_search.export.int8 import in_int8
@@ -152,7 +153,8 @@ def run_evaluation(order: Order, texts: dict[str, list]) -> Answer:
     memory = forget_peak(encoder.device)
     started = time.perf_counter()
     tables = task_tokens(encoder, task)
-    table = rank_all(task, embedding_scores(*map(encoder.embed, tables)))
+    sides = scoring.embed_sides(encoder, dict(zip(SIDES, tables, strict=True)))
+    table = scoring.evaluate_embeddings({task.name: task}, sides)[task.name]
     seconds = time.perf_counter() - started
     added = peak_above(memory, encoder.device)
     count = len(task.queries) + len(task.documents)

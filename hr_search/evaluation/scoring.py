@@ -63,7 +63,8 @@ def token_tables(encoder: Encoder, tasks: Mapping[str, Task]) -> dict[str, Token
 
 def embed_sides(encoder: Encoder, tables: Mapping[str, TokenTable], progress: bool = False) -> dict[str, np.ndarray]:
     """Embeddings of both sides: "query" (Q, D) and "document" (N, D)."""
-    return {side: encoder.embed(table, progress=progress) for side, table in tables.items()}
+    with encoder.narrowed(list(tables.values())):
+        return {side: encoder.embed(table, progress=progress) for side, table in tables.items()}
 
 
 def evaluate_embeddings(tasks: Mapping[str, Task], sides: Mapping[str, np.ndarray]) -> dict[str, pd.DataFrame]:

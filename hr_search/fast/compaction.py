@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hr_search.base.pages import MappedPages
 
-_GATHERED = 1_000  # rows copied at a time: each brings a stretch of the whole table into memory
+_GATHERED = 500  # rows copied at a time: each brings a stretch of the whole table into memory
 
 
 def tables_of(transformer: nn.Module | None) -> list[nn.Embedding]:
