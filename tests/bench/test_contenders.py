@@ -108,6 +108,15 @@ def test_evaluation_finds_the_same_for_both_contenders(tiny_model):
     speeds.refuse_disagreement("evaluate", mine, theirs)
 
 
+def test_our_side_evaluates_with_int8_weights(home, tiny_model):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    order = Order("evaluate", model=str(tiny_model), maxlength=16, precision="int8")
+    found = ours.measure(order, {"queries": known(70)[60:], "documents": known(60), "relevant": [[0]] * 10})
+    assert found["precision"] == "int8" and found["rows"][""]["value"] > 0
+    assert ours.warm_encoder(order).precision == "int8"
+
+
 def test_mining_finds_the_same_for_both_contenders(tiny_model):
     order = Order("mine", model=str(tiny_model), maxlength=32)
     given = {"query": known(300)[:150], "positive": known(300)[150:]}
