@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from hr_search import settings as config
 from hr_search.base import paths
 from hr_search.base.errors import InputError
-from hr_search.settings import FIELDS, TYPES, Settings
+from hr_search.settings import FIELDS, GROUPS, TYPES, Settings
 
 READ = (  # the settings by which a table is read and split
     "datapath",
@@ -40,9 +40,10 @@ def plain_flag(word: str) -> str:
     return "--" + name.replace("-", "").replace("_", "").lower() + mark + value
 
 
-def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], **defaults: str) -> None:
-    """Adds a flag for each setting; the help shows `defaults` instead of the setting's own default."""
-    group = parser.add_argument_group("settings")
+def add_settings(parser: argparse.ArgumentParser, names: Collection[str], **defaults: str) -> None:
+    """Adds a flag for each setting, under its group's title; the help shows `defaults` instead of the setting's own."""
+    groups = {name: title.rstrip(".") for title, members in GROUPS.items() for name in members}
+    shown = {title: parser.add_argument_group(title) for title in dict.fromkeys(groups[name] for name in names)}
     for name in names:
         field, kind = FIELDS[name], TYPES[name]
         choices = f" [{', '.join(field.metadata['choices'])}]" if field.metadata["choices"] else ""
@@ -50,7 +51,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], **defaul
         text = f"{field.metadata['help']}{choices} (default {default})".replace("%", "%%")
         options: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is bool else {}
         options |= {"action": "append"} if name == "datapath" else {}  # several tables
-        group.add_argument(f"--{name}", help=text, metavar=kind.__name__.upper(), **options)
+        shown[groups[name]].add_argument(f"--{name}", help=text, metavar=kind.__name__.upper(), **options)
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
