@@ -11,21 +11,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hr_search.base import files, paths
-from hr_search.base.choices import BUNDLED, is_table_file
-from hr_search.base.errors import InputError, shown
-from hr_search.data import esco, esco_skills, qrels, splits, tables, union
+from hr_search.base import files
+from hr_search.base.errors import InputError
+from hr_search.data import qrels, reading, splits, union
 from hr_search.data.counts import Counts
-from hr_search.data.duplicates import normalised
-from hr_search.data.html import pairs_without_html
-from hr_search.data.placeholders import find_placeholders
-from hr_search.data.redaction import redact_pairs
 from hr_search.data.tasks import Task, identical_sentence, tasks_of, without_identical
 from hr_search.settings import Settings
 from hr_search.sources import labels, paths_of
@@ -34,19 +28,6 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ["query", "positive", "negatives", "group"]
 _MARKS = {"train": ("grade", "softgroup", "table")}  # further columns, where there are any; of the other parts: table
-_ESCO, _SKILLS, _SAMPLE = BUNDLED
-_ENGLISH = (_ESCO, _SKILLS)
-_SAMPLE_COLUMNS = {"querycolumn": "position", "positivecolumn": "description", "groupcolumn": "group"}
-_OTHER_SETTINGS = (
-    "negativecolumn",
-    "gradecolumn",
-    "softgroupcolumn",
-    "template",
-    "documenttemplate",
-    "encoding",
-    "trustfile",
-    "identity",
-)
 
 
 @dataclass(frozen=True)
@@ -123,12 +104,14 @@ def load_data(settings: Settings) -> Data:
     for name, path in own.items():
         if qrels.is_folder(path):
             judged[name], more = qrels.read_folder(path, name, **_reading(settings))
-            parts[name], _ = _cleaned(qrels.judged_pairs(judged[name]["q2d"]), path)
+            parts[name], _ = reading.cleaned(qrels.judged_pairs(judged[name]["q2d"]), path)
         else:
-            parts[name], more = _read_table(path, settings)
+            parts[name], more = reading.read_table(path, settings)
         counts += more
         _check_shape([each["train"] for each in found], parts[name], " + ".join(names), path)
-        parts[name] = _held_out(parts[name], distinct=settings.datapath in _ENGLISH and name not in judged)
+        parts[name] = reading.held_out(
+            parts[name], distinct=settings.datapath in reading.ENGLISH and name not in judged
+        )
     counts += Counts(negative_leaks=splits.drop_negatives(parts))
     parts["train"] = _sampled(parts["train"], settings.maxrows, settings.splitseed)
     if not settings.allowleaks:
@@ -142,7 +125,7 @@ def load_data(settings: Settings) -> Data:
 
 def load_all(settings: Settings) -> pd.DataFrame:
     """All rows of `datapath` as one pairs table, not split, to evaluate a model on; ESCO without keyword queries."""
-    found = [_held_out(_read(each.datapath, each)[0]) for each in settings.tables()]
+    found = [reading.held_out(reading.read(each.datapath, each)[0]) for each in settings.tables()]
     return _final(union.united(found, labels(settings.datapath)), ("table",))
 
 
@@ -217,16 +200,16 @@ def _split_tables(settings: Settings, shares: dict[str, float]) -> tuple[list[sp
     """The parts of each table of `datapath`, their counts, and whether all near copies were found.
 
     Raises:
-        InputError: as `_read_table` and `splits.split`, for any of the tables.
+        InputError: as `reading.read_table` and `splits.split`, for any of the tables.
     """
     found, counts, exact = [], Counts(), True
     for each in settings.tables():
-        table, more = _read_table(each.datapath, each)
+        table, more = reading.read_table(each.datapath, each)
         parts, sure = splits.split(table, shares, settings.splitseed, each.datapath)
         counts += more + Counts(groups=table["group"].nunique())
         exact = exact and sure
         for name in ("validation", "test"):
-            parts[name] = _held_out(parts[name], distinct=each.datapath in _ENGLISH)
+            parts[name] = reading.held_out(parts[name], distinct=each.datapath in reading.ENGLISH)
         found.append(parts)
     return found, counts, exact
 
@@ -239,42 +222,6 @@ def _tasks(pairs: pd.DataFrame) -> dict[str, Task]:
 def _final(part: pd.DataFrame, marks: Sequence[str]) -> pd.DataFrame:
     """A part without its working columns, with those of `marks` that it has."""
     return part[[*COLUMNS, *(name for name in marks if name in part)]].reset_index(drop=True)
-
-
-def _read_table(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
-    """As `_read`, for a table on which something can be ranked.
-
-    Raises:
-        InputError: also where the table has fewer than two groups.
-    """
-    table, counts = _read(path, settings)
-    if table["group"].nunique() < 2:
-        found = "only one group" if len(table) else "no rows with words"
-        raise InputError(
-            f"{path} has {found}, so no document in it is wrong for any query; give rows of at least two groups, "
-            "or set groupcolumn to a column that distinguishes them."
-        )
-    return table, counts
-
-
-def _read(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
-    """A pairs table without HTML, redacted where asked, with the working columns of `_cleaned`, and its counts."""
-    table, counts = _read_esco(path, settings) if path in _ENGLISH else _read_file(path, settings)
-    if counts.empty:
-        logger.warning(
-            "%s: %d of %d rows are left out, their query or document is empty", path, counts.empty, counts.rows
-        )
-    if not settings.keephtml and path not in _ENGLISH:  # their few entities stay, as in all published numbers
-        table, found = pairs_without_html(table)
-        counts += found
-    if "group" in table:
-        table = table.assign(group_key=table["group"])  # redaction may change the names of groups
-    if settings.redact:
-        table, replaced = redact_pairs(table)
-        counts += replaced
-        logger.info("%s: replaced %s", path, ", ".join(f"{n} {kind}" for kind, n in replaced.to_dict().items()))
-    table, dropped = _cleaned(table, path)
-    return table, counts + dropped + find_placeholders(table, path)
 
 
 def _reading(settings: Settings) -> dict[str, Any]:
@@ -294,71 +241,6 @@ def _refuse_threshold(settings: Settings, places: Iterable[str]) -> None:
 def _marks(task: Task) -> list[list[Any]]:
     """What a judged task has beside its pairs: the whole corpus, and grades if there are any."""
     return [task.documents] + ([] if task.grades is None else [np.concatenate(task.grades).tolist()])
-
-
-def _read_esco(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
-    if settings.template or settings.documenttemplate:
-        raise InputError(f"{path} has its queries and documents ready; --template is for tables of your own.")
-    table = esco.load_esco() if path == _ESCO else esco_skills.load_skills()
-    return table, Counts(rows=len(table), empty=0, unsplit=table.attrs["unsplit"])
-
-
-def _read_file(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
-    columns = {name: getattr(settings, name) for name in (*_SAMPLE_COLUMNS, *_OTHER_SETTINGS)}
-    place: str | Path = paths.resolve(path) if is_table_file(path) else path
-    if path == _SAMPLE:
-        columns |= {name: columns[name] or default for name, default in _SAMPLE_COLUMNS.items()}
-        place = paths.checkout() / "data" / f"{_SAMPLE}.jsonl"
-        columns["encoding"] = ""  # that of tables of your own
-    return tables.read_pairs(place, **columns)
-
-
-def _cleaned(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, Counts]:
-    """The table without rows that normalise to nothing or repeat another one, with groups and working columns.
-
-    `source` is the file, for the warning about rows that normalise to nothing, such as "-".
-
-    The working columns are `query_key` and `document_key` (normalised texts), `group_key` (the group as it
-    was read) and `kind` ("title", or "keywords" for a query that only train uses).
-    """
-    table = table.assign(query_key=normalised(table["query"]), document_key=normalised(table["positive"]))
-    if "kind" not in table:
-        table["kind"] = "title"
-    wordless = (table["query_key"] == "") | (table["document_key"] == "")
-    if wordless.any():
-        first = table[wordless].iloc[0]
-        text = shown(first["query"] if first["query_key"] == "" else first["positive"])
-        logger.warning(
-            '%s: %d rows are left out, their query or document has no words: "%s"', source, wordless.sum(), text
-        )
-    filled = table[~wordless]
-    for name in ("group", "group_key"):
-        given = filled[name].fillna("").astype(str).str.strip() if name in filled else pd.Series("", filled.index)
-        filled = filled.assign(**{name: np.where(given == "", filled["query_key"], given)})
-    keys = filled[["query_key", "document_key", "group"]]
-    repeated = keys.duplicated()
-    if repeated.any() and filled["negatives"].map(bool).any():
-        filled = filled.assign(negatives=_merged_negatives(filled["negatives"], keys))
-    counts = Counts(empty=len(table) - len(filled), duplicates=int(repeated.sum()))
-    return filled[~repeated].reset_index(drop=True), counts
-
-
-def _merged_negatives(negatives: pd.Series, keys: pd.DataFrame) -> list[list[str]]:
-    """For each row the distinct negatives of all rows with its keys: tables of triplets repeat a pair for each."""
-    merged: dict[int, dict[str, None]] = {}
-    codes = keys.groupby(list(keys), sort=False).ngroup()
-    for code, texts in zip(codes, negatives, strict=True):
-        merged.setdefault(code, {}).update(dict.fromkeys(texts))
-    return [list(merged[code]) for code in codes]
-
-
-def _held_out(table: pd.DataFrame, distinct: bool = False) -> pd.DataFrame:
-    """The rows fit for evaluation: no keyword queries and, if `distinct`, one row per document.
-
-    Some 36 ESCO titles share one text ("import export manager in ..."); one of them is a fair test.
-    """
-    table = table[table["kind"] != "keywords"]
-    return table.drop_duplicates("document_key") if distinct else table
 
 
 def _sampled(train: pd.DataFrame, maxrows: int, seed: int) -> pd.DataFrame:
