@@ -83,15 +83,15 @@ def texts(table: pd.DataFrame, column: str, source: str, numbers: bool = False) 
     Raises:
         InputError: a cell is not a text, or (without `numbers`) every text of the column is a number.
     """
-    found = []
-    for row, value in enumerate(table[column].tolist(), 1):
+    found, first = [], first_row(table)
+    for row, value in enumerate(table[column].tolist(), first):
         value = _number(value) if numbers else value
         if not isinstance(value, str) and not empty(value):
             raise _wrong(value, source, row, column)
         found.append("" if empty(value) else clean(value))
     filled = [text for text in found if text]
     if filled and not numbers and all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", text) for text in filled):
-        raise _wrong(filled[0], source, found.index(filled[0]) + 1, column)
+        raise _wrong(filled[0], source, found.index(filled[0]) + first, column)
     return found
 
 
@@ -102,7 +102,7 @@ def lists(table: pd.DataFrame, column: str, source: str, numbers: bool = False) 
         InputError: a cell, or an item of its list, is not a text.
     """
     found = []
-    for row, value in enumerate(table[column].tolist(), 1):
+    for row, value in enumerate(table[column].tolist(), first_row(table)):
         written = _written(value) if isinstance(value, str) else value
         if isinstance(value, str) and written is None:
             raise _refusal(source, row, column, "a list that is neither JSON nor Python")
@@ -113,6 +113,11 @@ def lists(table: pd.DataFrame, column: str, source: str, numbers: bool = False) 
             raise _wrong(wrong[0], source, row, column)
         found.append([text for text in (clean(item) for item in items if not empty(item)) if text])
     return found
+
+
+def first_row(table: pd.DataFrame) -> int:
+    """The row of the file, from 1, that a raw table begins with: blocks of a file are indexed by their places in it."""
+    return table.index.start + 1 if isinstance(table.index, pd.RangeIndex) else 1
 
 
 def is_list(value: Any) -> bool:

@@ -41,21 +41,42 @@ def read_json_table(text: str, path: Path | str, named: Sequence[str] = (), trus
             value = _rows_of(value, path, named)
         if isinstance(value, list):
             values = list(enumerate(value, 1))
-    for place, record in values:
-        if not isinstance(record, dict):
-            raise InputError(
-                f"{path}, {kind} {place} is not a JSON object; write one object of names and texts per line."
-            )
-    records = [record for _, record in values]
+    records = _records(values, path, kind)
     names = list(dict.fromkeys(name for record in records for name in record))
     Room(path, trustfile).take_cells(len(records), len(names))
     return raw_frame(names, ([record.get(name) for record in records] for name in names))
 
 
-def json_values(text: str, path: Path | str) -> list[tuple[int, Any]]:
-    """The values that stand one after the other in a text, each with the line it begins on."""
+def read_json_lines(text: str, path: Path | str, line: int = 1) -> pd.DataFrame:
+    """The table of some lines of a JSONL file, an object on each; `line` is the number of the first.
+
+    Raises:
+        InputError: as `read_json_table`.
+    """
+    values = json_values(text, path, line)
+    records = _records(values, path, "line")
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return raw_frame(names, ([record.get(name) for record in records] for name in names))
+
+
+def _records(values: list[tuple[int, Any]], path: Path | str, kind: str) -> list[dict[str, Any]]:
+    """The objects among values with their places.
+
+    Raises:
+        InputError: a value is not an object.
+    """
+    for place, record in values:
+        if not isinstance(record, dict):
+            raise InputError(
+                f"{path}, {kind} {place} is not a JSON object; write one object of names and texts per line."
+            )
+    return [record for _, record in values]
+
+
+def json_values(text: str, path: Path | str, line: int = 1) -> list[tuple[int, Any]]:
+    """The values that stand one after the other in a text, each with the line it begins on; the first is `line`."""
     decoder = json.JSONDecoder(object_pairs_hook=_once)
-    found, place, line = [], _SPACES.match(text).end(), 1
+    found, place = [], _SPACES.match(text).end()
     line += text.count("\n", 0, place)
     while place < len(text):
         try:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from hr_search.base.errors import InputError, shown
-from hr_search.data.cleaning import clean
+from hr_search.data.cleaning import clean, first_row
 from hr_search.data.redaction import redact
 from hr_search.data.resumes import KINDS, Job, Resume, parsed, read_resume
 
@@ -120,7 +120,7 @@ def with_resume_texts(
         if not any(map(_may_hold, cells)):
             continue
         texts = []
-        for row, cell in enumerate(cells, 1):
+        for row, cell in enumerate(cells, first_row(table)):
             text, found, here = _cell_text(cell, f'{source}, row {row}, column "{shown(column)}"', identity)
             texts.append(text)
             left += found

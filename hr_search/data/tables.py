@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,7 @@ from hr_search.base.choices import SIDES
 from hr_search.base.errors import InputError, shown
 from hr_search.base.paths import extension
 from hr_search.data import cleaning
+from hr_search.data.blocks import read_blocks
 from hr_search.data.columns import KNOWN, NEGATIVE, SEVERAL, known_column, known_names, reduced
 from hr_search.data.counts import Counts
 from hr_search.data.encodings import refuse_misread
@@ -68,21 +69,15 @@ def read_pairs(
         InputError: the file, a column or a cell is not as described.
     """
     parts, resumes = [], 0
+    columns = querycolumn, positivecolumn, negativecolumn, groupcolumn
     fields = [*cleaning.fields_of(template), *cleaning.fields_of(documenttemplate)]
     soft = gradecolumn, softgroupcolumn
     named = [name for name in (querycolumn, positivecolumn, groupcolumn, *soft, *fields) if name]
     for source, part in _tables(path, encoding, trustfile, named):
-        if template:
-            part, querycolumn = part.assign(**{_QUERY: cleaning.joined(part, template, source, "template")}), _QUERY
-        if documenttemplate:
-            texts = cleaning.joined(part, documenttemplate, source, "documenttemplate")
-            part, positivecolumn = part.assign(**{_DOCUMENT: texts}), _DOCUMENT
-        columns = _columns(list(part.columns), source, querycolumn, positivecolumn, negativecolumn, groupcolumn)
-        part, found = with_resume_texts(part, [*columns[:2], *columns[2]], source, identity)
+        roles, part = _roles(part, source, columns, template, documenttemplate)
+        logger.info("%s: query %r, positive %r, negatives %r, group %r", source, *roles)
+        pairs, found = _clean_pairs(part, source, roles, soft, identity, not encoding)
         resumes += found
-        pairs = _pairs(part, source, *columns, marks=soft_marks(part, source, *soft))
-        if not encoding:
-            refuse_misread(zip(pairs["query"], pairs["positive"], strict=True), source)
         parts.append(pairs)
     table = pd.concat(parts, ignore_index=True)
     if table.empty:
@@ -91,6 +86,66 @@ def read_pairs(
     if filled.empty:
         raise InputError(f"{path}: query or positive is empty in each of its {len(table)} rows; {NEEDED}")
     return filled, Counts(rows=len(table), empty=len(table) - len(filled), cvs=resumes or None)
+
+
+def read_pair_blocks(
+    path: Path | str,
+    querycolumn: str = "",
+    positivecolumn: str = "",
+    negativecolumn: str = "",
+    groupcolumn: str = "",
+    template: str = "",
+    documenttemplate: str = "",
+    encoding: str = "",
+    identity: bool = False,
+) -> Iterator[tuple[pd.DataFrame, Counts]]:
+    """The pairs of `read_pairs` block by block, for a table larger than memory.
+
+    Args:
+        path: a file that `blocks.read_blocks` reads, or `hf:OWNER/NAME` with such files.
+        querycolumn, positivecolumn, negativecolumn, groupcolumn, template, documenttemplate, identity: as `read_pairs`.
+        encoding: of a JSONL file; empty = UTF-8.
+
+    Yields:
+        For each block what `read_pairs` returns for a table.
+
+    Raises:
+        InputError: as `read_pairs`, or a later block has columns that change what is read.
+    """
+    columns = querycolumn, positivecolumn, negativecolumn, groupcolumn
+    names: list[str] = []
+    first: _Roles | None = None
+    rows = filled_rows = 0
+    for source, part in _blocks(path, encoding):
+        names = list(dict.fromkeys([*names, *part.columns]))
+        if len(names) > part.shape[1]:
+            missing = pd.DataFrame(None, part.index, [name for name in names if name not in part], object)
+            part = pd.concat([part, missing], axis="columns")[names]
+        roles, part = _roles(part, source, columns, template, documenttemplate)
+        if first is None:
+            logger.info("%s: query %r, positive %r, negatives %r, group %r", source, *roles)
+        elif roles != first:
+            raise InputError(
+                f"{source}: from row {part.index[0] + 1} on there are columns that change which ones are read "
+                f"({_listed(names)}); name them with --querycolumn, --positivecolumn and --negativecolumn."
+            )
+        first = roles
+        pairs, found = _clean_pairs(part, source, roles, ("", ""), identity, not encoding)
+        filled = pairs[(pairs["query"] != "") & (pairs["positive"] != "")].reset_index(drop=True)
+        rows, filled_rows = rows + len(pairs), filled_rows + len(filled)
+        yield filled, Counts(rows=len(pairs), empty=len(pairs) - len(filled), cvs=found or None)
+    if not filled_rows:
+        what = f"query or positive is empty in each of its {rows} rows" if rows else "there are no rows"
+        raise InputError(f"{path}: {what}; {NEEDED}")
+
+
+def _blocks(path: Path | str, encoding: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Name and raw table of each block of a file, or of the files of a data set on the Hub."""
+    files = hub.files_of(str(path)) if str(path).startswith("hf:") else [("", Path(path))]
+    for name, file in files:
+        source = f"{path} ({name})" if name else str(path)
+        for part in read_blocks(file, encoding):
+            yield source, part
 
 
 def read_texts(
@@ -148,6 +203,33 @@ def _tables(
         files = hub.files_of(str(path))
         return ((f"{path} ({name})", read_table(file, encoding, trustfile, named)) for name, file in files)
     return [(str(path), read_table(path, encoding, trustfile, named))]
+
+
+_Roles = tuple[str, str, list[str], str]  # the columns of query, positive, negatives and group, "" for none
+
+
+def _roles(
+    part: pd.DataFrame, source: str, columns: tuple[str, str, str, str], template: str, documenttemplate: str
+) -> tuple[_Roles, pd.DataFrame]:
+    """The columns that are read, those given or known by name, and the raw table with those that templates add."""
+    query, positive, negative, group = columns
+    if template:
+        part, query = part.assign(**{_QUERY: cleaning.joined(part, template, source, "template")}), _QUERY
+    if documenttemplate:
+        texts = cleaning.joined(part, documenttemplate, source, "documenttemplate")
+        part, positive = part.assign(**{_DOCUMENT: texts}), _DOCUMENT
+    return _columns(list(part.columns), source, query, positive, negative, group), part
+
+
+def _clean_pairs(
+    part: pd.DataFrame, source: str, roles: _Roles, soft: tuple[str, str], identity: bool, guessed: bool
+) -> tuple[pd.DataFrame, int]:
+    """The pairs of a raw table, and how many CVs in fields became texts; `guessed`: nobody has named its encoding."""
+    part, found = with_resume_texts(part, [*roles[:2], *roles[2]], source, identity)
+    pairs = _pairs(part, source, *roles, marks=soft_marks(part, source, *soft))
+    if guessed:
+        refuse_misread(zip(pairs["query"], pairs["positive"], strict=True), source)
+    return pairs, found
 
 
 def _pairs(
@@ -208,7 +290,6 @@ def _columns(
     if not negatives:
         named = [name for name in free if NEGATIVE.fullmatch(reduced(name)) and name not in (query, positive, group)]
         negatives = sorted(named, key=lambda name: (len(number := re.sub(r"\D", "", name).lstrip("0")), number))
-    logger.info("%s: query %r, positive %r, negatives %r, group %r", source, query, positive, negatives, group)
     return query, positive, negatives, group
 
 
