@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import shlex
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from hr_search.base import files, load
 from hr_search.base.choices import METRICS
@@ -56,7 +58,7 @@ def require_output(outputpath: str) -> None:
             raise InputError(f"outputpath {target} is a folder; give a folder without .pt, or the name of a file.")
         if folder.is_file():
             raise InputError(f"outputpath {folder} is a file; give a folder or a name that ends in .pt.")
-        if folder.is_dir() and any(folder.iterdir()) and not _is_model(folder):
+        if folder.is_dir() and any(folder.iterdir()) and not is_model(folder):
             raise InputError(
                 f"the folder {folder} holds files that are no model and would be overwritten; give another outputpath."
             )
@@ -67,7 +69,7 @@ def require_output(outputpath: str) -> None:
     require_place(folder.absolute())
 
 
-def _is_model(folder: Path) -> bool:
+def is_model(folder: Path) -> bool:
     """Whether a folder is an encoder's, or a second stage's, which has no modules.json."""
     return (folder / "modules.json").is_file() or all((folder / name).is_file() for name in _CROSS_ENCODER)
 
@@ -110,45 +112,52 @@ def save_model(encoder: Encoder | Any, outputpath: str, card: str) -> Path:
 
 
 _CONDENSED = {
-    "encode": """Documents of more than {} characters were condensed in training and test; condense yours too:
+    "encode": """Documents of more than {2} characters were condensed in training and test; condense yours too:
 
 ```python
 import json
-from hr_search.models.condenser import Condenser
+{0}from hr_search.models.condenser import Condenser
 
-condense = Condenser.from_dict(json.load(open("path/to/this/folder/condenser.json", encoding="utf-8")))
+condense = Condenser.from_dict(json.load(open({1}, encoding="utf-8")))
 documents = model.encode_document([condense(text) for text in texts])
 ```
 
 `hr_search search` and `hr_search evaluate` do so by themselves.
 
 """,
-    "rerank": """Vacancies of more than {} characters were condensed in training and test by `condenser.json`;
+    "rerank": """Vacancies of more than {2} characters were condensed in training and test by `condenser.json`;
 `hr_search.reranking.scorer.load_reranker` does so by itself.
 
 """,
 }
-_SHORTENED = """The first numbers of an embedding were trained, too ({}), and are embeddings of their own:
+_SHORTENED = """The first numbers of an embedding were trained, too ({1}), and are embeddings of their own:
 
 ```python
-model = SentenceTransformer("path/to/this/folder", truncate_dim={})
+model = SentenceTransformer("{0}", truncate_dim={2})
 ```
 
 """
+FRONT = {  # what the Hub reads in a card
+    "encode": {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "feature-extraction", "hr", "job-search"],
+    },
+    "rerank": {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "text-ranking",
+        "tags": ["sentence-transformers", "cross-encoder", "reranker", "hr", "job-search"],
+    },
+}
 _OPENING = {
-    "encode": """---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, feature-extraction, hr, job-search]
----
-# {name}
+    "encode": """# {name}
 
 A search encoder for vacancies and job titles, trained with hr_search from `{base}`.
 
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("path/to/this/folder")
+model = SentenceTransformer("{place}")
 queries = model.encode_query(["welder"])
 documents = model.encode_document(["joins metal parts with an electric arc ..."])
 scores = model.similarity(queries, documents)
@@ -157,12 +166,7 @@ scores = model.similarity(queries, documents)
 It needs sentence-transformers 5 or later, or 6 if `modules.json` names classes outside `sentence_transformers.models`.
 
 {shortened}{condensed}""",
-    "rerank": """---
-library_name: sentence-transformers
-pipeline_tag: text-ranking
-tags: [sentence-transformers, cross-encoder, reranker, hr, job-search]
----
-# {name}
+    "rerank": """# {name}
 
 A second stage for the search of vacancies and job titles, trained with hr_search from `{base}`: it reads a title and a
 vacancy together. In the figures below, *base* is the first stage alone and *trained* has its first {top} texts ranked
@@ -171,7 +175,7 @@ again. The title comes first, in both directions of search.
 ```python
 from sentence_transformers import CrossEncoder
 
-model = CrossEncoder("path/to/this/folder")
+model = CrossEncoder("{place}")
 scores = model.predict([("welder", "joins metal parts with an electric arc ...")])
 ```
 
@@ -181,27 +185,43 @@ scores = model.predict([("welder", "joins metal parts with an electric arc ...")
 
 def model_card(settings: Settings, summary: dict) -> str:
     """The README of a saved model: what it is, how to use it, its figures and how it was made."""
+    front = yaml.safe_dump(FRONT[settings.stage], sort_keys=False, default_flow_style=None, width=200)
+    return f"---\n{front}---\n{card_text(settings.to_dict(), summary)}"
+
+
+def card_text(values: Mapping[str, Any], summary: dict, repository: str = "") -> str:
+    """The README of a model without what stands between the `---`.
+
+    Args:
+        values: the settings of its run.
+        summary: of its run.
+        repository: on the Hub, from which the examples load the model; empty = from this folder.
+    """
+    stage, sizes = values["stage"], leading_sizes(values["dimensions"])
+    place = repository or "path/to/this/folder"
+    download = ("from huggingface_hub import hf_hub_download\n", f'hf_hub_download("{repository}", "condenser.json")')
+    opened = download if repository else ("", f'"{place}/condenser.json"')
     rows = [
-        f"| {system} | {direction} | " + " | ".join(f"{values[name][0]:.3f}" for name in METRICS) + " |"
-        for system, directions in summary["metrics"].items() for direction, values in directions.items()
-    ]  # fmt: skip
+        f"| {system} | {direction} | " + " | ".join(map(_with_interval, (metrics[name] for name in METRICS))) + " |"
+        for system, directions in summary["metrics"].items()
+        for direction, metrics in directions.items()
+    ]
     table = "\n".join([f"| system | direction | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 2) + "|", *rows])
-    lines = "\n".join(
-        f"- {name}: {value}" for name, value in settings.to_dict().items() if value != "" and name in FIELDS
-    )
-    sizes = leading_sizes(settings.dimensions)
+    lines = "\n".join(f"- {name}: {value}" for name, value in values.items() if value != "" and name in FIELDS)
     return (
-        _OPENING[settings.stage].format(
-            name=settings.projectname,
-            base=settings.modelname,
-            shortened=_SHORTENED.format(settings.dimensions, min(sizes)) if sizes else "",
-            condensed=_CONDENSED[settings.stage].format(settings.condense) if settings.condense else "",
-            top=settings.reranktop,
+        _OPENING[stage].format(
+            name=values["projectname"],
+            base=values["modelname"],
+            place=place,
+            shortened=_SHORTENED.format(place, values["dimensions"], min(sizes)) if sizes else "",
+            condensed=_CONDENSED[stage].format(*opened, values["condense"]) if values["condense"] else "",
+            top=values["reranktop"],
         )
         + f"""## Test results
 
 {summary["data"]["test"]} test rows of `{summary["data"]["name"]}` ({summary["data"]["fingerprint"]}); q2d = query to
-document, d2q = document to query; ties count against the model. {summary["verdict"]}
+document, d2q = document to query; in brackets 95 % intervals over the queries; ties count against the model.
+{summary["verdict"]}
 
 {table if rows else "No test rows."}
 
@@ -216,3 +236,8 @@ document, d2q = document to query; ties count against the model. {summary["verdi
 {lines}
 """
     )
+
+
+def _with_interval(triple: Sequence[float]) -> str:
+    """A mean and its 95 % interval, as a summary holds them."""
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*triple)

@@ -10,7 +10,18 @@ from typing import Any, NoReturn
 
 from hr_search import __version__
 from hr_search.base.errors import InputError, guarded, one_line, shown, suggestion
-from hr_search.commands import benchmark, cvs, exporting, indexing, searching, suites, titles, training, tuning
+from hr_search.commands import (
+    benchmark,
+    cvs,
+    exporting,
+    indexing,
+    publishing,
+    searching,
+    suites,
+    titles,
+    training,
+    tuning,
+)
 from hr_search.commands.flags import add_threads, plain_flag
 
 THREADED = ("train", "evaluate", "tune", "index", "search", "cvs", "suite", "grid", "report")  # verbs that compute
@@ -49,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     indexing.add_index(verbs)
     indexing.add_search(verbs)
     exporting.add_export(verbs)
+    publishing.add_publish(verbs)
     cvs.add_cvs(verbs)
     searching.add_compare(verbs)
     suites.add_suite(verbs)
