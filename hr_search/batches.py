@@ -15,12 +15,16 @@ from scipy import sparse
 from hr_search.base.arrays import incidence
 from hr_search.base.errors import InputError, shown
 
+WINDOW = 2**20
+"""Rows of a table in files that are shuffled together."""
+
 _TABLES, _ORDER = 4, 5  # in the keys of random numbers; steps and minings have others
+_BLOCKS = 16  # of a window
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """N training rows as indices into distinct texts.
+    """N training rows as indices into distinct texts, which may lie in files.
 
     Attributes:
         queries: distinct query texts.
@@ -35,11 +39,11 @@ class Rows:
         query_softgroups, document_softgroups: as the groups, of what matches in part; None = nothing does.
     """
 
-    queries: list[str]
-    documents: list[str]
+    queries: Sequence[str]
+    documents: Sequence[str]
     query: np.ndarray
     positive: np.ndarray
-    negatives: list[np.ndarray]
+    negatives: Sequence[np.ndarray]
     query_groups: sparse.csr_array
     document_groups: sparse.csr_array
     table: np.ndarray | None = None
@@ -124,6 +128,7 @@ class StepPlan:
         per_epoch: steps of an epoch.
         total: steps in all.
         seed: of the order.
+        window: rows that are shuffled together, as `shuffled` explains; 0 = all.
     """
 
     tables: Sequence[np.ndarray]
@@ -132,6 +137,7 @@ class StepPlan:
     per_epoch: int
     total: int
     seed: int
+    window: int = 0
 
     def batches(self, done: int = 0) -> Iterator[tuple[np.ndarray, bool]]:
         """Row numbers of every step after the first `done`, and whether the step ends an epoch."""
@@ -144,7 +150,9 @@ class StepPlan:
         """Row numbers of each batch of an epoch; batches of several tables come in an order of chance."""
         batches = []
         for table, (rows, drawn) in enumerate(zip(self.tables, self.drawn, strict=True)):
-            batches += _cut(rows[_stream(len(rows), epoch * drawn, drawn, self.seed, table)], self.per_step)
+            batches += _cut(
+                rows[_stream(len(rows), epoch * drawn, drawn, self.seed, table, self.window)], self.per_step
+            )
         if len(self.tables) == 1:
             return batches
         return [batches[at] for at in np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(batches))]
@@ -158,6 +166,7 @@ def step_plan(
     seed: int,
     table: np.ndarray | None = None,
     shares: Sequence[float | None] = (None,),
+    window: int = 0,
 ) -> StepPlan:
     """The plan of a run over `rows` training rows.
 
@@ -173,6 +182,7 @@ def step_plan(
         seed: of the order.
         table: (N,) number of each row's table; None = one table.
         shares: of each table, in any unit; None = by its rows.
+        window: rows that are shuffled together; 0 = all.
     """
     if table is not None and table.max(initial=-1) >= len(shares):
         raise InputError(f"the rows come from {table.max() + 1} tables, and datapath names {len(shares)}; name all.")
@@ -182,7 +192,7 @@ def step_plan(
         # Two rows at least, as a batch of one has no in-batch negatives.
         wanted = [max(2, round(rows * share / sum(shares))) if share else 0 for share in shares]
         drawn = [count if held else 0 for count, held in zip(wanted, drawn, strict=True)]
-    plan = StepPlan(tables, drawn, per_step, 0, 0, seed)
+    plan = StepPlan(tables, drawn, per_step, 0, 0, seed, window)
     per_epoch = len(plan.epoch(0))
     total = per_epoch * epochs
     return dataclasses.replace(plan, per_epoch=per_epoch, total=min(total, maxsteps or total))
@@ -193,13 +203,35 @@ def epoch_batches(count: int, batchsize: int, seed: int, epoch: int) -> list[np.
     return _cut(_stream(count, epoch * count, count, seed, 0), batchsize)
 
 
-def _stream(count: int, start: int, length: int, seed: int, table: int) -> np.ndarray:
+def _stream(count: int, start: int, length: int, seed: int, table: int, window: int = 0) -> np.ndarray:
     """Places start to start + length of an endless row of passes over `count` rows, each in an order of its own."""
     passes = range(start // max(1, count), -(-(start + length) // max(1, count))) if count else ()
     keys = [[seed, number, _TABLES, table] if table else [seed, number] for number in passes]
-    orders = [np.random.default_rng(key).permutation(count) for key in keys]
+    orders = [shuffled(count, window, np.random.default_rng(key)) for key in keys]
     first = start % count if count else 0
     return np.concatenate([np.empty(0, np.int64), *orders])[first : first + length]
+
+
+def shuffled(count: int, window: int, generator: np.random.Generator) -> np.ndarray:
+    """An order of `count` rows in which those that follow one another lie near one another in their file.
+
+    Sixteen blocks of neighbouring rows, drawn by chance, make a window, and the rows of a window come in an order of
+    chance. So a step reads from one window, which may fit into memory where the file does not.
+
+    Args:
+        count: of rows.
+        window: rows of a window; 0 = `count`. A table that fits into a window is one window.
+        generator: of the order.
+    """
+    if not window or count <= window:
+        return generator.permutation(count)
+    size = -(-window // _BLOCKS)
+    blocks = generator.permutation(-(-count // size))
+    parts = []
+    for at in range(0, len(blocks), _BLOCKS):
+        rows = [np.arange(block * size, min(count, (block + 1) * size)) for block in blocks[at : at + _BLOCKS]]
+        parts.append(generator.permutation(np.concatenate(rows)))
+    return np.concatenate(parts)
 
 
 def _cut(order: np.ndarray, batchsize: int) -> list[np.ndarray]:

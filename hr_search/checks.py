@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hr_search.base.choices import BUNDLED
 from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows
 from hr_search.data.duplicates import normalised
@@ -74,6 +75,8 @@ def check_settings(settings: Settings) -> None:
             f"trainlength {settings.trainlength} is more than maxlength {settings.maxlength}; lower it, or take 0."
         )
     if settings.stage != "search":
+    if settings.stream:
+        check_stream(settings)
         check_training(settings)
     check_stage(settings)
     require_tracker(settings.tracker)
@@ -99,6 +102,28 @@ def check_training(settings: Settings) -> None:
 
 def check_tables(settings: Settings) -> None:
     """Refuses what cannot be done with soft positives, or with several tables.
+def check_stream(settings: Settings) -> None:
+    """Refuses what needs all train texts, or embeddings of them, in memory.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    if len(settings.tables()) > 1 or settings.datapath in BUNDLED[:2]:
+        raise InputError("--stream reads one .jsonl or .parquet table as datapath; name one, or leave --stream out.")
+    columns = {name: f"--{name}" for name in ("gradecolumn", "softgroupcolumn") if getattr(settings, name)}
+    others = {
+        "--condense": settings.condense > 0,
+        "--teacher": settings.teacher != "",
+        "--negatives mined": settings.negatives == "mined",
+        "--stage rerank": settings.stage == "rerank",
+        "--stage search": settings.stage == "search",
+    }
+    if given := [*columns.values(), *(flag for flag, there in others.items() if there)]:
+        raise InputError(
+            f"{given[0]} needs the whole train set in memory, which --stream avoids; leave one of them out."
+        )
+
+
 
     Raises:
         InputError: naming the settings.
@@ -192,7 +217,9 @@ def check_dimensions(settings: Settings, dimension: int) -> None:
         leading_sizes(settings.dimensions, dimension)
 
 
-def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: int = 1) -> None:
+def check_rows(
+    settings: Settings, train: pd.DataFrame, rows: Rows, processes: int = 1, groups: np.ndarray | None = None
+) -> None:
     """Refuses data that cannot train under these settings; a step takes the batches of all processes.
 
     Args:
@@ -202,6 +229,7 @@ def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: i
         processes: of the launch.
 
     Raises:
+        groups: number of each row's group, where `train` is only a sample of the rows.
         InputError: what is missing and which setting helps.
     """
     if settings.stage == "search":
@@ -211,7 +239,7 @@ def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: i
         check_lists(settings, rows, processes)
         return
     step, mined = settings.batchsize * processes, settings.negatives == "mined"
-    bare = np.array([not len(wrong) for wrong in rows.negatives], dtype=bool)  # rows without given negatives
+    bare = np.fromiter((not len(wrong) for wrong in rows.negatives), bool, len(rows))  # rows without given negatives
     if settings.negatives == "given" and bare.all():
         raise InputError(
             "--negatives given needs wrong documents in the table, and it has none; take --negatives batch."
@@ -237,20 +265,24 @@ def check_rows(settings: Settings, train: pd.DataFrame, rows: Rows, processes: i
     if step > 1 and rows.document_groups.shape[1] == 1:
         raise InputError("all rows belong to one group, so no document is wrong for any query; look at --groupcolumn.")
     if settings.negatives in ("batch", "random"):
-        refuse_lonely_batches(plan_of(settings, rows, step).epoch(0), train["group"], bare)
+        codes = train["group"] if groups is None else pd.Series(groups)
+        refuse_lonely_batches(plan_of(settings, rows, step).epoch(0), codes, bare, rows)
     if settings.mixing != "none" and (rows.document_groups.sum(axis=0) < 2).all():
         log.warning("no group has two documents, so mixing finds no positives, only negatives")
 
 
-def refuse_lonely_batches(batches: Sequence[np.ndarray], groups: pd.Series, bare: np.ndarray) -> None:
+def refuse_lonely_batches(
+    batches: Sequence[np.ndarray], groups: pd.Series, bare: np.ndarray, rows: Rows | None = None
+) -> None:
     """Refuses groups so large that they fill whole batches, where no document would be wrong for any query.
 
     Args:
         batches: the rows that meet in each step of the first epoch.
-        groups: of the train rows.
+        groups: of the train rows: names, or numbers where `rows` are given.
         bare: whether each row comes without wrong documents.
 
     Raises:
+        rows: the train rows, for a query by which to call a numbered group.
         InputError: more than a tenth of the batches are like that, naming the largest group.
     """
     codes = pd.factorize(groups)[0]
@@ -259,7 +291,10 @@ def refuse_lonely_batches(batches: Sequence[np.ndarray], groups: pd.Series, bare
         sizes = groups.value_counts()
         raise InputError(
             f"{lonely} of {len(batches)} batches would hold one group only and so have no negatives: the group "
-            f'"{shown(str(sizes.index[0]))}" has {sizes.iloc[0]} of {len(groups)} rows; raise --batchsize or look at '
+        name = sizes.index[0]
+        if rows is not None and not isinstance(name, str):
+            name = rows.queries[rows.query[int((groups == name).to_numpy().argmax())]]
+            f'"{shown(str(name))}" has {sizes.iloc[0]} of {len(groups)} rows; raise --batchsize or look at '
             "--groupcolumn."
         )
 

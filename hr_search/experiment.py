@@ -154,7 +154,7 @@ def test_after(prepared: Prepared, before: Tested | None) -> None:
         results, cosines, costs = measure(prepared, "trained")
         results = before[0] | results
         run.write("metrics", scoring.metrics_table(results, seed))
-        run.write("queries", scoring.queries_table(results, scoring.seen_titles(prepared.data.train, tasks)))
+        run.write("queries", scoring.queries_table(results, scoring.seen_titles(prepared.data.titles, tasks)))
         run.write("documents", scoring.documents_table(tasks))
         if tasks["q2d"].tables:
             run.write("tables", tables_table(results, tasks, seed))
@@ -229,7 +229,6 @@ def summarise(prepared: Prepared, progress: Progress) -> dict:
         sentence = verdict(rows.iloc[0], settings.goal, *names)
         if prepared.trial and not prepared.trial.policy.staged:
             sentence = "the search has no stages, so it is the plain cosine itself."
-    sizes = {part: len(getattr(data, part)) for part in ("train", "validation", "test")}
     return {
         "run_id": run.id,
         "projectname": settings.projectname,
@@ -238,7 +237,7 @@ def summarise(prepared: Prepared, progress: Progress) -> dict:
         "training_seconds": progress.seconds,
         "steps": progress.step,
         "best_step": progress.best_step,
-        "data": {"name": data.name, "fingerprint": data.fingerprint, **sizes},
+        "data": {"name": data.name, "fingerprint": data.fingerprint, **data.sizes},
         "model": settings.modelname,
         "fingerprint": provenance.fingerprint(run.config, run.environment),
         "command": command(settings, prepared.accelerator.num_processes),

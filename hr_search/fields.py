@@ -92,6 +92,11 @@ class DataFields:
         42, "seed of the split of datapath; --seed does not change the held-out rows", 0, 2**31 - 1
     )
     maxrows: int = setting(0, "train on at most this many rows; 0 = all", 0, MANY)
+    stream: bool = setting(
+        False,
+        "read datapath (.jsonl or .parquet) in blocks and keep its texts in files, for tables larger than memory; "
+        "parts are drawn by a hash of the group, at most 20,000 rows each",
+    )
     allowleaks: bool = setting(False, "continue although validation or test texts occur in train")
 
 

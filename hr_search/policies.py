@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hr_search.batches import Rows, StepPlan, step_plan
+from hr_search.batches import WINDOW, Rows, StepPlan, step_plan
 from hr_search.dimensions import leading_sizes
 from hr_search.mining import MiningPolicy
 from hr_search.mixing import MixingPolicy
@@ -46,7 +46,7 @@ def plan_of(settings: Settings, rows: Rows, per_step: int) -> StepPlan:
     """The steps of a run over its train rows, `per_step` of them at a time, each table with the share it was given."""
     shares = [source.share for source in sources(settings.datapath)]
     length = settings.epochs, settings.maxsteps, settings.seed
-    return step_plan(len(rows), per_step, *length, rows.table, shares)
+    return step_plan(len(rows), per_step, *length, rows.table, shares, WINDOW if settings.stream else 0)
 
 
 def mixing_policy(settings: Settings) -> MixingPolicy:

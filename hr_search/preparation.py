@@ -15,7 +15,8 @@ from accelerate import Accelerator
 
 from hr_search import train
 from hr_search.base import files
-from hr_search.batches import Rows, index_rows
+from hr_search.base.errors import InputError
+from hr_search.batches import Rows
 from hr_search.checks import check_dimensions, check_rows, check_settings
 from hr_search.data.loading import Data, load_data
 from hr_search.data.tasks import Task
@@ -91,9 +92,10 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
     check_settings(settings)
     folders.require_new(runid)
     data = load_data(settings)
-    rows = index_rows(data.train)
+    rows = data.rows()
     accelerator = train.make_accelerator()
-    check_rows(settings, data.train, rows, accelerator.num_processes)
+    groups = data.streamed.groups if data.streamed else None
+    check_rows(settings, data.train, rows, accelerator.num_processes, groups)
     if not len(data.validation) and settings.stage != "search":
         log.warning("no validation rows: the last weights are kept and nothing stops the run early")
     if not accelerator.is_main_process:
@@ -104,6 +106,8 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
     with accelerator.main_process_first():  # it builds and downloads; the others find the files
         encoder = encoder_for(settings, data.train, accelerator.device)
         check_dimensions(settings, encoder.dimension)
+        if settings.stream:
+            require_own_tokens(encoder)
         tokens = {
             "query": encoder.tokens(rows.queries, "query", length=shorter),
             "document": encoder.tokens(rows.documents, "document", length=shorter),
@@ -120,8 +124,7 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
     held = folders.claim_places(run, places)
     files.write_json(run.folder / "config.json", settings.to_dict())
     files.write_json(run.folder / "environment.json", provenance.environment_of(data, encoder, accelerator))
-    parts = data.train, data.validation, data.test
-    log.info("run %s: %d train, %d validation, %d test rows", run.id, *map(len, parts))
+    log.info("run %s: %d train, %d validation, %d test rows", run.id, *data.sizes.values())
     if not trial:  # what is not trained stays whole
         kept = encoder.compact([table for group in (tokens, *held_out) for table in group.values()])
         if kept < encoder.vocabulary:
@@ -143,6 +146,19 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
         started=started,
         claims=held,
     )
+
+
+def require_own_tokens(encoder: Encoder) -> None:
+    """Checks that the token ids of an encoder's texts can lie in files.
+
+    Raises:
+        InputError: sentence-transformers tokenises each batch itself.
+    """
+    if encoder.foreign:
+        raise InputError(
+            f"--stream keeps token ids in files, and sentence-transformers alone can tokenise for {encoder.name}; take "
+            "another model, or leave --stream out."
+        )
 
 
 def encoder_for(settings: Settings, pairs: pd.DataFrame, device: str | torch.device | None = None) -> Encoder:

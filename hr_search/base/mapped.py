@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,6 +40,16 @@ class GrowingArray:
         head = {"descr": self._kind.str, "fortran_order": False, "shape": (self.count,)}
         np.lib.format.write_array_header_1_0(self._file, head)
         return self._file.tell()
+
+
+def release(array: np.ndarray) -> None:
+    """Gives back the memory of an array that `np.load` has mapped; it is read from its file again where it is needed.
+
+    Any other array stays as it is.
+    """
+    mapped = getattr(array, "_mmap", None) if isinstance(array, np.memmap) and array.mode == "r" else None
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class GrowingTexts:

@@ -27,6 +27,7 @@ READ = (  # the settings by which a table is read and split
     "validationshare",
     "testshare",
     "splitseed",
+    "stream",
     "maxlength",
 )
 PARTS = ("validationpath", "testpath", "maxrows", "allowleaks")  # of a training, which decide its train rows as well

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ SHINGLE = 8  # words; unrelated vacancies share shorter runs ("official employme
 NEAR_SHARE = 0.5
 _WORDS_LIMIT = 20_000_000
 _WORK_LIMIT = 200_000_000  # pairs of a text and a document that share a shingle, counted once per shingle
+_COMMON = 200  # texts that share a shingle, at most
 _CHUNK = 20_000  # texts hashed at a time
 _MARKS = "".join(chr(code) for code in range(0x370, 0x10000) if unicodedata.category(chr(code)).startswith("M"))
 _IGNORED = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff\u0300-\u036f]+")
@@ -73,6 +74,37 @@ def near_copies(texts: Sequence[str], corpus: Sequence[str] | None = None) -> tu
         found_texts.append(start + shared.row[near])
         found_corpus.append(shared.col[near])
     return np.concatenate(found_texts), np.concatenate(found_corpus), step == 1 and complete
+
+
+def near_any(texts: Sequence[str], blocks: Iterable[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, bool]:
+    """As `near_copies`, of any document of a corpus that comes block by block and need not fit into memory.
+
+    Args:
+        texts: N normalised texts.
+        blocks: the normalised texts of the corpus.
+
+    Returns:
+        Which of the texts have a near copy (N,), which documents of the corpus are one, in the order of the blocks
+        (C,), and whether the search was exact: shingles that more than 200 of the texts share are not looked up.
+    """
+    rows, hashes = _shingles(texts, 1)
+    vocabulary, codes, held = np.unique(hashes, return_inverse=True, return_counts=True)
+    wanted = incidence(rows, codes, (len(texts), len(vocabulary)))
+    needed = np.diff(wanted.indptr) * NEAR_SHARE
+    common = held > _COMMON
+    wanted = wanted.T.tocsr()
+    wanted.data = np.where(np.repeat(common, np.diff(wanted.indptr)), 0, wanted.data)
+    wanted.eliminate_zeros()
+    copied, copies = np.zeros(len(texts), bool), [np.zeros(0, bool)]
+    for block in blocks:
+        rows, hashes = _shingles(block, 1)
+        place = np.searchsorted(vocabulary, hashes).clip(max=max(0, len(vocabulary) - 1))
+        there = vocabulary[place] == hashes if len(vocabulary) else np.zeros(len(hashes), bool)
+        shared = (incidence(rows[there], place[there], (len(block), len(vocabulary))) @ wanted).tocoo()
+        near = shared.data > needed[shared.col]
+        copied[shared.col[near]] = True
+        copies.append(np.isin(np.arange(len(block)), shared.row[near]))
+    return copied, np.concatenate(copies), not common.any()
 
 
 def _index(documents: sparse.csr_array, wanted: sparse.csr_array) -> tuple[sparse.csr_array, bool]:

@@ -8,6 +8,8 @@ checked for the same kind of leak.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,8 @@ import pandas as pd
 
 from hr_search.base import files
 from hr_search.base.errors import InputError
-from hr_search.data import qrels, reading, splits, union
+from hr_search.batches import Rows, index_rows
+from hr_search.data import qrels, reading, splits, stream, stream_files, union
 from hr_search.data.counts import Counts
 from hr_search.data.tasks import Task, identical_sentence, tasks_of, without_identical
 from hr_search.settings import Settings
@@ -39,13 +42,14 @@ class Data:
 
     Attributes:
         name: short name of the data.
-        train: rows to learn from.
+        train: rows to learn from; with `stream`, a sample of them.
         validation: rows that choose the best model.
         test: rows for the final numbers.
         counts: rows read, dropped and held out, and what the parts share.
         fingerprint: equal for equal tables in the same order.
         judged: the search tasks of a validation or test that is a folder of judged queries; its table then
             holds each query beside each of its relevant documents, but not the rest of the corpus.
+        streamed: all train rows where their texts lie in files (`stream`); None = `train` is all of them.
     """
 
     name: str
@@ -55,6 +59,22 @@ class Data:
     counts: Counts
     fingerprint: str
     judged: dict[str, dict[str, Task]] = field(default_factory=dict)
+    streamed: stream.Streamed | None = None
+
+    def rows(self) -> Rows:
+        """All train rows over their distinct texts."""
+        return self.streamed.rows if self.streamed else index_rows(self.train)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many rows each part has."""
+        train = len(self.streamed.rows) if self.streamed else len(self.train)
+        return {"train": train, "validation": len(self.validation), "test": len(self.test)}
+
+    @property
+    def titles(self) -> pd.DataFrame:
+        """The train queries, as a column `query`; with `stream`, those of them that validation or test has, too."""
+        return self.streamed.titles if self.streamed else self.train
 
     def tasks(self, part: str) -> dict[str, Task]:
         """Both search directions of "validation" or "test"; empty where that part has no rows."""
@@ -94,7 +114,8 @@ def load_data(settings: Settings) -> Data:
     own = {name: path for name, path in (("validation", settings.validationpath), ("test", settings.testpath)) if path}
     shares = _shares(settings, own)
     _refuse_threshold(settings, own.values())
-    found, counts, exact = _split_tables(settings, shares)
+    table = stream_files.stored(settings.datapath, settings, shares) if settings.stream else None
+    found, counts, exact = _split_tables(settings, shares) if table is None else ([table.parts()], table.counts, False)
     names = labels(settings.datapath)
     parts = {name: union.united([each[name] for each in found], names) for name in found[0]}
     if len(found) > 1 and not settings.allowleaks:
@@ -112,6 +133,8 @@ def load_data(settings: Settings) -> Data:
         parts[name] = reading.held_out(
             parts[name], distinct=settings.datapath in reading.ENGLISH and name not in judged
         )
+    if table is not None:
+        return _of_stream(table, parts, own, judged, counts, settings)
     counts += Counts(negative_leaks=splits.drop_negatives(parts))
     parts["train"] = _sampled(parts["train"], settings.maxrows, settings.splitseed)
     if not settings.allowleaks:
@@ -121,6 +144,37 @@ def load_data(settings: Settings) -> Data:
     final = {name: _final(part, _MARKS.get(name, ("table",))) for name, part in parts.items()}
     stamp = fingerprint(final.values(), [each for both in judged.values() for each in _marks(both["q2d"])])
     return Data(" + ".join(names), **final, counts=counts, fingerprint=stamp, judged=judged)
+
+
+def _of_stream(
+    table: stream_files.Stored,
+    parts: splits.Parts,
+    own: dict[str, str],
+    judged: dict[str, dict[str, Task]],
+    counts: Counts,
+    settings: Settings,
+) -> Data:
+    """The data of a table that lies in files, with validation and test rows of it or of files of their own.
+
+    Raises:
+        InputError: as `load_data`.
+    """
+    held = {name: parts[name] for name in ("validation", "test")}
+    drawn = [name for name in held if name not in own]
+    kept, right, more = stream.chosen_rows(table, held, drawn, settings.maxrows, settings.splitseed)
+    counts += more
+    view, found = stream.shared(table, kept, held, list(own))
+    if not settings.allowleaks:
+        splits.refuse_leaks(held | {"train": view}, own, set(judged))
+    every = stream.streamed(table, kept, right, pd.concat(held.values()), settings.splitseed)
+    counts += splits.sizes(held | {"train": every.sample}) + found
+    counts = dataclasses.replace(counts, train=len(kept), train_groups=every.rows.query_groups.shape[1])
+    name = labels(settings.datapath)[0]
+    logger.info("%s: %s", name, counts)
+    final = {part: _final(rows, ()) for part, rows in (held | {"train": every.sample}).items()}
+    stamp = fingerprint([final["validation"], final["test"]], [_marks(both["q2d"])[0] for both in judged.values()])
+    stamp = files.digest(stamp, table.digest, hashlib.blake2b(kept).hexdigest(), int(right.sum()))
+    return Data(name, **final, counts=counts, fingerprint=stamp, judged=judged, streamed=every)
 
 
 def load_all(settings: Settings) -> pd.DataFrame:

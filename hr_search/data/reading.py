@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,29 @@ def read(path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
     return table, counts + more + dropped + find_placeholders(table, path)
 
 
+def read_blocks(path: str, settings: Settings) -> Iterator[tuple[pd.DataFrame, Counts]]:
+    """A table as `read` gives it, block by block: rows that repeat one of an earlier block are still there.
+
+    Texts that stand for an empty cell are looked for in the first block.
+
+    Raises:
+        InputError: as `tables.read_pair_blocks`.
+    """
+    place, columns = _place(path, settings)
+    kept = {
+        name: value for name, value in columns.items() if name not in ("gradecolumn", "softgroupcolumn", "trustfile")
+    }
+    for number, (table, counts) in enumerate(tables.read_pair_blocks(place, **kept)):
+        table, more = _plain(table, path, settings)
+        table, dropped = cleaned(table, path, warn=not number)
+        yield table, counts + more + dropped + (Counts() if number else find_placeholders(table, path))
+
+
+def place_of(path: str, settings: Settings) -> str | Path:
+    """The file that a table lies in, or the name of its data set on the Hub."""
+    return _place(path, settings)[0]
+
+
 def _plain(table: pd.DataFrame, path: str, settings: Settings) -> tuple[pd.DataFrame, Counts]:
     """The pairs of `read_pairs` without HTML and redacted, as the settings say, and what was found."""
     counts = Counts()
@@ -86,10 +110,11 @@ def _replaced(counts: Counts) -> str:
     return ", ".join(f"{found[kind]} {kind}" for kind in CONTACTS if kind in found)
 
 
-def cleaned(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, Counts]:
+def cleaned(table: pd.DataFrame, source: str, warn: bool = True) -> tuple[pd.DataFrame, Counts]:
     """The table without rows that normalise to nothing or repeat another one, with groups and working columns.
 
-    `source` is the file, for the warning about rows that normalise to nothing, such as "-".
+    `source` is the file, for the warning about rows that normalise to nothing, such as "-"; it is left out if not
+    `warn`.
 
     The working columns are `query_key` and `document_key` (normalised texts), `group_key` (the group as it
     was read) and `kind` ("title", or "keywords" for a query that only train uses).
@@ -98,7 +123,7 @@ def cleaned(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, Counts]:
     if "kind" not in table:
         table["kind"] = "title"
     wordless = (table["query_key"] == "") | (table["document_key"] == "")
-    if wordless.any():
+    if warn and wordless.any():
         first = table[wordless].iloc[0]
         text = shown(first["query"] if first["query_key"] == "" else first["positive"])
         logger.warning(

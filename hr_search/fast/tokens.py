@@ -6,6 +6,7 @@ every epoch again, which costs a third and more of a fast training step.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -18,6 +19,7 @@ import numpy as np
 from hr_search.base import paths
 from hr_search.base.errors import InputError, one_line, quoted
 from hr_search.base.files import digest, whole_folder
+from hr_search.base.mapped import GrowingArray, release
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ _SLICE = 2_000  # texts tokenised at a time: what the tokenizers library makes o
 _DIGESTED = 10_000  # texts that go into one digest of those that name a table in the cache
 _PATIENCE = 60.0  # seconds that a slice may take, and
 _SLOWEST = 20_000  # characters a second besides; ordinary tokenizers take in a million
+_SWEPT = 10_000_000  # tokens looked at together
 _CACHED_FROM = 1_000  # fewer texts are tokenised faster than a cache is looked up
 
 APART = 1 << 30  # added to the id of a token that the transformer reads and the pooling leaves out
@@ -56,8 +59,11 @@ class TokenTable(Sequence):
     def used(self) -> np.ndarray:
         """The distinct token ids that occur, sorted."""
         # Slices keep the memory of a large mapped table bounded.
-        parts = [np.unique(self.ids[at : at + 10_000_000]) for at in range(0, len(self.ids), 10_000_000)]
-        return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int32)
+        parts = [np.empty(0, np.int32)]
+        for at in range(0, len(self.ids), _SWEPT):
+            parts.append(np.unique(self.ids[at : at + _SWEPT]))
+            release(self.ids)
+        return np.unique(np.concatenate(parts))
 
 
 def set_apart(table: TokenTable, count: int) -> TokenTable:
@@ -182,18 +188,12 @@ def _offsets(lengths: list[int]) -> np.ndarray:
 
 
 def _write(folder: Path, slices: Iterator[list[list[int]]]) -> None:
-    lengths: list[int] = []
-    # A raw file grows slice by slice; the .npy header is written once the total is known.
-    with open(folder / "ids.raw", "wb") as raw:
+    places = GrowingArray(folder / "ids.npy", np.int32), GrowingArray(folder / "offsets.npy", np.int64)
+    with contextlib.closing(places[0]) as ids, contextlib.closing(places[1]) as offsets:
+        offsets.append(np.zeros(1, np.int64))
         for part in slices:
-            lengths += map(len, part)
-            raw.write(_flat(part).tobytes())
-    offsets = _offsets(lengths)
-    ids = np.memmap(folder / "ids.raw", np.int32, mode="r", shape=(int(offsets[-1]),))
-    for name, array in (("ids", ids), ("offsets", offsets)):
-        with open(folder / f"{name}.npy", "w+b") as file:  # not "wb": see files.whole_file
-            np.save(file, array)
-    (folder / "ids.raw").unlink()
+            offsets.append(ids.count + np.cumsum([len(row) for row in part], dtype=np.int64))
+            ids.append(_flat(part))
 
 
 def batches_by_length(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
