@@ -93,12 +93,22 @@ def add_report(verbs: argparse._SubParsersAction) -> None:
         metavar="NAME=VALUE",
         help="a setting or notebook parameter; may be repeated",
     )
+    verb.add_argument(
+        "--helpnotebook",
+        action="store_true",
+        help="print every setting and notebook parameter, write reports/parameters.html, and run nothing",
+    )
     verb.set_defaults(run=report)
 
 
 @stoppable()
 def report(arguments: argparse.Namespace) -> int:
     """`report`: the notebooks into reports/<run_id>/; exit code 1 if one of them fails."""
+    if arguments.helpnotebook:
+        from hr_search.reports import reference
+
+        say(f"{reference.as_text()}\n\n{reference.write_reference()}")
+        return 0
     pairs: dict[str, str] = {}
     for name, value in map(_assignment, arguments.parameters):
         if name in pairs:

@@ -68,6 +68,7 @@ def train_cell(cell: Cell) -> None:
         InputError: it could not be started.
     """
     # Not at the top: papermill and what it needs take a second to import.
+    from hr_search.reports import pages
     from hr_search.reports.notebooks import NotebookFailed, run_notebook
     from hr_search.reports.parameters import parameters_of, plan
 
@@ -75,9 +76,11 @@ def train_cell(cell: Cell) -> None:
     parameters = plan({NOTEBOOK: parameters_of(source)}, cell.settings, {}, cell.runid)[NOTEBOOK]
     (cell.folder / f"{NOTEBOOK}.html").unlink(missing_ok=True)  # the page of an earlier failure
     try:
-        run_notebook(source, cell.folder, parameters)
+        done = run_notebook(source, cell.folder, parameters)
     except NotebookFailed as failure:
         raise CellFailed(f"{failure.line} (cell {failure.cell} of the notebook)", failure.path) from failure
+    title = f"{cell.settings.projectname} · {cell.runid}"
+    pages.export_html(done, done.with_suffix(".html"), title, {"All runs": "../../../index.html"})
 
 
 def attempt(run: Callable[[Cell], None], cell: Cell, home: str, threads: int) -> Outcome:

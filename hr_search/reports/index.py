@@ -1,4 +1,4 @@
-"""The index of all runs: one page to sort, filter, compare and repeat them, with links to the pages of suites."""
+"""The index of all runs: one page to sort, filter, compare and repeat them, with the pages of grids and suites."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from markupsafe import Markup
 from hr_search import settings
 from hr_search.base import files, paths
 from hr_search.base.errors import InputError, one_line
+from hr_search.reports.gallery import galleries
 from hr_search.reports.pages import ASSETS, asset, duration, inert_json, policy, printable
+from hr_search.reports.reference import write_reference
 
 # Settings without a chip: they have a column of their own, or say where a run writes and not what it does.
 NOT_CHIPS = {"datapath", "modelname", "projectname", "outputpath", "resume", "tracker"}
@@ -77,7 +79,8 @@ class Row:
 def write_index() -> Path:
     """The page `reports/index.html`: all runs, newest first, to sort, filter, compare and repeat.
 
-    Runs that are unfinished or damaged are left out and named at the foot of the page.
+    Runs that are unfinished or damaged are left out and named at the foot of the page. The page of all parameters, to
+    which it links, is written, too.
 
     Returns:
         The path of the page.
@@ -96,6 +99,7 @@ def write_index() -> Path:
     page = environment.get_template("runs.html.j2").render(
         runs=runs,
         skipped=skipped,
+        grids=galleries({run.id: run for run in runs}),
         suites=sorted(page.stem for page in (paths.reports() / "suites").glob("*.html")),
         data=Markup(inert_json(_script_data(runs, varied))),
         style=Markup(asset("page.css") + asset("runs.css")),
@@ -103,6 +107,7 @@ def write_index() -> Path:
         policy=policy(script),
         written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     )
+    write_reference()
     index = paths.reports() / "index.html"
     files.write_text(index, printable(page))
     return index

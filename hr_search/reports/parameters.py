@@ -42,29 +42,44 @@ def parameters_of(path: Path | str) -> dict[str, Parameter]:
         notebook = nbformat.read(path, as_version=4)
         cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         with quiet_papermill():
-            helps = {name: each["help"] for name, each in papermill.inspect_notebook(papermill_path(path)).items()}
+            read = set(papermill.inspect_notebook(papermill_path(path)))
     except FileNotFoundError as error:
         raise InputError(f"the notebook {path} does not exist.") from error
     except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
         raise InputError(f"{path} is not a readable notebook ({one_line(error)}).") from error
     if len(cells) > 1:
         raise InputError(f"{path.name} has {len(cells)} cells tagged parameters; keep one.")
-    defaults = _literals("".join(cells), path.name)
-    if unread := [name for name in defaults if name not in helps]:
+    declared = _literals("".join(cells), path.name)
+    if unread := [name for name in declared if name not in read]:
         raise InputError(f"{path.name}: papermill skips {unread[0]}; keep its line to one `=`, comment included.")
-    return {name: Parameter(default, helps[name]) for name, default in defaults.items()}
+    return declared
 
 
-def _literals(source: str, where: str) -> dict[str, Any]:
-    """The values of a cell that holds nothing but lines of `name = literal`."""
-    values: dict[str, Any] = {}
+def declared_in(notebook: Mapping[str, Any], name: str) -> dict[str, Parameter]:
+    """As `parameters_of`, for the JSON of a notebook of the checkout; papermill, which takes a second, is not asked.
+
+    Args:
+        notebook: what its file holds.
+        name: of the file, for errors.
+
+    Raises:
+        InputError: a line of the cell is not `name = literal  # help`.
+    """
+    cells = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    return _literals("".join("".join(cell["source"]) for cell in cells), name)
+
+
+def _literals(source: str, where: str) -> dict[str, Parameter]:
+    """What a cell declares that holds nothing but lines of `name = literal  # help`."""
+    found: dict[str, Parameter] = {}
     try:
         for line in ast.parse(source).body:
             target = line.targets[0] if isinstance(line, ast.Assign) else line.target
-            values[target.id] = ast.literal_eval(line.value)
+            rest = source.split("\n")[line.end_lineno - 1].encode()[line.end_col_offset :].decode().strip()
+            found[target.id] = Parameter(ast.literal_eval(line.value), rest.removeprefix("#").strip())
     except (SyntaxError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{where}: the parameters cell may hold only lines of `name = literal  # help`.") from error
-    return values
+    return found
 
 
 def check_parameters(notebook: str) -> None:
@@ -93,16 +108,15 @@ def given(notebook: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
         InputError: a value of another type or out of bounds, or a name that the notebook does not declare.
     """
     path = paths.notebooks() / f"{notebook}.ipynb"
-    cells = [cell for cell in files.read_json(path)["cells"] if "parameters" in cell["metadata"].get("tags", [])]
-    declared = _literals("".join("".join(cell["source"]) for cell in cells), path.name)
+    defaults = {name: parameter.default for name, parameter in declared_in(files.read_json(path), path.name).items()}
     injected = [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
     for name in _literals("".join(injected[-1:]), f"{path.name} as papermill has filled it in"):
-        if name not in declared:
-            raise InputError(f'{path.name} has no parameter "{shown(name)}"; {suggestion(name, declared)}')
-    values = {name: namespace[name] for name in declared}
+        if name not in defaults:
+            raise InputError(f'{path.name} has no parameter "{shown(name)}"; {suggestion(name, defaults)}')
+    values = {name: namespace[name] for name in defaults}
     # A run may be called 2026, which papermill takes for a number.
-    texts = {name: str(value) for name, value in values.items() if type(value) is int and type(declared[name]) is str}
-    return {name: _checked(name, value, declared[name], notebook) for name, value in (values | texts).items()}
+    texts = {name: str(value) for name, value in values.items() if type(value) is int and type(defaults[name]) is str}
+    return {name: _checked(name, value, defaults[name], notebook) for name, value in (values | texts).items()}
 
 
 def papermill_path(path: Path) -> str:

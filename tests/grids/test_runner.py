@@ -282,6 +282,7 @@ def test_real_cells_on_a_cluster_train_as_anywhere(home, tmp_path, cluster, tiny
     found = read_grid(write_grid(tmp_path, base=base, list=[{"testshare": 0.2}]))
     assert run_grid(found, scheduler=cluster.scheduler_address)["status"].tolist() == ["finished"]
     run = Run(paths.runs() / found.cells[0].runid)
+    assert 'href="../../../index.html"' in (found.cells[0].folder / "02_train.html").read_text(encoding="utf-8")
     assert run.config["maxsteps"] == 2 and run.config["projectname"] == "tiny"
     plain = run_experiment(absolute(found.cells[0].settings), "plain")
     pd.testing.assert_frame_equal(run.table("queries"), plain.table("queries"))

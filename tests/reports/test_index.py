@@ -171,9 +171,42 @@ def test_an_index_of_many_runs_reads_each_file_once_and_stays_small(home, monkey
     read, original = Counter(), files.read_json
     monkeypatch.setattr(files, "read_json", lambda path: read.update([path]) or original(path))
     path = runs_index.write_index()
-    assert len(read) == 400 and set(read.values()) == {1}
+    assert set(read.values()) == {1} and sum(path.is_relative_to(paths.runs()) for path in read) == 400
     assert path.stat().st_size < 200 * 12_000
 
 
 def test_the_script_of_the_index_is_short():
     assert len((pages.ASSETS / "runs.js").read_text().splitlines()) < 250
+
+
+def test_the_gallery_of_a_grid_links_pages_and_runs(home):
+    name = "сетка 1"
+    write_run("g-a", learningrate=1e-4)
+    write_run("lone")
+    table = paths.metrics() / "grids" / name / "cells.csv"
+    table.parent.mkdir(parents=True)
+    rows = ["1,<b>,finished,3,g-a,,", "2,y,failed,4,g-b,reports/x,it broke", "3,z,waiting,,g-c,,"]
+    table.write_text("\n".join(["cell,loss,status,seconds,run,notebook,error", *rows]) + "\n")
+    for place in ("05_ablations.html", "cells/g-a/02_train.html"):
+        (home / "reports" / name / place).parent.mkdir(parents=True, exist_ok=True)
+        (home / "reports" / name / place).write_text("")
+    (home / "metrics" / "grids" / "unseen").mkdir()
+    (home / "metrics" / "grids" / "unseen" / "cells.csv").write_text(table.read_text())  # no page of it is here
+    text, soup = index()
+    assert loads_nothing(text) == 1
+    (grid,) = soup.select("details.grid")
+    address = "%D1%81%D0%B5%D1%82%D0%BA%D0%B0%201"
+    assert grid.has_attr("open") and grid.find("summary").get_text() == f"{name} 3 cells"
+    assert [a["href"] for a in grid.select(":scope > p a")] == [f"{address}/05_ablations.html"]
+    first, second, third = (item.get_text(" ").split() for item in grid.select("li"))
+    assert first[:7] == ["Cell", "1", "loss=<b>", "MRR", "0.700", "▲", "+0.200"] and grid.select("li svg")
+    row = soup.find("strong", string="g-a").find_parent("tr")["id"]
+    assert [a["href"] for a in grid.select("li a")] == [f"{address}/cells/g-a/02_train.html", f"#{row}"]
+    assert second == ["Cell", "2", "loss=y", "failed:", "it", "broke"] and third[-1] == "waiting"
+
+
+def test_the_index_links_the_page_of_all_parameters_and_writes_it(home):
+    write_run("a")
+    _, soup = index()
+    (link,) = soup.select(".pages a")
+    assert link["href"] == "parameters.html" and (home / "reports" / "parameters.html").is_file()
