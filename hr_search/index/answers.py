@@ -11,6 +11,7 @@ import numpy as np
 from hr_search.base.progress import bar
 from hr_search.encoder import Encoder
 from hr_search.index import exact
+from hr_search.index.approximate import Approximate
 from hr_search.search import fusion
 from hr_search.search.fusion import WordIndex
 from hr_search.search.memory import Memory
@@ -42,6 +43,8 @@ class Searcher:
         memory: known pairs; needed where the policy centres, or mixes queries.
         words: word index of the texts; needed where the policy has fusion.
         reads: the second stage; None = none.
+        approximate: finds the first candidates in lists; None = exact search. It has no scores of all texts, which word
+            scores are scaled beside.
     """
 
     encoder: Encoder
@@ -53,6 +56,7 @@ class Searcher:
     memory: Memory | None = None
     words: WordIndex | None = None
     reads: Reads | None = None
+    approximate: Approximate | None = None
 
     def answers(self, queries: Sequence[str], top: int, progress: bool = False) -> Iterator[list[Hit]]:
         """The best texts for each query, in the order of the queries.
@@ -63,25 +67,33 @@ class Searcher:
             progress: show bars on a terminal.
 
         Yields:
-            min(top, N) hits, best first; of equal scores, the first row comes first.
+            min(top, N) hits, best first; of equal scores among those found, the first row comes first.
 
         Raises:
             InputError: an embedding that is NaN, or of another dimension than those of the texts.
         """
         embedded = self.embedded(queries, progress)
-        share = 8 if self.policy.fusion else 1  # words are scored and scaled beside the cosines
+        wanted = max(top, self.policy.reranktop) if self.reads else top
+        found = self.approximate.best(embedded, wanted) if self.approximate else self._best(queries, embedded, wanted)
         counter = bar(total=len(queries), what="searching", unit="query") if progress else None
+        for query, (places, values) in zip(queries, found, strict=True):
+            yield self._hits(query, places, values, top)
+            if counter is not None:
+                counter.update()
+        if counter is not None:
+            counter.close()
+
+    def _best(
+        self, queries: Sequence[str], embedded: np.ndarray, count: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each query, the places of the texts with the best scores before a second stage, and these scores."""
+        share = 8 if self.policy.fusion else 1  # words are scored and scaled beside the cosines
         for part in exact.blocks(len(queries), len(self.rows), share):
             scores = exact.dot_products(self.vectors, embedded[part])
             if self.words is not None:
                 found = self.words.scores(queries[part])
                 scores = fusion.fuse(scores, found, self.policy.fusion, self.policy.scaling)
-            for query, row in zip(queries[part], scores, strict=True):
-                yield self._hits(query, row, top)
-                if counter is not None:
-                    counter.update()
-        if counter is not None:
-            counter.close()
+            yield from (exact.best(row, count) for row in scores)
 
     def embedded(self, queries: Sequence[str], progress: bool = False) -> np.ndarray:
         """The embeddings that queries are searched with, (B, D) float32."""
@@ -91,9 +103,7 @@ class Searcher:
             return vectors
         return placed(vectors, side, False, self.memory, self.policy)
 
-    def _hits(self, query: str, scores: np.ndarray, top: int) -> list[Hit]:
-        wanted = max(top, self.policy.reranktop) if self.reads else top
-        places, values = exact.best(scores, wanted)
+    def _hits(self, query: str, places: np.ndarray, values: np.ndarray, top: int) -> list[Hit]:
         texts = [self.texts[at] for at in places.tolist()]
         order = np.arange(len(places))
         if self.reads:
