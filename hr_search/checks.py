@@ -16,6 +16,7 @@ from hr_search.batches import Rows
 from hr_search.data.duplicates import normalised
 from hr_search.dimensions import leading_sizes
 from hr_search.mining import MiningPolicy, anchors
+from hr_search.models.adapters import require_adapters
 from hr_search.policies import list_policy, mining_policy, plan_of, search_policy
 from hr_search.release import require_output, require_place
 from hr_search.runs.tracking import require_tracker
@@ -74,12 +75,13 @@ def check_settings(settings: Settings) -> None:
         raise InputError(
             f"trainlength {settings.trainlength} is more than maxlength {settings.maxlength}; lower it, or take 0."
         )
-    if settings.stage != "search":
     if settings.stream:
         check_stream(settings)
+    if settings.stage != "search":
         check_training(settings)
     check_stage(settings)
     require_tracker(settings.tracker)
+    require_adapters(settings.lora, settings.stage)
 
 
 def check_training(settings: Settings) -> None:
@@ -100,8 +102,6 @@ def check_training(settings: Settings) -> None:
     check_tables(settings)
 
 
-def check_tables(settings: Settings) -> None:
-    """Refuses what cannot be done with soft positives, or with several tables.
 def check_stream(settings: Settings) -> None:
     """Refuses what needs all train texts, or embeddings of them, in memory.
 
@@ -124,6 +124,8 @@ def check_stream(settings: Settings) -> None:
         )
 
 
+def check_tables(settings: Settings) -> None:
+    """Refuses what cannot be done with soft positives, or with several tables.
 
     Raises:
         InputError: naming the settings.
@@ -227,9 +229,9 @@ def check_rows(
         train: its train rows.
         rows: the same over distinct texts.
         processes: of the launch.
+        groups: number of each row's group, where `train` is only a sample of the rows.
 
     Raises:
-        groups: number of each row's group, where `train` is only a sample of the rows.
         InputError: what is missing and which setting helps.
     """
     if settings.stage == "search":
@@ -280,20 +282,20 @@ def refuse_lonely_batches(
         batches: the rows that meet in each step of the first epoch.
         groups: of the train rows: names, or numbers where `rows` are given.
         bare: whether each row comes without wrong documents.
+        rows: the train rows, for a query by which to call a numbered group.
 
     Raises:
-        rows: the train rows, for a query by which to call a numbered group.
         InputError: more than a tenth of the batches are like that, naming the largest group.
     """
     codes = pd.factorize(groups)[0]
     lonely = sum(bool(bare[batch].all()) and len(set(codes[batch].tolist())) == 1 for batch in batches)
     if lonely > len(batches) * _LONELY:
         sizes = groups.value_counts()
-        raise InputError(
-            f"{lonely} of {len(batches)} batches would hold one group only and so have no negatives: the group "
         name = sizes.index[0]
         if rows is not None and not isinstance(name, str):
             name = rows.queries[rows.query[int((groups == name).to_numpy().argmax())]]
+        raise InputError(
+            f"{lonely} of {len(batches)} batches would hold one group only and so have no negatives: the group "
             f'"{shown(str(name))}" has {sizes.iloc[0]} of {len(groups)} rows; raise --batchsize or look at '
             "--groupcolumn."
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from hr_search.base.choices import SIDES
 from hr_search.base.devices import to_device, use_bf16
 from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.base.files import read_json, whole_folder, write_json
-from hr_search.base.pages import MappedPages
+from hr_search.base.processes import ALONE, Processes
 from hr_search.base.progress import bar, quiet
 from hr_search.fast import packing
-from hr_search.fast.compaction import CompactVocabulary, tables_of
+from hr_search.fast.compaction import Vocabulary
 from hr_search.fast.dropout import pool_dropout
 from hr_search.fast.texts import embed_texts, text_table
-from hr_search.fast.tokens import APART, TokenTable, batches_by_length, set_apart, tokenise
+from hr_search.fast.tokens import APART, TokenTable, batches_by_length, set_apart, tokenise, without_apart
 from hr_search.models import embedded, fidelity, layout, opening, requirements
 from hr_search.models.condenser import CONDENSER_FILE, Condenser
 from hr_search.models.prompts import side_prompts
@@ -41,6 +41,7 @@ class Encoder(nn.Module):
         condenser: what is done to documents before they are tokenised; None = nothing.
         packs: whether the transformer can be fed texts without padding.
         foreign: whether sentence-transformers tokenises and encodes; a row then holds a text (`fast.texts`).
+        words: its table of token embeddings, whole or cut down.
         engine: what embeds N rows of token ids, (N, D) float32, in place of torch (`export.int8`); None = torch does.
     """
 
@@ -81,7 +82,7 @@ class Encoder(nn.Module):
         self._excludes = any(getattr(module, "include_prompt", True) is False for module in model)
         self.condenser = condenser
         self.engine: Callable[[Sequence[np.ndarray]], np.ndarray] | None = None
-        self._vocabulary: CompactVocabulary | None = None
+        self.words = Vocabulary(self.transformer, getattr(model.tokenizer, "pad_token_id", None) or 0)
 
     @property
     def device(self) -> torch.device:
@@ -146,10 +147,7 @@ class Encoder(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Rows of the whole table of token embeddings; 0 where there is no such table."""
-        if self._vocabulary:
-            return self._vocabulary.size
-        tables = tables_of(self.transformer)
-        return tables[0].num_embeddings if tables else 0
+        return self.words.size
 
     def token_ids(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The rows of a token table without the marks of tokens that the pooling leaves out."""
@@ -166,7 +164,7 @@ class Encoder(nn.Module):
             (N, D) float32, L2-normalised.
         """
         lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
-        groups = self._groups(lengths, budget)
+        groups = self.chunks(lengths, budget)
         parts = [self._embed([rows[i] for i in group]) for group in groups]
         back = np.argsort(np.concatenate(groups), kind="stable")
         return torch.cat(parts)[to_device(back, parts[0].device)]
@@ -177,7 +175,8 @@ class Encoder(nn.Module):
         drops = self.training and self.dropout > 0
         return self.packs and not (self.foreign or self.engine) and packing.works(self.transformer, self.bf16, drops)
 
-    def _groups(self, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    def chunks(self, lengths: np.ndarray, budget: int = 0) -> list[np.ndarray]:
+        """The texts that are encoded together: indices of N texts with these many tokens, longest texts first."""
         split = packing.chunks if self.packed else batches_by_length
         return split(lengths, budget or self.budget)
 
@@ -193,84 +192,56 @@ class Encoder(nn.Module):
                 ids = self.token_ids(rows)
                 features = self._packed(ids) if self.packed else self.model[0](self._padded(ids))
                 if self._excludes:
-                    features["attention_mask"] = self._pooled(rows, features["attention_mask"])
+                    mask = features["attention_mask"]
+                    features["attention_mask"] = mask * to_device(without_apart(rows, mask.shape[1]), mask.device)
                 for module in list(self.model)[1:]:
                     features = module(features)
                 embeddings = features["sentence_embedding"]
         kept = embeddings[:, : self.model.truncate_dim] if self.model.truncate_dim else embeddings
         return nn.functional.normalize(kept.float(), dim=-1)
 
-    @staticmethod
-    def _pooled(rows: Sequence[np.ndarray], mask: torch.Tensor) -> torch.Tensor:
-        """The mask (N, longest) without the tokens that are marked as apart, which come first in each row."""
-        counts = np.array([np.count_nonzero(row & APART) for row in rows], np.int64)
-        places = torch.arange(mask.shape[1], device=mask.device)
-        return mask * (places >= to_device(counts, mask.device)[:, None])
-
     def _packed(self, rows: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Token embeddings of the rows, computed without padding and padded for the pooling only."""
         packed = packing.pack([len(row) for row in rows])
-        # The first text's opening token fills up: it is in the vocabulary, compacted or not.
-        filling = np.full(packed.filling, rows[0][0])
-        ids = self._rows_of(np.concatenate([*(rows[i] for i in packed.order), filling]))
-        hidden = packing.run_packed(self.transformer, to_device(ids, self.device), packed)
-        padded, mask = packing.unpack(hidden, packed)
+        ids = to_device(self.words.rows_of(packing.in_a_row(rows, packed)), self.device)
+        padded, mask = packing.unpack(packing.run_packed(self.transformer, ids, packed), packed)
         return {"token_embeddings": padded, "attention_mask": mask}
 
     def _padded(self, rows: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """The transformer's input for the rows, padded to the longest."""
-        pad = self.model.tokenizer.pad_token_id or 0
-        width = max(len(row) for row in rows)
-        ids = np.full((len(rows), width), pad, np.int64)
-        mask = np.zeros((len(rows), width), np.int64)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = row
-            mask[at, : len(row)] = 1
-        features = {"input_ids": self._rows_of(ids), "attention_mask": mask}
+        ids, mask = packing.padded(rows, self.model.tokenizer.pad_token_id or 0)
+        features = {"input_ids": self.words.rows_of(ids), "attention_mask": mask}
         return {name: to_device(value, self.device) for name, value in features.items()}
 
-    def _rows_of(self, ids: np.ndarray) -> np.ndarray:
-        """Rows of the embedding table for token ids, int64."""
-        return self._vocabulary.rows_of(ids) if self._vocabulary else ids.astype(np.int64, copy=False)
-
     @torch.inference_mode()
-    def embed(self, table: Sequence[np.ndarray], budget: int = 0, progress: bool = False) -> np.ndarray:
+    def embed(
+        self, table: Sequence[np.ndarray], budget: int = 0, progress: bool = False, processes: Processes = ALONE
+    ) -> np.ndarray:
         """Embeddings of a token table without gradients, (N, D) float32, L2-normalised.
 
         Args:
             table: N rows of token ids.
             budget: padded tokens encoded at a time; 0 = what suits the device.
             progress: show a bar on a terminal.
+            processes: that share the work; they cut it as one does, and so all get what one gets, to the bit.
         """
         training = self.training
         self.eval()
-        out = np.empty((len(table), self.dimension), np.float32)
+        out = np.zeros((len(table), self.dimension), np.float32)
         lengths = table.lengths if isinstance(table, TokenTable) else np.array([len(row) for row in table], np.int64)
-        groups = self._groups(lengths, budget)
-        with self.narrowed([table] if isinstance(table, TokenTable) else []):
+        with processes.together(), self.narrowed([table] if isinstance(table, TokenTable) else []):
+            groups = processes.share(self.chunks(lengths, budget))
             for group in bar(groups, "encoding", "batch") if progress else groups:
                 out[group] = self._embed([table[i] for i in group]).cpu().numpy()
         self.train(training)
-        return out
+        return processes.joined(out)
 
-    @contextlib.contextmanager
-    def narrowed(self, tables: Sequence[TokenTable]) -> Iterator[None]:
-        """A block in which only the embedding rows of some tables' tokens are in memory.
+    def narrowed(self, tables: Sequence[TokenTable]) -> AbstractContextManager:
+        """A block in which only the embedding rows of some tables' tokens are in memory, where that saves much.
 
-        The vocabulary is cut down where that saves memory: where it is mapped from a file, and the tables are so long
-        that they would bring in much of it. Unlike after `compact`, nothing is trained in the block.
+        Unlike after `compact`, nothing is trained in the block.
         """
-        long = sum(len(table.ids) for table in tables) >= _LONG
-        embeddings = self._tables() if long and not self._vocabulary else []
-        if not embeddings or not MappedPages(embeddings[0].weight):
-            yield
-            return
-        with torch.inference_mode(False):
-            self._cut(embeddings, tables)
-        try:
-            yield
-        finally:
-            self._undo()
+        return self.words.narrowed(tables if self._reads_words else [], self.embed)
 
     def encode(self, texts: Sequence[str], side: str = "document", progress: bool = False) -> np.ndarray:
         """Embeddings of texts, (N, D) float32, L2-normalised.
@@ -290,38 +261,18 @@ class Encoder(nn.Module):
         The whole table stays where embeddings would change with it.
         """
         self.expand()
-        embeddings = self._tables()
-        if not embeddings:
-            return self.vocabulary
-        if not self._cut(embeddings, tables):
+        if self._reads_words and self.vocabulary and not self.words.cut(tables, self.embed):
             log.warning("the vocabulary of %s stays whole: cut down, it changes the embeddings", self.name)
-        return len(self._vocabulary or ()) or self.vocabulary
+        return len(self.words)
 
-    def _tables(self) -> list[nn.Embedding]:
-        """The modules whose common table of token embeddings can be cut down; none where there is no such table."""
-        return [] if self.foreign or self.engine else tables_of(self.transformer)
-
-    def _cut(self, embeddings: list[nn.Embedding], tables: Sequence[TokenTable]) -> bool:
-        """Cuts the vocabulary down to the tokens of `tables`, unless that changes the embeddings of a few texts."""
-        used = [table.used() & ~APART for table in tables]
-        sample = [table[at][:_SAMPLED] for table in tables if len(table) for at in (0, len(table) // 2, len(table) - 1)]
-        before = self.embed(sample)
-        self._vocabulary = CompactVocabulary(embeddings, used, self.model.tokenizer.pad_token_id or 0)
-        if sample and not np.abs(self.embed(sample) - before).max() <= _EQUAL:
-            self._undo()
-        return self._vocabulary is not None
-
-    def _undo(self) -> None:
-        """Puts the whole vocabulary in its place as it was before it was cut down."""
-        if self._vocabulary:
-            self._vocabulary.restore()
-            self._vocabulary = None
+    @property
+    def _reads_words(self) -> bool:
+        """Whether token ids are looked up here, so that a table that is cut down is possible."""
+        return not (self.foreign or self.engine)
 
     def expand(self) -> None:
         """Writes the trained rows back into the whole embedding table; nothing happens if it is whole."""
-        if self._vocabulary:
-            self._vocabulary.expand()
-            self._vocabulary = None
+        self.words.expand()
 
     def save(self, folder: Path | str, card: str = "") -> None:
         """Writes a folder that `SentenceTransformer(folder)` loads; it is never half-written.
@@ -330,7 +281,7 @@ class Encoder(nn.Module):
             folder: where it goes; an older model there is replaced.
             card: the text of the model card (README.md).
         """
-        if self._vocabulary:
+        if not self.words.whole:
             raise RuntimeError("expand() the vocabulary before saving")
         if self._dropouts:
             self.transformer.config.update(self._dropouts)
@@ -397,8 +348,3 @@ def load_encoder(
             f"the model {name} cannot be loaded ({one_line(error)}); check the folder or take embedded."
         ) from error
     return encoder
-
-
-_SAMPLED = 32  # tokens of the texts that show whether a smaller vocabulary changes embeddings, and
-_EQUAL = 1e-5  # by how much it may
-_LONG = 20_000  # tokens for which the vocabulary is cut down

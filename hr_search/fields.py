@@ -269,6 +269,13 @@ class OptimisationFields:
     warmup: float = setting(0.1, "share of the steps in which the learning rate rises", 0.0, 0.9)
     weightdecay: float = setting(0.0, "AdamW weight decay (never on embeddings, biases and norms)", 0.0, 1.0)
     clip: float = setting(1.0, "largest gradient norm; 0 = no clipping", 0.0)
+    lora: int = setting(
+        0,
+        "rank of adapters on the linear layers, trained instead of the model and merged into it at the end (extra: "
+        "lora), for models of a billion parameters; wants a learningrate ten times as high; 0 = the whole model",
+        0,
+        1024,
+    )
     baseshare: float = setting(
         0.0,
         "share of the base model's weights in the model that is validated, tested and kept (WiSE-FT); 0 = none",

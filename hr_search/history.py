@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hr_search.base import load
 from hr_search.base.choices import COLLAPSED
@@ -37,6 +37,7 @@ class Progress:
         counts: rows, tokens and steps since then.
         window: seconds since then.
         rewarmed: the step at which the learning rate began to rise anew, when a finished run went on; else 0.
+        pruned: whether what the validations were reported to has ended the run.
     """
 
     step: int = 0
@@ -52,6 +53,7 @@ class Progress:
     counts: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
     window: float = 0.0
     rewarmed: int = 0
+    pruned: bool = False
 
     def count(self, figures: Tensor, rows: int, tokens: int) -> None:
         """Adds a step: its figures, of the shape of `sums`, its rows and its tokens."""
@@ -63,7 +65,7 @@ class Progress:
         """Whether the history has a row for `step`."""
         return any(row["step"] == step for row in self.history)
 
-    def record(self, metrics: dict[str, float], goal: str, encoder: nn.Module, figures: dict[str, Any]) -> None:
+    def record(self, metrics: dict[str, float], goal: str, model: Any, figures: dict[str, Any]) -> None:
         """Adds a row to the history and keeps the weights if they are the best so far, or as good as the best.
 
         Validations within one standard error of the best do not show which model is better; the last bits of a sum,
@@ -73,7 +75,7 @@ class Progress:
             metrics: of the validation, the goal among them (NaN where there are no validation rows), and `se`, the
                 standard error of the goal; without it only a better value is better.
             goal: the metric that decides.
-            encoder: with the weights that were validated.
+            model: has a `state_dict` with the weights that were validated, or those of them that are trained.
             figures: further columns; `epoch` and `learningrate` come first, `rows_per_s` is filled in here.
         """
         rows, tokens, steps = self.counts
@@ -108,7 +110,7 @@ class Progress:
             self.stale += 1
         if better or tied:
             self.best_step = self.step
-            state = encoder.state_dict().items()
+            state = model.state_dict().items()
             self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state}
 
     def log_last(self, goal: str, total: int) -> None:
@@ -127,7 +129,9 @@ class Progress:
             )
 
     def finished(self, target: float, patience: int, goal: str) -> bool:
-        """Whether early stopping ends the run: the target is reached, or patience (0 = endless) is used up."""
+        """Whether the run ends early: the target is reached, patience (0 = endless) is used up, or it was pruned."""
+        if self.pruned:
+            return True
         if target and self.best >= target:
             log.info("stopping: %s reached %.4f, the target is %.4f", goal, self.best, target)
             return True

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from scipy import sparse
 
 from hr_search.base.arrays import incidence
 from hr_search.base.choices import SAMPLINGS
 from hr_search.base.errors import InputError, suggestion
+from hr_search.base.processes import ALONE, Processes
 from hr_search.batches import Batch, Rows, make_batch
 from hr_search.nearest import nearest_chunks, pair_scores
 
@@ -132,6 +132,8 @@ def mine(
     policy: MiningPolicy,
     seed: int = 0,
     device: str | torch.device | None = None,
+    processes: Processes = ALONE,
+    search: Callable[..., Iterator[tuple[int, np.ndarray, np.ndarray]]] = nearest_chunks,
 ) -> Mined:
     """Up to `policy.count` hard negatives of each query; the module's text says how the filters combine.
 
@@ -146,6 +148,8 @@ def mine(
         policy: window, share rule, count.
         seed: of random sampling.
         device: where torch multiplies; None = a GPU where there is one.
+        processes: that share the queries out; all get what one gets.
+        search: what finds the nearest documents, `nearest_chunks` or what stands in for it.
 
     Raises:
         InputError: arrays that do not fit together or hold NaN, a window or band with room for fewer
@@ -166,7 +170,7 @@ def mine(
         )
     first, last = policy.window(size[1])
     relevant = sparse.csr_array(positives != 0) + incidence(np.arange(size[0]), own, size)
-    chunks = nearest_chunks(queries, documents, last, relevant, device=device)
+    chunks = search(queries, documents, last, relevant, device=device, processes=processes)
     left = size[1] - np.diff(relevant.indptr)
     if left.min() < policy.count:
         raise InputError(
@@ -174,23 +178,27 @@ def mine(
             f"count {policy.count}; lower count or give more documents."
         )
     strict = 0 < policy.share < 1
-    generator = np.random.default_rng(seed)
-    parts = []
-    for at, found, scores in chunks:
-        rows = slice(at, at + len(found))
-        found, scores = found[:, first:], scores[:, first:]
-        own_scores = pair_scores(queries[rows], documents[own[rows]])
-        limit = own_scores - (1 - policy.share) * np.abs(own_scores) if strict else own_scores
-        present = found >= 0
-        # Scores come in steps of 1e-6; half a step keeps one that equals the limit.
-        suspects = present & (scores > limit[:, None] + 5e-7)
-        kept = present & ~suspects if strict else present
-        if policy.sampling == "random":
-            kept = _sample(kept, policy.count, generator)
-        parts.append(
-            (*_first(found, scores, kept, policy.count), own_scores, present.sum(axis=1), suspects.sum(axis=1))
-        )
-    return Mined(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    generator, drawn = np.random.default_rng(seed), 0
+    each, one = (size[0], policy.count), size[:1]
+    parts = (each, np.int64), (each, np.float32), (one, np.float32), (one, np.int64), (one, np.int64)
+    mined = Mined(*(np.zeros(*part) for part in parts))
+    with processes.together():
+        for at, found, scores in chunks:
+            rows = slice(at, at + len(found))
+            found, scores = found[:, first:], scores[:, first:]
+            own_scores = pair_scores(queries[rows], documents[own[rows]])
+            limit = own_scores - (1 - policy.share) * np.abs(own_scores) if strict else own_scores
+            present = found >= 0
+            # Scores come in steps of 1e-6; half a step keeps one that equals the limit.
+            suspects = present & (scores > limit[:, None] + 5e-7)
+            kept = present & ~suspects if strict else present
+            if policy.sampling == "random":
+                generator.random((at - drawn, last - first), dtype=np.float32)  # what other processes draw
+                kept, drawn = _sample(kept, policy.count, generator), rows.stop
+            mined.negatives[rows], mined.scores[rows] = _first(found, scores, kept, policy.count)
+            mined.own_scores[rows] = own_scores
+            mined.candidates[rows], mined.suspects[rows] = present.sum(axis=1), suspects.sum(axis=1)
+    return Mined(*map(processes.joined, vars(mined).values()))
 
 
 def statistics(mined: Mined) -> pd.DataFrame:
@@ -291,17 +299,15 @@ class Miner:
             yield chosen, ends, make_batch(self.rows, chosen, **{side: self.draw(chosen, step)})
 
     def refresh(self, encoder: Encoder, accelerator: Accelerator, step: int) -> None:
-        """Mines anew with the encoder's present weights."""
-        started, sought = time.perf_counter(), self.policy.side
+        """Mines anew with the encoder's present weights; the processes of a launch share the work."""
+        started, sought, processes = time.perf_counter(), self.policy.side, Processes.of(accelerator)
         groups = {"query": self.rows.query_groups, "document": self.rows.document_groups}
         anchor = "document" if sought == "query" else "query"
-        sides = {side: encoder.embed(table, progress=True) for side, table in self.tokens.items()}
+        sides = {side: encoder.embed(table, progress=True, processes=processes) for side, table in self.tokens.items()}
         positives = groups[anchor][self._anchors] @ groups[sought].T
-        queries, seed = sides[anchor][self._anchors], self.seed + step
-        mined = mine(queries, sides[sought], positives, self._own, self.policy, seed, accelerator.device)
-        # Ties may be broken differently on another GPU, and all processes must see the same batches.
-        shared = broadcast(torch.from_numpy(mined.negatives).to(accelerator.device))
-        self.negatives = shared.cpu().numpy()
+        texts, seed = (sides[anchor][self._anchors], sides[sought]), self.seed + step
+        mined = mine(*texts, positives, self._own, self.policy, seed, accelerator.device, processes)
+        self.negatives = mined.negatives
         row = statistics(mined).iloc[0].to_dict()
         seconds = time.perf_counter() - started
         self.history.append({"step": step, "seconds": seconds, **row})

@@ -8,7 +8,8 @@ of equal embeddings differ by about 1e-7 with their place in a matrix and still 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from hr_search.base import arrays
 from hr_search.base.errors import InputError
+from hr_search.base.processes import ALONE, Processes
 
 _STEP = 1e-6  # scores that round to one multiple of it are equal
 _SCALE = 1_000_000  # steps in a score of 1
@@ -69,39 +71,76 @@ def nearest_chunks(
     exclude: sparse.csr_array | None = None,
     chunk: tuple[int, int] = (0, 0),
     device: str | torch.device | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """`nearest`, a few queries at a time, for a k so large that the whole result would not fit.
 
     Yields:
-        The first query's number, then indices and scores (R, k) of it and the queries after it.
+        The first query's number, then indices and scores (R, k) of it and the queries after it; of several
+        `processes`, each gets its share of what one would get.
 
     Raises:
         InputError: as `nearest`; raised by the call, before the first chunk.
     """
-    queries, documents = arrays.checked(queries, "query"), arrays.checked(documents, "document")
-    count = len(documents)
-    arrays.check_dimensions(queries, documents)
+    left, right = Side(queries, "query"), Side(documents, "document")
+    plan = plan_of(left, right, k, exclude, chunk, device)
+    exclude = None if exclude is None else sparse.csr_array(exclude)
+
+    def search(rows: tuple[int, int]) -> tuple[int, np.ndarray, np.ndarray]:
+        barred = None if exclude is None else exclude[slice(*rows)]
+        return rows[0], *decoded(best_keys(left[slice(*rows)], right, k, plan.documents, barred, plan.device))
+
+    return map(search, processes.share(plan.queries))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a search is cut into products of matrices; equal cuts give equal bits, whoever computes them.
+
+    Attributes:
+        queries: first query and the one after the last, of each chunk.
+        documents: likewise; ascending.
+        device: where torch multiplies.
+    """
+
+    queries: list[tuple[int, int]]
+    documents: list[tuple[int, int]]
+    device: torch.device
+
+
+def plan_of(
+    left: Side,
+    right: Side,
+    k: int,
+    exclude: sparse.csr_array | None = None,
+    chunk: tuple[int, int] = (0, 0),
+    device: str | torch.device | None = None,
+) -> Plan:
+    """The chunks of a search for the k nearest of N documents for each of Q queries.
+
+    Raises:
+        InputError: as `nearest`.
+    """
+    queries, count = left.vectors, len(right)
+    arrays.check_dimensions(queries, right.vectors)
     if not 1 <= k <= count:
         raise InputError(f"k is {k}; with {count} documents it must be from 1 to {count}.")
-    if exclude is not None:
-        if not sparse.issparse(exclude) or exclude.shape != (len(queries), count):
-            raise InputError(
-                f"excluded pairs have shape {getattr(exclude, 'shape', None)}; they must be a sparse array of shape "
-                f"({len(queries)}, {count}), queries by documents."
-            )
-        exclude = sparse.csr_array(exclude)
+    if exclude is not None and (not sparse.issparse(exclude) or exclude.shape != (len(queries), count)):
+        raise InputError(
+            f"excluded pairs have shape {getattr(exclude, 'shape', None)}; they must be a sparse array of shape "
+            f"({len(queries)}, {count}), queries by documents."
+        )
     if min(chunk) < 0:
         raise InputError(f"chunk is {chunk}; both numbers must be at least 1, or 0 for what suits the device.")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    left, right = _Side(queries, "query"), _Side(documents, "document")
     rows, columns = _chunk(chunk, k, device)
-
-    def search(start: int) -> tuple[int, np.ndarray, np.ndarray]:
-        stop = min(start + rows, len(queries))
-        barred = None if exclude is None else exclude[start:stop]
-        return start, *_decoded(_exact(left[start:stop], right, k, barred, columns, device))
-
-    return (search(start) for start in range(0, len(queries), rows))
+    first = min(columns, max(2 * k, columns // 4))  # a small first chunk: it is the one without a bar
+    starts = [0, *range(first, count, columns)]
+    return Plan(
+        [(start, min(start + rows, len(queries))) for start in range(0, len(queries), rows)],
+        list(zip(starts, [*starts[1:], count], strict=True)),
+        device,
+    )
 
 
 def pair_scores(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -120,15 +159,25 @@ def pair_scores(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     first, second = arrays.checked(first, "query"), arrays.checked(second, "document")
     if first.shape != second.shape:
         raise InputError(f"embeddings of shapes {first.shape} and {second.shape} do not pair up row by row.")
-    left, right = _Side(first, "query"), _Side(second, "document")
+    left, right = Side(first, "query"), Side(second, "document")
     return np.round(np.einsum("nd,nd->n", left[:], right[:]), 6)
 
 
-class _Side:
-    """Embeddings that come out as float32 rows of length 1; `side[rows]` reads only those rows."""
+class Side:
+    """Embeddings that come out as float32 rows of length 1; `side[rows]` reads only those rows.
 
-    def __init__(self, table: np.ndarray, side: str) -> None:
-        self.vectors, self.norms = table, arrays.norms(table, side).astype(np.float32)
+    Args:
+        table: (N, D) of any length, maybe memory-mapped.
+        side: "query" or "document", for errors.
+        norms: (N,) float32, where they are known; they are computed otherwise, which reads all rows.
+
+    Raises:
+        InputError: no embeddings, or NaN or infinity in a row.
+    """
+
+    def __init__(self, table: np.ndarray, side: str, norms: np.ndarray | None = None) -> None:
+        self.vectors = arrays.checked(table, side)
+        self.norms = arrays.norms(self.vectors, side).astype(np.float32) if norms is None else norms
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -146,29 +195,42 @@ def _chunk(chunk: tuple[int, int], k: int, device: torch.device) -> tuple[int, i
     return chunk[0] or max(1, min(rows, room // (columns + 2 * k))), columns
 
 
-def _exact(
-    queries: np.ndarray, documents: _Side, k: int, exclude: sparse.csr_array | None, columns: int, device: torch.device
+def best_keys(
+    queries: np.ndarray,
+    documents: Side,
+    k: int,
+    chunks: Sequence[tuple[int, int]],
+    barred: sparse.csr_array | None = None,
+    device: str | torch.device = "cpu",
 ) -> Tensor:
-    """The k greatest keys of each query (R, k), best first.
+    """The k greatest keys of each query (R, k) among the documents of some chunks, best first.
+
+    The keys of other chunks can be merged: the k greatest of all are those that one search over all chunks finds.
 
     Documents come in ascending order, so one that only ties with the k-th found so far loses against
     it. What a chunk has to offer is therefore what lies above that score, which is little after the
     first chunk: comparing is several times faster than selecting the best of every chunk.
+
+    Args:
+        queries: (R, D) float32 of length 1.
+        documents: all N of them.
+        k: keys wanted.
+        chunks: of a `Plan`.
+        barred: (R, N), documents that are left out where it is not zero.
+        device: where torch multiplies.
     """
     left = torch.from_numpy(queries).to(device)
     best = torch.full((len(left), k), _EMPTY, dtype=torch.int64, device=device)
-    room = torch.empty(len(left) * min(columns, len(documents)), device=device)
-    barred_rows, barred_columns = _barred(exclude)
-    first = min(columns, max(2 * k, columns // 4))  # a small first chunk: it is the one without a bar
-    for start in (0, *range(first, len(documents), columns)):
-        stop = min(start + columns if start else first, len(documents))
+    room = torch.empty(len(left) * max(stop - start for start, stop in chunks), device=device)
+    barred_rows, barred_columns = _barred(barred)
+    for number, (start, stop) in enumerate(chunks):
         right = torch.from_numpy(documents[start:stop]).to(device)
         block = _products(left, right, room[: len(left) * len(right)].view(len(left), len(right)))
         low, high = np.searchsorted(barred_columns, (start, stop))
         if high > low:
             places = torch.from_numpy(barred_rows[low:high]), torch.from_numpy(barred_columns[low:high] - start)
             block[places[0].to(device), places[1].to(device)] = -torch.inf
-        if start:
+        if number:
             # In the middle between a tie (noise of some 1e-7) and the next higher step.
             bar = ((best.amin(dim=1, keepdim=True) >> 32).double() + 0.4).mul(_STEP).float()
         else:
@@ -219,7 +281,7 @@ def _keys(scores: Tensor, indices: Tensor) -> Tensor:
     return keys.masked_fill_(steps == -torch.inf, _EMPTY)
 
 
-def _decoded(keys: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def decoded(keys: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The indices and scores that keys stand for; -1 and -inf for empty ones."""
     empty = (keys == _EMPTY).cpu().numpy()
     steps = (keys >> 32).to(torch.float32).cpu().numpy()

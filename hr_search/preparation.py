@@ -25,6 +25,7 @@ from hr_search.evaluation import scoring
 from hr_search.fast.tokens import TokenTable
 from hr_search.lessons import Lessons
 from hr_search.models import condenser
+from hr_search.models.adapters import linear_layers
 from hr_search.policies import search_policy
 from hr_search.release import model_folder
 from hr_search.reranking import stage
@@ -61,6 +62,7 @@ class Prepared:
         run: the run's folder; for every process but the first, a temporary one.
         begun: date and time of the beginning; `started` is the same moment on a clock for durations, s.
         claims: on the places that it writes, until it is closed.
+        pruned: whether its study has ended the training; set by the training, and such a run is not tested.
     """
 
     settings: Settings
@@ -78,6 +80,7 @@ class Prepared:
     begun: str
     started: float
     claims: contextlib.ExitStack
+    pruned: bool = False
 
 
 def prepare(settings: Settings, runid: str = "") -> Prepared:
@@ -108,6 +111,8 @@ def prepare(settings: Settings, runid: str = "") -> Prepared:
         check_dimensions(settings, encoder.dimension)
         if settings.stream:
             require_own_tokens(encoder)
+        if settings.lora:
+            linear_layers(encoder)
         tokens = {
             "query": encoder.tokens(rows.queries, "query", length=shorter),
             "document": encoder.tokens(rows.documents, "document", length=shorter),

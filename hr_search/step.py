@@ -17,6 +17,7 @@ from hr_search import losses, mixing
 from hr_search.bank import Bank
 from hr_search.base.devices import to_device
 from hr_search.base.errors import InputError
+from hr_search.base.processes import Processes
 from hr_search.batches import Batch, Rows, negative_mask
 from hr_search.dimensions import cut
 from hr_search.fast.packing import chunks
@@ -280,8 +281,8 @@ def cached_backward(
     First without gradient, for the loss and its gradient on the embeddings; then part by part, each
     with the same dropout as before, for the gradient on the parameters.
     """
-    mine = share_of(texts, accelerator)
-    encoder = accelerator.unwrap_model(model)
+    processes, encoder = Processes.of(accelerator), accelerator.unwrap_model(model)
+    mine = share_of(texts, processes)
     parts = [mine[part] for part in chunks([len(texts[i]) for i in mine], budget or encoder.budget)]
     states = []
     with torch.no_grad():
@@ -291,7 +292,7 @@ def cached_backward(
             embeddings = model([texts[i] for i in part], _WHOLE)
             local = embeddings.new_empty(len(texts), embeddings.shape[1]) if local is None else local
             local[to_device(part, local.device)] = embeddings
-        leaf = join(local, mine, texts, accelerator).requires_grad_()
+        leaf = processes.completed(local, mine).requires_grad_()
     loss, figures = objective(leaf)
     (slope,) = torch.autograd.grad(loss * accelerator.num_processes, leaf)
     after = _random_state(accelerator.device)
@@ -315,40 +316,18 @@ def embed_together(model: Any, accelerator: Accelerator, texts: list[np.ndarray]
     Every process then holds all embeddings and computes the same loss over the whole batch, so
     in-batch negatives are shared and the result is that of one process with the larger batch.
     """
-    if accelerator.num_processes == 1:
+    processes = Processes.of(accelerator)
+    if processes.count == 1:
         return model(texts, budget)
-    mine = share_of(texts, accelerator)
+    mine = share_of(texts, processes)
     local = model([texts[i] for i in mine], budget)
     every = local.new_zeros(len(texts), local.shape[1])
-    return join(every.index_copy(0, to_device(mine, local.device), local), mine, texts, accelerator)
+    return processes.completed(every.index_copy(0, to_device(mine, local.device), local), mine)
 
 
-def share_of(texts: list[np.ndarray], accelerator: Accelerator) -> np.ndarray:
+def share_of(texts: list[np.ndarray], processes: Processes) -> np.ndarray:
     """The numbers of the texts this process encodes; dealing out by length gives each the same work."""
-    order = np.argsort([-len(row) for row in texts], kind="stable")
-    return order[accelerator.process_index :: accelerator.num_processes]
-
-
-def join(local: Tensor, mine: np.ndarray, texts: list[np.ndarray], accelerator: Accelerator) -> Tensor:
-    """All processes' embeddings (N, D), the own ones with their gradient.
-
-    Args:
-        local: (N, D), right in the rows `mine`.
-        mine: the rows this process has encoded.
-        texts: all N.
-        accelerator: the processes.
-    """
-    if accelerator.num_processes == 1:
-        return local
-    rows = to_device(mine, local.device)
-    size = -(-len(texts) // accelerator.num_processes)
-    padded = torch.nn.functional.pad(local.detach()[rows], (0, 0, 0, size - len(mine)))
-    shares = accelerator.gather(padded).view(accelerator.num_processes, size, -1)
-    # Text number order[i] is in share i % processes at row i // processes.
-    dealt = shares.transpose(0, 1).flatten(0, 1)[: len(texts)]
-    order = np.argsort([-len(row) for row in texts], kind="stable")
-    every = dealt[to_device(np.argsort(order), dealt.device)]
-    return every.index_copy(0, rows, local[rows])
+    return processes.share(np.argsort([-len(row) for row in texts], kind="stable"))
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

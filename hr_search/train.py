@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
 from hr_search.bank import Bank
 from hr_search.base.errors import InputError
 from hr_search.base.peak import peak_memory
+from hr_search.base.processes import Processes, make_accelerator
 from hr_search.base.progress import bar
 from hr_search.base.signals import Interrupted, leave, postponed
 from hr_search.batches import Batch, Rows, ahead, describe_rows
@@ -24,6 +25,7 @@ from hr_search.checkpoint import Parts, random_state, require_own, restore, stor
 from hr_search.history import Clock, Progress
 from hr_search.lessons import Lessons
 from hr_search.mining import Miner
+from hr_search.models.adapters import Adapters, adapted
 from hr_search.models.interpolation import Interpolation
 from hr_search.policies import loss_policy, mining_policy, mixing_policy, parameter_groups, plan_of, warmup_then_linear
 from hr_search.settings import Settings
@@ -47,10 +49,12 @@ def fit(
     validate: Callable[[int], dict[str, float]],
     fingerprint: str = "",
     accelerator: Accelerator | None = None,
-    report: Callable[[dict[str, float]], None] = lambda row: None,
+    report: Callable[[dict[str, float]], bool | None] = lambda row: None,
     lessons: Lessons | None = None,
 ) -> Progress:
     """Trains `encoder` in place and leaves the weights of the best validation in it, interpolated as `baseshare` says.
+
+    Adapters (`lora`) are merged into it at the end; where the training is broken off they are taken out again.
 
     Args:
         encoder: compacted or whole; moved to the accelerator's device.
@@ -61,7 +65,7 @@ def fit(
             NaN (no validation rows) there is no best: the last weights stay and nothing stops the run early.
         fingerprint: of the data; a checkpoint of other data is refused.
         accelerator: device and processes; None = what is there.
-        report: gets each row of the history as it comes.
+        report: gets each row of the history as it comes; True ends the training there.
         lessons: a teacher's scores of the training rows, for a further term of the loss; None = no teacher.
 
     Returns:
@@ -78,12 +82,13 @@ def fit(
         >>> [row["step"] for row in progress.history]  # one validation before training, one after each epoch
         [0, 1, 2]
     """
-    run = Training(encoder, rows, tokens, settings, fingerprint, accelerator or make_accelerator(), lessons)
-    return carry_out(run, validate, report)
+    with adapted(encoder, settings.lora, settings.seed) as adapters:
+        start = encoder, rows, tokens, settings, fingerprint, accelerator or make_accelerator()
+        return carry_out(Training(*start, lessons, adapters), validate, report)
 
 
 def carry_out(
-    run: Training, validate: Callable[[int], dict[str, float]], report: Callable[[dict[str, float]], None]
+    run: Training, validate: Callable[[int], dict[str, float]], report: Callable[[dict[str, float]], bool | None]
 ) -> Progress:
     """Takes a run to its end: `fit` for any kind of training, with its arguments, result and errors."""
     settings, progress, total = run.settings, run.progress, run.plan.total
@@ -134,11 +139,12 @@ class Training:
         fingerprint: str,
         accelerator: Accelerator,
         lessons: Lessons | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         set_seed(settings.seed)
         per_step = settings.batchsize * accelerator.num_processes
         self.encoder, self.rows, self.settings, self.accelerator = encoder, rows, settings, accelerator
-        self.lessons = lessons
+        self.lessons, self.adapters = lessons, adapters
         self.plan = plan_of(settings, rows, per_step)
         groups = parameter_groups(encoder, settings.weightdecay)
         optimiser = torch.optim.AdamW(groups, lr=settings.learningrate, fused=True)
@@ -146,10 +152,11 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self.rate(step))
         self.model, self.optimiser = accelerator.prepare(encoder, optimiser)
         self.base = Interpolation(encoder, settings.baseshare)  # before a checkpoint brings other weights
-        self.parts: Parts = {"model": encoder, "optimiser": self.optimiser}
+        self.parts: Parts = {"model": adapters or encoder, "optimiser": self.optimiser}
         self.miner: Miner | None = None
         self.set_up(tokens)
         self.origin = f"{fingerprint} in steps of {per_step}" + (f" taught {lessons.fingerprint}" if lessons else "")
+        self.origin += f" beside {adapters.base}" if adapters else ""
         self.progress = self.begin()
         self.clock = Clock(self.progress.seconds, self.progress.window)
         self.first = self.progress.step  # of this process
@@ -257,7 +264,9 @@ class Training:
         step, every = self.progress.step, self.settings.evalsteps
         return not step % self.plan.per_epoch or step == self.plan.total or bool(every and not step % every)
 
-    def validate(self, validate: Callable[[int], dict[str, float]], report: Callable[[dict[str, float]], None]) -> None:
+    def validate(
+        self, validate: Callable[[int], dict[str, float]], report: Callable[[dict[str, float]], bool | None]
+    ) -> None:
         """Validates the interpolated weights, adds a row to the history and keeps the best weights."""
         progress, settings = self.progress, self.settings
         self.refuse_nan(float(progress.sums[0]), progress.step)
@@ -271,11 +280,11 @@ class Training:
                 }
                 metrics = validate(progress.step)
                 figures["memory_gb"] = peak_memory(self.encoder.device)
-                progress.record(metrics, settings.goal, self.encoder, figures)
+                progress.record(metrics, settings.goal, self.parts["model"], figures)
             progress.log_last(settings.goal, self.plan.total)
             if shared:
                 log.info(shared)
-            report(progress.history[-1])
+            progress.pruned = bool(report(progress.history[-1]))
 
     def checkpoint(self) -> None:
         """Writes the checkpoint where one is wanted and this step has none yet."""
@@ -315,9 +324,11 @@ class Training:
         log.info("training took %.0f s, %.0f s of it validation", self.progress.seconds, self.clock.validating)
         self.progress.mining = self.miner.history if self.miner else []
         if self.progress.best_weights:
-            self.encoder.load_state_dict(self.progress.best_weights)
+            self.parts["model"].load_state_dict(self.progress.best_weights)
         else:
             self.base.blend(self.encoder)
+        if self.adapters:
+            self.adapters.merge()
 
 
 # -- start and stop ------------------------------------------------------------------------------
@@ -325,11 +336,10 @@ class Training:
 
 def anywhere(asked: bool, accelerator: Accelerator, step: int) -> bool:
     """Whether any process of a launch was asked to stop: all of them must leave after the same step."""
-    if accelerator.num_processes == 1:
-        return asked
-    if accelerator.device.type != "cpu" and step % VOTING:  # asking would wait for the GPU
+    waits = accelerator.num_processes > 1 and accelerator.device.type != "cpu"
+    if waits and step % VOTING:  # asking would wait for the GPU
         return False
-    return bool(accelerator.reduce(torch.tensor([float(asked)], device=accelerator.device), "sum").item())
+    return Processes.of(accelerator).anywhere(asked)
 
 
 def last_words(step: int, total: int, checkpointpath: str) -> str:
@@ -337,11 +347,3 @@ def last_words(step: int, total: int, checkpointpath: str) -> str:
     if not checkpointpath:
         return f"stopped after step {step} of {total}; nothing is kept, as no --checkpointpath was given."
     return f"stopped after step {step} of {total}; the same command with --resume goes on from {checkpointpath}."
-
-
-def make_accelerator() -> Accelerator:
-    """Device and processes as `accelerate launch` or the machine gives them."""
-    # Encoders carry parameters that pooling does not use, such as BERT's pooler.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    # The encoder handles precision itself, in evaluation too.
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[unused])

@@ -8,6 +8,7 @@ comes last and not first.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import pandas as pd
 from hr_search.base import arrays
 from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError, one_line
+from hr_search.base.processes import ALONE, Processes
 from hr_search.evaluation.significance import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def embedding_scores(queries: np.ndarray, documents: np.ndarray) -> Scores:
     return scores
 
 
-def rank_all(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
+def rank_all(task: Task, scores: Scores, chunk: int = 256, processes: Processes = ALONE) -> pd.DataFrame:
     """How well `scores` ranks the documents of `task`, query by query.
 
     Args:
@@ -60,6 +62,7 @@ def rank_all(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
             grades; barred documents count as if they were not in the collection.
         scores: rows start..stop of the (Q, N) score matrix, higher is better.
         chunk: queries scored at a time; fewer where they would need more than 16 MB.
+        processes: that share the queries out; all get the whole table.
 
     Returns:
         One row per query: `query`, `group`, `relevant` (how many are right: relevant, and of a grade that
@@ -72,14 +75,13 @@ def rank_all(task: Task, scores: Scores, chunk: int = 256) -> pd.DataFrame:
             scores that are NaN or infinite.
     """
     _check(task)
-    rows = []
     few = max(_BLOCK // len(task.documents), min(_FEWEST, _LARGEST // len(task.documents)))
-    chunk = max(1, min(chunk, few))
-    for start in range(0, len(task.queries), chunk):
-        stop = min(start + chunk, len(task.queries))
-        block = _block(task, scores, start, stop)
-        rows += [_ranked(task, query, row) for query, row in enumerate(block, start)]
-    return pd.DataFrame(rows)
+    chunk, count, rows = max(1, min(chunk, few)), len(task.queries), []
+    with processes.together():
+        for start in processes.share(range(0, count, chunk)):
+            block = _block(task, scores, start, min(start + chunk, count))
+            rows += [(query, _ranked(task, query, row)) for query, row in enumerate(block, start)]
+    return pd.DataFrame([row for _, row in sorted(processes.gathered(rows), key=operator.itemgetter(0))])
 
 
 def summarise(per_query: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base.choices import METRICS
+from hr_search.base.processes import ALONE, Processes
 from hr_search.base.text import STORED
 from hr_search.data.duplicates import normalise, normalised
 from hr_search.data.tasks import Task
@@ -61,22 +62,26 @@ def token_tables(encoder: Encoder, tasks: Mapping[str, Task]) -> dict[str, Token
     return {"query": encoder.tokens(task.queries, "query"), "document": encoder.tokens(task.documents, "document")}
 
 
-def embed_sides(encoder: Encoder, tables: Mapping[str, TokenTable], progress: bool = False) -> dict[str, np.ndarray]:
-    """Embeddings of both sides: "query" (Q, D) and "document" (N, D)."""
+def embed_sides(
+    encoder: Encoder, tables: Mapping[str, TokenTable], progress: bool = False, processes: Processes = ALONE
+) -> dict[str, np.ndarray]:
+    """Embeddings of both sides: "query" (Q, D) and "document" (N, D); several `processes` share the texts out."""
     with encoder.narrowed(list(tables.values())):
-        return {side: encoder.embed(table, progress=progress) for side, table in tables.items()}
+        return {side: encoder.embed(table, 0, progress, processes) for side, table in tables.items()}
 
 
-def evaluate_embeddings(tasks: Mapping[str, Task], sides: Mapping[str, np.ndarray]) -> dict[str, pd.DataFrame]:
+def evaluate_embeddings(
+    tasks: Mapping[str, Task], sides: Mapping[str, np.ndarray], processes: Processes = ALONE
+) -> dict[str, pd.DataFrame]:
     """What `evaluate` returns, for each direction in `tasks`, from the embeddings of `embed_sides`."""
     pairs = _directed(sides)
-    return {name: rank_all(task, embedding_scores(*pairs[name])) for name, task in tasks.items()}
+    return {name: rank_all(task, embedding_scores(*pairs[name]), processes=processes) for name, task in tasks.items()}
 
 
-def evaluate_floors(tasks: Mapping[str, Task]) -> Results:
+def evaluate_floors(tasks: Mapping[str, Task], processes: Processes = ALONE) -> Results:
     """Per-query metrics of BM25 and character TF-IDF, the floors that a trained encoder has to beat."""
     return {
-        (name, direction): rank_all(task, scores(task))
+        (name, direction): rank_all(task, scores(task), processes=processes)
         for name, scores in FLOORS.items()
         for direction, task in tasks.items()
     }

@@ -6,15 +6,22 @@ out would not have moved (no gradient, no weight decay), so training the rest gi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hr_search.base.pages import MappedPages
+from hr_search.fast.tokens import APART, TokenTable
 
 _GATHERED = 500  # rows copied at a time: each brings a stretch of the whole table into memory
+_SAMPLED = 32  # tokens of the texts that show whether a smaller vocabulary changes embeddings, and
+_EQUAL = 1e-5  # by how much it may
+_LONG = 20_000  # tokens for which the vocabulary is cut down
+
+Embed = Callable[[Sequence[np.ndarray]], np.ndarray]  # token rows to embeddings (N, D)
 
 
 def tables_of(transformer: nn.Module | None) -> list[nn.Embedding]:
@@ -95,3 +102,76 @@ class CompactVocabulary:
         """Makes `table` the one that all the modules share."""
         for embedding in self._embeddings:
             embedding.weight, embedding.num_embeddings = table, len(table)
+
+
+class Vocabulary:
+    """The token embeddings of a transformer: whole, or cut down to the tokens of some texts.
+
+    Attributes:
+        size: rows of the whole table; 0 where there is no such table.
+    """
+
+    def __init__(self, transformer: nn.Module | None, pad: int) -> None:
+        """The whole table of `transformer`; `pad` is the id of its padding token."""
+        self._embeddings, self._pad = tables_of(transformer), pad
+        self._small: CompactVocabulary | None = None
+        self.size = self._embeddings[0].num_embeddings if self._embeddings else 0
+
+    def __len__(self) -> int:
+        """Rows that are in place now."""
+        return len(self._small) if self._small else self.size
+
+    @property
+    def whole(self) -> bool:
+        """Whether no row is missing."""
+        return self._small is None
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Rows of the table in place for token ids, int64."""
+        return self._small.rows_of(ids) if self._small else ids.astype(np.int64, copy=False)
+
+    def cut(self, tables: Sequence[TokenTable], embed: Embed) -> bool:
+        """Cuts the whole table down to the tokens of `tables`, unless that changes the embeddings of a few texts.
+
+        Returns:
+            Whether it is cut down now.
+        """
+        if not self._embeddings:
+            return False
+        used = [table.used() & ~APART for table in tables]
+        sample = [table[at][:_SAMPLED] for table in tables if len(table) for at in (0, len(table) // 2, len(table) - 1)]
+        before = embed(sample)
+        self._small = CompactVocabulary(self._embeddings, used, self._pad)
+        if sample and not np.abs(embed(sample) - before).max() <= _EQUAL:
+            self.restore()
+        return not self.whole
+
+    def restore(self) -> None:
+        """Puts the whole table in its place as it was before it was cut down."""
+        if self._small:
+            self._small.restore()
+            self._small = None
+
+    def expand(self) -> None:
+        """Writes the trained rows back into the whole table and puts it in its place; nothing happens if it is."""
+        if self._small:
+            self._small.expand()
+            self._small = None
+
+    @contextlib.contextmanager
+    def narrowed(self, tables: Sequence[TokenTable], embed: Embed) -> Iterator[None]:
+        """A block in which only the rows of some tables' tokens are in memory; nothing is trained in it.
+
+        The table is cut down where that saves memory: where it is mapped from a file, and the texts are so long that
+        they would bring in much of it.
+        """
+        long = self.whole and sum(len(table.ids) for table in tables) >= _LONG
+        if not long or not self._embeddings or not MappedPages(self._embeddings[0].weight):
+            yield
+            return
+        with torch.inference_mode(False):
+            self.cut(tables, embed)
+        try:
+            yield
+        finally:
+            self.restore()

@@ -90,6 +90,22 @@ def chunks(lengths: Sequence[int] | np.ndarray, tokens: int) -> list[np.ndarray]
     return np.split(order, np.flatnonzero(np.diff(number)) + 1)
 
 
+def in_a_row(rows: Sequence[np.ndarray], packing: Packing) -> np.ndarray:
+    """The token ids of N texts in the packing's order, and of its filling, (T,)."""
+    # The first text's opening token fills up: it is in the vocabulary, compacted or not.
+    return np.concatenate([*(rows[i] for i in packing.order), np.full(packing.filling, rows[0][0])])
+
+
+def padded(rows: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """The token ids of N texts padded to the longest with `pad`, and their mask, both (N, longest) int64."""
+    width = max(len(row) for row in rows)
+    ids, mask = np.full((len(rows), width), pad, np.int64), np.zeros((len(rows), width), np.int64)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)] = row
+        mask[at, : len(row)] = 1
+    return ids, mask
+
+
 def packs(transformer: nn.Module) -> bool:
     """Whether a transformers model can be fed packed texts."""
     return transformer.config.model_type in FAMILIES and not getattr(transformer.config, "is_decoder", False)

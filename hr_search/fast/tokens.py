@@ -72,6 +72,12 @@ def set_apart(table: TokenTable, count: int) -> TokenTable:
     return TokenTable(np.where(places < count, table.ids | APART, table.ids).astype(np.int32), table.offsets)
 
 
+def without_apart(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """The mask (N, width) of the places behind the tokens that are marked as `APART`, which come first in each row."""
+    counts = np.array([np.count_nonzero(row & APART) for row in rows], np.int64)
+    return np.arange(width) >= counts[:, None]
+
+
 def tokenise(
     tokenizer: Any, texts: Sequence[str], prompt: str = "", maxlength: int = 128, cached: bool = True
 ) -> TokenTable:

@@ -23,7 +23,9 @@ class Interpolation:
 
     def __init__(self, model: nn.Module, share: float) -> None:
         self.share = share
-        self._base = {name: _copy(value) for name, value in model.named_parameters()} if share else {}
+        # Adapters begin with B = 0 and count as B A: scaling B alone is the straight line.
+        moved = {name: value for name, value in model.named_parameters() if value.requires_grad and share}
+        self._base = {name: _copy(value) for name, value in moved.items() if ".lora_A." not in name}
 
     @torch.no_grad()
     def blend(self, model: nn.Module) -> None:

@@ -198,8 +198,7 @@ class Reranker(nn.Module):
     def _packed(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
         """Logits (P, 1) computed without padding."""
         packed = packing.pack([len(row) for row in rows])
-        # The first pair's opening token fills up: it is in the vocabulary, compacted or not.
-        flat = np.concatenate([*(rows[i] for i in packed.order), np.full(packed.filling, rows[0][0])])
+        flat = packing.in_a_row(rows, packed)
         ids = to_device(self._ids(flat), self.device)
         types = to_device((flat >= SECOND).astype(np.int64), self.device) if self._typed else None
         body = self.model.base_model
@@ -212,12 +211,7 @@ class Reranker(nn.Module):
 
     def _padded(self, rows: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """The model's input for the rows, padded to the longest."""
-        width = max(len(row) for row in rows)
-        flat = np.full((len(rows), width), self.tokenizer.pad_token_id or 0, np.int32)
-        mask = np.zeros((len(rows), width), np.int64)
-        for at, row in enumerate(rows):
-            flat[at, : len(row)] = row
-            mask[at, : len(row)] = 1
+        flat, mask = packing.padded(rows, self.tokenizer.pad_token_id or 0)
         features = {"input_ids": self._ids(flat), "attention_mask": mask}
         if self._typed:
             features["token_type_ids"] = (flat >= SECOND).astype(np.int64)

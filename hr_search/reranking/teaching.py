@@ -23,6 +23,7 @@ from accelerate.utils import broadcast
 from hr_search.base import paths
 from hr_search.base.errors import one_line
 from hr_search.base.files import digest, whole_file
+from hr_search.base.processes import Processes
 from hr_search.base.progress import bar
 from hr_search.batches import Rows
 from hr_search.encoder import Encoder
@@ -73,7 +74,7 @@ def make_lessons(
     texts = len(rows.documents if side == "document" else rows.queries)
     found = read_scores(path, (len(distinct), count), len(rows), texts)
     if not _everywhere(np.array([found is not None]), accelerator)[0]:  # what the first process has is what counts
-        candidates = _everywhere(nearest_wrong(encoder, rows, tokens, side, count, accelerator.device), accelerator)
+        candidates = nearest_wrong(encoder, rows, tokens, side, count, accelerator)
         found = score_rows(teacher, rows, side, candidates, accelerator)
         if accelerator.is_main_process:
             write_scores(path, found)
@@ -95,16 +96,17 @@ def make_lessons(
 
 
 def nearest_wrong(
-    encoder: Encoder, rows: Rows, tokens: dict[str, TokenTable], side: str, count: int, device: torch.device | str
+    encoder: Encoder, rows: Rows, tokens: dict[str, TokenTable], side: str, count: int, accelerator: Accelerator
 ) -> np.ndarray:
     """The `count` nearest texts of `side` that are not relevant to each text searched with, (A, count) int64."""
-    distinct, _, own = anchors(rows, side)
-    sides = {name: encoder.embed(table, progress=True) for name, table in tokens.items()}
+    (distinct, _, own), processes = anchors(rows, side), Processes.of(accelerator)
+    sides = {name: encoder.embed(table, progress=True, processes=processes) for name, table in tokens.items()}
     groups = {"query": rows.query_groups, "document": rows.document_groups}
     other = "query" if side == "document" else "document"
     positives = groups[other][distinct] @ groups[side].T
     policy = MiningPolicy(count=count, share=0.0)
-    return mine(sides[other][distinct], sides[side], positives, own, policy, device=device).negatives
+    texts, device = (sides[other][distinct], sides[side]), accelerator.device
+    return mine(*texts, positives, own, policy, device=device, processes=processes).negatives
 
 
 def score_rows(teacher: Reranker, rows: Rows, side: str, candidates: np.ndarray, accelerator: Accelerator) -> Scores:

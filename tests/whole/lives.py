@@ -42,7 +42,7 @@ FLAGS = (
 
 
 def train_process(words: list[str], home: str, output: str, shared, limit: int, environment: dict[str, str]) -> None:
-    """The life of a process: `train`, each of its phases noted where a death leaves it to be read."""
+    """The life of a process: `train` or another verb, each of its phases noted where a death leaves it to be read."""
     os.environ.update({paths.HOME_VARIABLE: home, progress.HEADLESS_VARIABLE: "1", **environment})
     signal.signal(signal.SIGINT, signal.default_int_handler)
     handle = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -53,7 +53,7 @@ def train_process(words: list[str], home: str, output: str, shared, limit: int, 
         setattr(module, name, noted(getattr(module, name), number, shared))
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    sys.exit(parser.main(["train", *words]))
+    sys.exit(parser.main(words))
 
 
 def noted(function, number: int, shared):
@@ -69,14 +69,14 @@ def noted(function, number: int, shared):
 
 
 class Life:
-    """One process that trains."""
+    """One process that trains, or does what another verb says."""
 
-    def __init__(self, words: list[str], folder: Path, limit: int = 0, **environment: str) -> None:
+    def __init__(self, words: list[str], folder: Path, limit: int = 0, verb: str = "train", **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.output = folder / "output.txt"
         self.shared = CONTEXT.RawArray("i", 1 + len(PHASES))
         self.begin = len(self.said)
-        arguments = ([*map(str, words)], str(folder), str(self.output), self.shared, limit, environment)
+        arguments = ([verb, *map(str, words)], str(folder), str(self.output), self.shared, limit, environment)
         self.process = CONTEXT.Process(target=train_process, args=arguments)
         self.process.start()
 
@@ -107,10 +107,11 @@ class Life:
         return self.process.exitcode, self.said[self.begin :]
 
 
-def launch(words: list[str], folder: Path) -> list[Life]:
-    """Two processes that train together, as `accelerate launch` sets them up."""
+def launch(words: list[str], folder: Path, limits: tuple[int, int] = (0, 0), verb: str = "train") -> list[Life]:
+    """Two processes that work together, as `accelerate launch` sets them up; `limits` are bytes a file of each may have."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    return [Life(words, folder / f"rank{rank}", RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **common} for rank in range(2)]
+    return [Life(words, folder / f"rank{at}", limits[at], verb, **rank) for at, rank in enumerate(ranks)]
