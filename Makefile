@@ -11,7 +11,7 @@ THREADED := $(if $(THREADS),--threads $(THREADS))
 export GOMP_SPINCOUNT ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report train lab test test-lowest lint clean
+.PHONY: help setup report train lab pair test test-lowest lint clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ train: setup ## train and test a model, without the notebooks
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks
 
+pair: setup ## bring the notebooks and their text twins (notebooks/paired) into step; the newer one wins
+	@cd notebooks && ../$(BIN)/python -m jupytext --quiet --sync *.ipynb
+
 # The models of the unit tests are so small that a second thread waits more than it works.
 test: setup ## unit tests, and every notebook with its defaults and with other parameters
 	@rm -rf $(TEST_HOME)
@@ -51,5 +54,5 @@ lint: setup ## check style, as the commit hook does
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean: ## remove caches, test leftovers and reports; keep models, runs and .venv
-	rm -rf build data/cache .pytest_cache .ruff_cache reports/*/ reports/index.html
+	rm -rf build data/cache .pytest_cache .ruff_cache reports/*/ reports/*.html
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

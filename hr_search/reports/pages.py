@@ -35,6 +35,7 @@ TEXT_LIMIT = 30_000  # characters of one console output
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
 COLLAPSED = "jp-MarkdownHeadingCollapsed"  # what JupyterLab notes in the cell of a collapsed heading
 LABELS = {"parameters": "Default parameters", "injected-parameters": "Parameters of this run"}
+SETUP = "setup"  # the tag of a cell that installs what is missing; a page has it only where it printed or failed
 LOADING = {"src", "data", "poster", "background", "xlink:href"}
 SENDING = {"srcset", "action", "formaction", "ping"}
 # Elements that run, load or send something, and those whose content browsers parse by special rules.
@@ -105,6 +106,9 @@ def export_html(
         notebook = nbformat.read(notebook_path, as_version=4)
     except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
         raise InputError(f"{notebook_path} is not a readable notebook ({one_line(error)}).") from error
+    notebook.cells = [
+        cell for cell in notebook.cells if cell.get("outputs") or SETUP not in cell.metadata.get("tags", [])
+    ]
     for cell in notebook.cells:
         if cell.cell_type == "code":
             _prepare(cell, notebook_path.name)

@@ -193,6 +193,13 @@ def test_control_and_half_characters_are_shown_as_such(tmp_path):
     assert text.isprintable() or not re.search("[\x00-\x08\x1b]", text)
 
 
+def test_a_cell_that_installs_is_shown_only_where_it_said_something(tmp_path):
+    quiet = new_code_cell("setup_quiet", metadata={"tags": ["setup"]})
+    loud = new_code_cell("setup_loud", metadata={"tags": ["setup"]}, outputs=[new_output("stream", text="no network")])
+    text, _ = exported(tmp_path, new_markdown_cell("# Title"), quiet, loud)
+    assert "setup_quiet" not in text and "setup_loud" in text and "no network" in text
+
+
 def test_a_failed_cell_stands_open(tmp_path):
     failed = new_code_cell(
         "1 / 0", outputs=[new_output("error", ename="E", evalue="v", traceback=["\x1b[31mE\x1b[0m: v"])]
