@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from hr_search import settings as config
-from hr_search.base import paths
+from hr_search.base import cluster, paths
 from hr_search.base.errors import InputError
 from hr_search.settings import FIELDS, GROUPS, TYPES, Settings
 
@@ -53,6 +53,17 @@ def add_settings(parser: argparse.ArgumentParser, names: Collection[str], **defa
         options: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is bool else {}
         options |= {"action": "append"} if name == "datapath" else {}  # several tables
         shown[groups[name]].add_argument(f"--{name}", help=text, metavar=kind.__name__.upper(), **options)
+
+
+def add_scheduler(parser: argparse.ArgumentParser, shards: bool = False) -> None:
+    """Adds the flag that names a Dask cluster, and where work is cut into `shards` the one for their folder."""
+    parser.add_argument("--scheduler", default="", help=cluster.HELP)
+    if shards:
+        words = (
+            "folder that keeps the embeddings of a --scheduler, which its workers share; a later command goes on from "
+            "it (default: in data/cache, removed at the end)"
+        )
+        parser.add_argument("--shards", default="", help=words)
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from hr_search.base import choices, paths
 from hr_search.base.errors import InputError, one_line
-from hr_search.commands.flags import add_settings, given, settings_from
+from hr_search.commands import approximating
+from hr_search.commands.flags import add_scheduler, add_settings, given, settings_from
 from hr_search.commands.knobs import (
     add_knobs,
     exact_precision,
@@ -22,9 +23,10 @@ from hr_search.commands.knobs import (
     require_stages,
 )
 from hr_search.commands.output import print_json, say
-from hr_search.commands.searching import add_dimensions, encode_as, encoder_for
+from hr_search.commands.searching import add_dimensions, encode_as, encoder_for, shared_out
 
 if TYPE_CHECKING:
+    from hr_search.encoder import Encoder
     from hr_search.index.answers import Hit, Searcher
     from hr_search.index.folder import Index
     from hr_search.search.policy import SearchPolicy
@@ -38,12 +40,14 @@ _LATER = ("rerank", "reranktop", "rerankweight", "scaling")  # knobs that an ind
 def add_index(verbs: argparse._SubParsersAction) -> None:
     """Adds the verb `index`."""
     verb = verbs.add_parser("index", help="embed a corpus once and keep it for many searches")
-    verb.add_argument("--corpus", required=True, help=_CORPUS)
+    verb.add_argument("--corpus", help=_CORPUS)
     verb.add_argument("--out", required=True, help="folder of the index")
     verb.add_argument("--column", default="", help="column of the corpus; default: found by name")
     verb.add_argument("--direction", choices=choices.DIRECTIONS, help="d2q = the corpus holds job titles (default q2d)")
     verb.add_argument("--numbers", choices=("fp16", "fp32"), help="numbers of the embeddings (default fp16)")
     verb.add_argument("--append", action="store_true", help="embed only texts that the index does not hold yet")
+    add_scheduler(verb, shards=True)
+    approximating.add_building(verb)
     _add_shared(verb, *_LATER)
     verb.set_defaults(run=index)
 
@@ -53,9 +57,14 @@ def index(arguments: argparse.Namespace) -> int:
     values = given(arguments, SEARCHED)
     settings = settings_from(None, values)
     folder = paths.resolve(arguments.out)
+    approximating.require_building(arguments)
+    if not arguments.corpus:
+        if arguments.scheduler:
+            raise InputError("--scheduler encodes the texts of a --corpus; give one, or leave --scheduler out.")
+        return _lists_only(arguments, settings, values)
     if arguments.append:
         return _append(arguments, settings, values)
-    from hr_search.index.folder import require_place, write_index
+    from hr_search.index.folder import require_place, slices, write_index
     from hr_search.index.texts import read_corpus
     from hr_search.search.policy import sides_of
 
@@ -64,13 +73,19 @@ def index(arguments: argparse.Namespace) -> int:
     policy = _policy(arguments, model, direction)
     side = sides_of(direction)[1]
     corpus = read_corpus(arguments.corpus, arguments.column, *_reading(settings), side=side)
+    queries = approximating.drawn_queries(arguments, settings, sides_of(direction)[0])
     encoder = encoder_for(model, settings, "maxlength" in values, arguments.dimensions)
-    memory = memory_for(arguments, encoder, settings, policy)
+    approximating.require_sizes(arguments, len(corpus.texts), encoder.dimension)
     told = {"keephtml": settings.keephtml, "tuned": not (arguments.plain or given_knobs(arguments))}
     told |= {"shortened": bool(arguments.dimensions)}
     numbers = arguments.numbers or "fp16"
-    made = write_index(folder, encoder, corpus, direction, policy, memory, numbers, told, progress=True)
-    return _report(arguments, made, len(made))
+    with shared_out(arguments, encoder) as spread:
+        memory = memory_for(arguments, spread, settings, policy)
+        if arguments.scheduler:  # the texts of all slices side by side; writing then finds them there
+            tables = (encoder.tokens(part, side, cached=False) for part in slices(corpus.texts))
+            spread.prepare(tables, len(corpus.texts))
+        made = write_index(folder, spread, corpus, direction, policy, memory, numbers, told, progress=True)
+    return _report(arguments, made, len(made), queries, encoder)
 
 
 def _append(arguments: argparse.Namespace, settings: Settings, values: dict[str, Any]) -> int:
@@ -93,19 +108,39 @@ def _append(arguments: argparse.Namespace, settings: Settings, values: dict[str,
         settings = settings.replace(**{name: text})
     side = sides_of(old.direction)[1]
     corpus = read_corpus(arguments.corpus, arguments.column, *_reading(settings), side=side)
+    queries = approximating.drawn_queries(arguments, settings, sides_of(old.direction)[0])
+    approximating.require_sizes(arguments, len(old) + len(corpus.texts), old.vectors.shape[1])
     encoder = _encoder_of(old, arguments, settings, values)
-    made, added = append(old, encoder, corpus, progress=True)
-    return _report(arguments, made, added)
+    with shared_out(arguments, encoder) as spread:
+        made, added = append(old, spread, corpus, progress=True)
+    return _report(arguments, made, added, queries, encoder)
 
 
-def _report(arguments: argparse.Namespace, made: Index, added: int) -> int:
-    """Prints what an index holds."""
+def _lists_only(arguments: argparse.Namespace, settings: Settings, values: dict[str, Any]) -> int:
+    """`index --approximate` without a corpus: lists of an index that exists."""
+    approximating.require_building_only(arguments, values)
+    from hr_search.index.folder import open_index
+    from hr_search.search.policy import sides_of
+
+    kept = open_index(paths.resolve(arguments.out))
+    settings = settings.replace(precision=kept.manifest["precision"])
+    queries = approximating.drawn_queries(arguments, settings, sides_of(kept.direction)[0])
+    approximating.require_sizes(arguments, *kept.vectors.shape)
+    encoder = _encoder_of(kept, arguments, settings, values) if queries else None
+    return _report(arguments, kept, 0, queries, encoder)
+
+
+def _report(arguments: argparse.Namespace, made: Index, added: int, queries: list[str], encoder: Encoder | None) -> int:
+    """Prints what an index holds, after its lists were built where they are asked for."""
+    made, lists = approximating.build(arguments, made, queries, encoder) if arguments.approximate else (made, {})
     told = {"folder": str(made.folder), "texts": len(made), "added": added, "dimension": made.vectors.shape[1]}
     told |= {"numbers": made.manifest["numbers"]}
     if arguments.json:
-        print_json(told)
+        print_json(told | ({"approximate": lists} if lists else {}))
     else:
         say(f"{len(made)} texts ({added} new), {told['dimension']} numbers each ({told['numbers']}): {made.folder}")
+        if lists:
+            approximating.print_lists(lists)
     return 0
 
 
@@ -120,6 +155,7 @@ def add_search(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--top", type=int, default=5, help="how many to print (default 5)")
     verb.add_argument("--queries", help="table or .txt file of queries, all of which are answered")
     verb.add_argument("--out", help=".csv or .jsonl file for the answers to --queries; default: JSON is printed")
+    approximating.add_searching(verb)
     _add_shared(verb)
     verb.set_defaults(run=search)
 
@@ -129,6 +165,7 @@ def search(arguments: argparse.Namespace) -> int:
     values = given(arguments, SEARCHED)
     settings = settings_from(None, values)
     _require_words(arguments)
+    approximating.require_searching(arguments)
     from hr_search.search.policy import sides_of
 
     kept = None
@@ -216,12 +253,14 @@ def _from_index(arguments: argparse.Namespace, settings: Settings, values: dict[
         policy = kept.policy.replace(**given_knobs(arguments))
         require_stages(given_knobs(arguments), [policy])
     require_knobs(kept, policy)
+    lists = approximating.opened_lists(arguments, kept, policy)
     words = kept.words(policy)
     encoder = _encoder_of(kept, arguments, settings, values)
     moves = policy.centre or policy.mixes("queries")
     memory = kept.memory() if moves else None
     reads = reader_for(policy, settings)
-    return Searcher(encoder, kept.vectors, kept.rows, kept.texts, kept.direction, policy, memory, words, reads)
+    found = kept.vectors, kept.rows, kept.texts
+    return Searcher(encoder, *found, kept.direction, policy, memory, words, reads, lists)
 
 
 def _from_corpus(arguments: argparse.Namespace, settings: Settings, values: dict[str, Any]) -> Searcher:

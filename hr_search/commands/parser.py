@@ -15,6 +15,7 @@ from hr_search.commands import (
     cvs,
     exporting,
     indexing,
+    mining,
     publishing,
     searching,
     suites,
@@ -24,7 +25,8 @@ from hr_search.commands import (
 )
 from hr_search.commands.flags import add_threads, plain_flag
 
-THREADED = ("train", "evaluate", "tune", "index", "search", "cvs", "suite", "grid", "report")  # verbs that compute
+# Verbs that compute.
+THREADED = ("train", "evaluate", "tune", "index", "search", "mine", "cvs", "suite", "grid", "report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     tuning.add_tune(verbs)
     indexing.add_index(verbs)
     indexing.add_search(verbs)
+    mining.add_mine(verbs)
     exporting.add_export(verbs)
     publishing.add_publish(verbs)
     cvs.add_cvs(verbs)

@@ -6,15 +6,18 @@ Heavy modules are imported inside the functions, so that `--help` and a mistyped
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hr_search.base import choices
 from hr_search.base.errors import InputError, one_line, plain
-from hr_search.commands.flags import READ, add_settings, given, settings_from
+from hr_search.commands.flags import READ, add_scheduler, add_settings, given, settings_from
 from hr_search.commands.knobs import add_knobs, exact_precision, memory_for, policies_from, reader_for
 from hr_search.commands.output import fixed, print_json, print_metrics, records, say
 
 if TYPE_CHECKING:
+    from hr_search.base.processes import Processes
     from hr_search.data.tasks import Task
     from hr_search.encoder import Encoder
     from hr_search.search.policy import SearchPolicy
@@ -45,6 +48,7 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
     add_knobs(verb)
     verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")
     add_dimensions(verb)
+    add_scheduler(verb, shards=True)
     verb.add_argument("--json", action="store_true", help="print one line of JSON")
     add_settings(verb, EVALUATED, maxlength="the model's own")
     verb.set_defaults(run=evaluate)
@@ -54,15 +58,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """`evaluate`: metrics of a model, and of BM25 and TF-IDF, on a table."""
     values = given(arguments, EVALUATED)
     settings = settings_from(None, values)
+    from hr_search.base.processes import launched
     from hr_search.data import loading
     from hr_search.evaluation import scoring
     from hr_search.search.stages import stages_table
 
-    policies = policies_from(arguments, arguments.model)
+    policies, processes = policies_from(arguments, arguments.model), launched()
     tasks = loading.search_tasks(settings, arguments.split, arguments.dropidentical)
     encoder = encoder_for(arguments.model, settings, "maxlength" in values, arguments.dimensions)
-    stages = _stages(arguments, settings, policies, tasks, encoder)
-    results = {} if arguments.nofloors else scoring.evaluate_floors(tasks)
+    stages = _stages(arguments, settings, policies, tasks, encoder, processes)
+    results = {} if arguments.nofloors else scoring.evaluate_floors(tasks, processes)
+    if processes.index:  # all of them have the same results
+        return 0
     for direction, found in stages.items():
         names = [arguments.model, *(stage.name for stage in found[1:])]
         results |= {(name, direction): stage.results for name, stage in zip(names, found, strict=True)}
@@ -98,6 +105,7 @@ def _stages(
     policies: dict[str, SearchPolicy],
     tasks: dict[str, Task],
     encoder: Encoder,
+    processes: Processes,
 ) -> dict[str, list[Stage]]:
     """Each direction evaluated with all stages; what can be refused is refused before any text is encoded."""
     from hr_search.evaluation import scoring
@@ -110,7 +118,8 @@ def _stages(
         refuse_known(known, tasks["q2d"].documents, advice)
     named = {policy.rerank: policy for policy in policies.values()}  # one second stage may serve both directions
     readers = {folder: reader_for(policy, settings) for folder, policy in named.items()}
-    sides = scoring.embed_sides(encoder, scoring.token_tables(encoder, tasks), progress=True)
+    with shared_out(arguments, encoder) as spread:
+        sides = scoring.embed_sides(spread, scoring.token_tables(encoder, tasks), True, processes)
     return {
         name: evaluate_stages(task, sides, policies[name], known, readers[policies[name].rerank], arguments.leaveout)
         for name, task in tasks.items()
@@ -168,6 +177,24 @@ def encode_as(settings: Settings, encoder: Encoder) -> None:
         from hr_search.export.int8 import in_int8
 
         in_int8(encoder)
+
+
+@contextlib.contextmanager
+def shared_out(arguments: argparse.Namespace, encoder: Encoder) -> Iterator[Any]:
+    """The encoder for a block, with the cluster of `--scheduler` behind it where one is named.
+
+    Raises:
+        InputError: `--shards` without `--scheduler`, or as `shards.encoding.shared`.
+    """
+    if not arguments.scheduler:
+        if arguments.shards:
+            raise InputError("--shards keeps what a --scheduler encodes; give one, or leave --shards out.")
+        yield encoder
+        return
+    from hr_search.shards.encoding import shared
+
+    with shared(encoder, arguments.scheduler, arguments.shards) as spread:
+        yield spread
 
 
 def add_dimensions(verb: argparse.ArgumentParser) -> None:

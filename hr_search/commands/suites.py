@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hr_search.base import paths
 from hr_search.base.errors import plain
 from hr_search.base.signals import stoppable
-from hr_search.commands.flags import add_settings, given, settings_from
+from hr_search.commands.flags import add_scheduler, add_settings, given, settings_from
 from hr_search.commands.output import fixed, print_json, records, say
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def add_suite(verbs: argparse._SubParsersAction) -> None:
         choices=("names",),
         help="names: swap the names in CVs and report how the rankings of the models move",
     )
+    add_scheduler(verb)
     verb.add_argument("--json", action="store_true", help="print one line of JSON")
     add_settings(verb, _SETTINGS, seed="42, of intervals and tests")
     verb.set_defaults(run=suite)
@@ -59,7 +60,7 @@ def suite(arguments: argparse.Namespace) -> int:
     models = arguments.models or ["embedded"]
     if arguments.audit:
         names.require_cvs(found)
-    tables = run_suite(found, models, name, settings.precision, settings.seed)
+    tables = run_suite(found, models, name, settings.precision, settings.seed, arguments.scheduler)
     audited = None
     (suite_folder(name) / names.FILE).unlink(missing_ok=True)  # of an earlier start, perhaps with other models
     if arguments.audit:

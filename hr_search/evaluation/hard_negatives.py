@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from hr_search.base.text import shortened
 from hr_search.batches import index_rows
 from hr_search.encoder import Encoder
 from hr_search.mining import Mined, MiningPolicy, anchors, indices_of_positives, mine, statistics
+from hr_search.nearest import nearest_chunks
 
 
 def overview(
@@ -103,6 +104,41 @@ def mine_texts(
     originals = np.unique(document, return_index=True)[1]
     negatives = np.where(mined.negatives >= 0, originals[mined.negatives], -1)
     return Mined(negatives, mined.scores, mined.own_scores, mined.candidates, mined.suspects)
+
+
+def mined_table(
+    pairs: pd.DataFrame,
+    encoder: Encoder,
+    policy: MiningPolicy | None = None,
+    seed: int = 0,
+    search: Callable[..., Iterator[tuple[int, np.ndarray, np.ndarray]]] = nearest_chunks,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A table of pairs with hard negatives, as training with `negatives = mined` finds them at its first step.
+
+    Args:
+        pairs: columns `query`, `positive` and `group`, maybe `negatives`, whose texts are searched as well.
+        encoder: the model.
+        policy: filters and count; None = the defaults. Its `side` must be "document".
+        seed: of random sampling.
+        search: as in `mining.mine`.
+
+    Returns:
+        `query`, `positive`, `negatives` (a list of texts, nearest first; fewer than `count` or none where the filters
+        leave no more) and `group`, a row for each of `pairs`; and `mining.statistics`.
+
+    Raises:
+        InputError: as `mining.mine`.
+    """
+    rows = index_rows(pairs)
+    asking, place, own = anchors(rows)
+    policy = policy or MiningPolicy()
+    policy.window(len(rows.documents))  # refuses what has no room before anything is encoded
+    tables = {"query": encoder.tokens(rows.queries, "query"), "document": encoder.tokens(rows.documents, "document")}
+    sides = {side: encoder.embed(table, progress=True) for side, table in tables.items()}
+    relevant = rows.query_groups[asking] @ rows.document_groups.T
+    mined = mine(sides["query"][asking], sides["document"], relevant, own, policy, seed, search=search)
+    lists = [[rows.documents[at] for at in found if at >= 0] for found in mined.negatives[place].tolist()]
+    return pairs[["query", "positive"]].assign(negatives=lists, group=pairs["group"]), statistics(mined)
 
 
 def examples(

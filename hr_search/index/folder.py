@@ -224,14 +224,20 @@ def embedded(
     encoder: Encoder, texts: Sequence[str], side: str, policy: SearchPolicy, memory: Memory | None, progress: bool
 ) -> Iterator[np.ndarray]:
     """The embeddings that an index stores, (R, D) float32, for some texts after the other."""
-    for start in range(0, len(texts), SLICE):
-        part = texts[start : start + SLICE]
+    done = 0
+    for part in slices(texts):
         vectors = encoder.embed(encoder.tokens(part, side, cached=False), progress=progress)
         vectors = placed(vectors, side, True, memory, policy)
         arrays.norms(vectors, side)  # refuses NaN
         yield vectors
+        done += len(part)
         if len(texts) > SLICE:
-            log.info("%d of %d texts embedded", start + len(part), len(texts))
+            log.info("%d of %d texts embedded", done, len(texts))
+
+
+def slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts in the slices that are embedded one after the other."""
+    return (texts[start : start + SLICE] for start in range(0, len(texts), SLICE))
 
 
 def write_folder(

@@ -104,7 +104,7 @@ def systems_of(models: Sequence[str]) -> list[System]:
         raise InputError("a suite needs a model; give --model, for example --model embedded.")
     places = {}
     for name in models:
-        place = _place(name)
+        place = place_of(name)
         if place in places:
             other = f" (as {shown(places[place])})" if places[place] != name else ""
             raise InputError(f"the model {shown(name)} is given twice{other}; keep one of the two.")
@@ -122,7 +122,7 @@ def systems_of(models: Sequence[str]) -> list[System]:
     return found
 
 
-def _place(name: str) -> str:
+def place_of(name: str) -> str:
     """The absolute folder of a model that has one; else its name."""
     try:
         folder = Path(name).expanduser().resolve()

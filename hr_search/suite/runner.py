@@ -13,7 +13,7 @@ from hr_search.base.errors import InputError, one_line, plain, suggestion
 from hr_search.encoder import Encoder, load_encoder
 from hr_search.runs.folders import checked_run_id
 from hr_search.search.identity import fingerprint
-from hr_search.suite import cells, summary
+from hr_search.suite import cells, remote, summary
 from hr_search.suite.cells import Cell, Material, System
 from hr_search.suite.suite_file import Suite, SuiteTask, read_suite, source_folder
 from hr_search.suite.summary import Tables
@@ -39,7 +39,9 @@ def suite_folder(name: str) -> Path:
     return paths.metrics() / "suites" / name
 
 
-def run_suite(suite: Suite, models: Sequence[str], name: str = "", precision: str = "auto", seed: int = 0) -> Tables:
+def run_suite(
+    suite: Suite, models: Sequence[str], name: str = "", precision: str = "auto", seed: int = 0, scheduler: str = ""
+) -> Tables:
     """Measures the cells of a suite that are not measured yet, and writes the tables of all.
 
     A cell is one system on one task: each model, and BM25 and TF-IDF. It is stored as soon as it is measured, so a
@@ -53,13 +55,14 @@ def run_suite(suite: Suite, models: Sequence[str], name: str = "", precision: st
         name: of the folder of the results; empty = the suite's.
         precision: "auto", "fp32" or "bf16".
         seed: of intervals and tests.
+        scheduler: Dask cluster that measures the cells, as for `cluster.opened`; empty = this process does.
 
     Returns:
         The tables, which are also written into `metrics/suites/<name>/`.
 
     Raises:
         InputError: a model cannot be loaded or is given twice, the data of no task are here, or another process
-            writes these results; nothing was measured.
+            writes these results: nothing was measured; or the cluster fails: what was measured is kept.
     """
     name = checked_run_id(name or suite.name)
     here = [task for task in suite.tasks if task.there]
@@ -76,7 +79,7 @@ def run_suite(suite: Suite, models: Sequence[str], name: str = "", precision: st
     with claims.claimed(claims.inside(folder), f"the suite {name}", "choose another --runid"):
         progress = Progress(total=len(here) * len(systems))
         try:
-            _measure(folder, here, systems, precision, progress)
+            _measure(folder, here, systems, precision, progress, scheduler)
         except KeyboardInterrupt:
             log.warning(
                 "the suite %s was stopped: %d of %d cells are measured; the same command goes on with the others.",
@@ -96,7 +99,12 @@ def _identified(system: System, precision: str) -> System:
 
 
 def _measure(
-    folder: Path, tasks: Sequence[SuiteTask], systems: Sequence[System], precision: str, progress: Progress
+    folder: Path,
+    tasks: Sequence[SuiteTask],
+    systems: Sequence[System],
+    precision: str,
+    progress: Progress,
+    scheduler: str,
 ) -> None:
     """Fills `progress` with the cells of these tasks, from their folders or measured now."""
     materials = _materials(tasks, systems, progress)
@@ -114,6 +122,18 @@ def _measure(
                 log.info("%s with %s is measured again: %s", task.name, system.label, reason)
     left = sum(map(len, todo.values()))
     log.info("%d tasks, %d systems: %d cells, %d of them to measure", len(tasks), len(systems), progress.total, left)
+    if scheduler and left:
+        jobs = [remote.Job(folder, task, system, precision) for system in systems for task in todo[system.label]]
+        with contextlib.closing(remote.measured([remote.elsewhere(job) for job in jobs], scheduler)) as results:
+            for job, error in results:
+                task = next(each for each in tasks if each.name == job.task.name)
+                with _attempted(progress, task, job.system, left):
+                    if error:
+                        raise error
+                    place = cells.cell_folder(folder, task, job.system)
+                    prints = cells.prints_of(task, materials[task.name], job.system, precision)
+                    progress.done[task.name, job.system.label] = _read_back(place, prints)
+        return
     for system in systems:
         encoders = _Encoders(system, precision)
         for task in sorted(todo[system.label], key=lambda task: task.maxlength):  # one encoder for each length
@@ -133,6 +153,7 @@ def _read_back(place: Path, prints: Mapping[str, str]) -> Cell:
     """A cell that was just stored: its numbers have lost their last digits, as in a suite that goes on."""
     cell, reason = cells.stored(place, prints)
     if cell is None:
+        reason = reason or "it is not there"
         raise InputError(f"{place} cannot be read back ({reason}); choose another --runid.")
     return cell
 
