@@ -38,7 +38,7 @@ def linear_layers(encoder: Any) -> list[str]:
         InputError: there are none, as in a model of static embeddings.
     """
     inside = encoder.transformer.named_modules() if encoder.transformer is not None else ()
-    names = [name for name, module in inside if isinstance(module, nn.Linear) and "pooler" not in name.split(".")]
+    names = [name for name, module in inside if type(module) is nn.Linear and "pooler" not in name.split(".")]
     if not names:
         raise InputError(f"{encoder.name} has no linear layers, so no adapters can be trained; take --lora 0.")
     return names
