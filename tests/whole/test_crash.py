@@ -206,16 +206,24 @@ def test_of_several_processes_all_stop_after_the_same_step_and_one_writes(tmp_pa
 
 
 def test_a_notebook_goes_on_after_ctrl_c(tmp_path, words, reference):
-    """A real kernel: interrupted while it trains, it is alive, and a second cell trains to the end."""
+    """A real kernel: interrupted while it trains, it is alive, and a second cell trains to the end.
+
+    Training waits at step 12 until the interrupt is there, however busy the machine is.
+    """
     place, model = tmp_path / "checkpoint.pt", tmp_path / "model.pt"
     setup = f"""
-import os, torch
+import logging, os, pathlib, time, torch
 os.environ[{paths.HOME_VARIABLE!r}] = {str(tmp_path)!r}
 torch.set_num_threads(1)
 from hr_search.commands import parser as cli; from hr_search import settings as config; from hr_search.commands.flags import settings_from
 from hr_search.experiment import run_experiment
 from hr_search.base.progress import show_log
 show_log()
+class Hold(logging.Handler):
+    def emit(self, record):
+        while record.getMessage().startswith("step 12 of") and not pathlib.Path({str(tmp_path / "sent")!r}).exists():
+            time.sleep(0.01)
+logging.getLogger("hr_search").addHandler(Hold())
 names = cli.build_parser().parse_args({["train", *words]!r})
 settings = settings_from(None, {{name: value for name, value in vars(names).items() if name in config.FIELDS and value is not None}})
 settings = settings.replace(checkpointpath={str(place)!r}, outputpath={str(model)!r})
@@ -250,11 +258,14 @@ def in_kernel(folder: Path, cells: list[str]) -> tuple[list[str], list[str]]:
                 lines += content.get("text", "") if message["msg_type"] == "stream" else ""
                 if "step 12 of" in lines and not interrupted and "resuming" not in lines:
                     manager.interrupt_kernel()
+                    (folder / "sent").touch()
                     interrupted = True
                 if message["msg_type"] == "status" and content["execution_state"] == "idle":
                     break
-            reply = client.get_shell_msg(timeout=600)["content"]
-            ended.append(reply.get("ename", reply["status"]))
+            reply = client.get_shell_msg(timeout=600)
+            while reply["parent_header"].get("msg_id") != sent:  # a slow kernel was asked several times if it is ready
+                reply = client.get_shell_msg(timeout=600)
+            ended.append(reply["content"].get("ename", reply["content"]["status"]))
             printed.append(lines)
     finally:
         client.stop_channels()
