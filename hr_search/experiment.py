@@ -22,7 +22,7 @@ from hr_search.history import Progress
 from hr_search.preparation import Prepared, encoder_for, prepare
 from hr_search.release import command, model_card, save_model
 from hr_search.reranking import stage
-from hr_search.runs import folders, provenance
+from hr_search.runs import folders, provenance, trials
 from hr_search.runs.folders import Run
 from hr_search.runs.ledgers import append_rows, ledger_rows
 from hr_search.runs.probes import probes_of
@@ -90,13 +90,19 @@ def train_encoder(prepared: Prepared) -> Progress:
         metrics = validation_means(table, settings.goal, tasks[direction].tables)
         return metrics | goal_at(tasks[direction], sides, sizes, settings.goal)
 
-    with Tracker(settings, accelerator) as tracker:
+    member = trials.current()
+
+    def report(row: dict[str, float]) -> bool:
+        tracker.log(row)
+        return member is not None and member.report(row[settings.goal])
+
+    with Tracker(settings, accelerator, run) as tracker:
         if settings.resume and tasks and not prepared.second:
             # Drift is measured against the base model, and a resumed run does not pass step 0 again.
             probes.keep(0, scoring.embed_sides(encoder, tokens))
         try:
             start = encoder, prepared.rows, prepared.tokens
-            end = prepared.data.fingerprint, accelerator, tracker.log
+            end = prepared.data.fingerprint, accelerator, report
             if prepared.second:
                 progress = stage.train_second_stage(prepared.second, *start, prepared.validation, settings, *end)
             else:
@@ -107,6 +113,7 @@ def train_encoder(prepared: Prepared) -> Progress:
     run.write("history", pd.DataFrame(progress.history))
     if progress.mining:
         run.write("mining", pd.DataFrame(progress.mining))
+    prepared.pruned = progress.pruned
     return progress
 
 
@@ -147,9 +154,12 @@ def test_before(prepared: Prepared) -> Tested | None:
 
 
 def test_after(prepared: Prepared, before: Tested | None) -> None:
-    """The trained model, or the staged search, on the test rows; all tables of the test go into the run's folder."""
+    """The trained model, or the staged search, on the test rows; all tables of the test go into the run's folder.
+
+    A run that its study has ended is not tested.
+    """
     tasks, run, seed = prepared.test[0], prepared.run, prepared.settings.seed
-    if before:
+    if before and not prepared.pruned:
         log.info("test: the plain cosine and the staged search" if prepared.trial else "test, after training")
         results, cosines, costs = measure(prepared, "trained")
         results = before[0] | results
@@ -229,6 +239,12 @@ def summarise(prepared: Prepared, progress: Progress) -> dict:
         sentence = verdict(rows.iloc[0], settings.goal, *names)
         if prepared.trial and not prepared.trial.policy.staged:
             sentence = "the search has no stages, so it is the plain cosine itself."
+    if progress.pruned:
+        sentence = (
+            f"pruned at step {progress.step}, where the validation {settings.goal} was "
+            f"{progress.history[-1][settings.goal]:.4f}: the study {settings.projectname} had better trials, so this "
+            "one was ended and not tested."
+        )
     return {
         "run_id": run.id,
         "projectname": settings.projectname,
@@ -237,6 +253,7 @@ def summarise(prepared: Prepared, progress: Progress) -> dict:
         "training_seconds": progress.seconds,
         "steps": progress.step,
         "best_step": progress.best_step,
+        **({"pruned": True} if progress.pruned else {}),
         "data": {"name": data.name, "fingerprint": data.fingerprint, **data.sizes},
         "model": settings.modelname,
         "fingerprint": provenance.fingerprint(run.config, run.environment),

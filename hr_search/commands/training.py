@@ -12,7 +12,7 @@ from hr_search import settings as config
 from hr_search.base import paths
 from hr_search.base.errors import InputError, plain, shown
 from hr_search.base.signals import stoppable
-from hr_search.commands.flags import add_settings, given, settings_from
+from hr_search.commands.flags import add_scheduler, add_settings, given, settings_from
 from hr_search.commands.output import print_dimensions, print_metrics, say
 from hr_search.places import absolute, require_tables
 from hr_search.settings import FIELDS
@@ -53,7 +53,7 @@ def add_grid(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("file", help="YAML file of a grid, for example data/grids/losses.yaml")
     verb.add_argument("--workers", type=int, default=1, help="processes side by side (default 1)")
     verb.add_argument("--retry", action="store_true", help="run cells again that failed before")
-    verb.add_argument("--scheduler", default="", help="Dask cluster that runs the cells, tcp://HOST:PORT")
+    add_scheduler(verb)
     verb.set_defaults(run=grid)
 
 
@@ -62,18 +62,21 @@ def grid(arguments: argparse.Namespace) -> int:
     """`grid`: the cells of a file, then their page; exit code 1 if a cell or the page failed."""
     from hr_search.grids.grid_file import read_grid
     from hr_search.grids.runner import run_grid, write_page
+    from hr_search.grids.study import NOTEBOOK, run_study
     from hr_search.reports.notebooks import NotebookFailed
 
     cells = read_grid(paths.resolve(arguments.file))
-    table = run_grid(cells, arguments.workers, arguments.retry, arguments.scheduler)
+    start = run_study if cells.search else run_grid
+    table = start(cells, arguments.workers, arguments.retry, arguments.scheduler)
     failed = table[table["status"] == "failed"]
     for row in failed.itertuples():
         say(plain(f"{row.run} failed: {row.error}{f'; see {paths.root() / row.notebook}' if row.notebook else ''}"))
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
-    say(f"{counts}: {cells.folder / 'cells.csv'}{' (--retry runs the failed ones again)' if len(failed) else ''}")
+    file = "trials.csv" if cells.search else "cells.csv"
+    say(f"{counts}: {cells.folder / file}{' (--retry runs the failed ones again)' if len(failed) else ''}")
     if (table["status"] == "finished").any():
         try:
-            say(write_page(cells.name))
+            say(write_page(cells.name, *((NOTEBOOK, "study") if cells.search else ())))
         except NotebookFailed as error:
             print(f"hr_search: {plain(str(error))}", file=sys.stderr)
             return 1

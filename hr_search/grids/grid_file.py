@@ -16,20 +16,34 @@ import numpy as np
 
 from hr_search import settings as config
 from hr_search.base import conversions, files, paths
+from hr_search.base.choices import PRUNERS
 from hr_search.base.errors import InputError, quoted, shown, suggestion
 from hr_search.base.yaml_files import read_yaml
+from hr_search.places import TABLES
 from hr_search.runs.folders import checked_run_id
 from hr_search.settings import FIELDS, TYPES, Settings
 
 log = logging.getLogger(__name__)
 
-KEYS = ("name", "recipe", "base", "product", "list", "random", "seeds")
-FORMS = ("product", "list", "random")
+FORMS = ("product", "list", "random", "optuna")
+KEYS = ("name", "recipe", "base", *FORMS, "seeds")
 LIMIT = 10_000  # cells a file may ask for; more are a mistake
 SEED = "{seed}"  # in a text: the seed of the cell
 _BRACED = ("template", "documenttemplate")  # their braces name columns
 # A grid names its runs itself and keeps no models: parallel cells would overwrite each other's.
 OWN = ("projectname", "outputpath", "checkpointpath", "checkpointsteps", "resume")
+# What the cells of a search are judged by: where it varies, their values cannot be compared.
+_JUDGING = (
+    *TABLES,
+    "validationshare",
+    "testshare",
+    "splitseed",
+    "relevantfrom",
+    "goal",
+    "direction",
+    "stage",
+    "tracker",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +54,13 @@ class Cell:
         runid: its name.
         settings: with the seed in the place of each `{seed}`.
         written: the texts of settings that hold a `{seed}`, as the file has them: they name an arm over its seeds.
+        environment: variables that its run gets, such as the trial of a study that it is.
     """
 
     runid: str
     settings: Settings
     written: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -53,12 +69,51 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`, both among them.
+
+    Attributes:
+        log: whether they are drawn uniformly in their logarithm.
+        step: the distance between two of them; 0 = any number, or every whole one.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: float = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How the cells of a search are drawn, one after another.
+
+    Attributes:
+        trials: cells in all, over all machines and starts.
+        space: by setting, the list of its values or the range of its numbers.
+        common: the settings that all cells share.
+        pruner: one of `choices.PRUNERS`.
+        startup: so many trials are drawn at random before the sampler learns from them and the pruner compares.
+        seed: of the sampler.
+        storage: URL of the database; empty = a file beside the tables of the grid.
+    """
+
+    trials: int
+    space: Mapping[str, list[Any] | Range]
+    common: Mapping[str, Any]
+    pruner: str = "median"
+    startup: int = 10
+    seed: int = 0
+    storage: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Grid:
-    """The cells of a grid file, and the settings in which they differ."""
+    """The cells of a grid file, and the settings in which they differ; those of a `search` are drawn as it goes."""
 
     name: str
     varied: tuple[str, ...]
     cells: tuple[Cell, ...]
+    search: Search | None = None
 
     @property
     def folder(self) -> Path:
@@ -81,9 +136,10 @@ def read_grid(path: Path | str) -> Grid:
 
     Args:
         path: the file. Its keys: `name` (default: the file's name); `recipe`, a file of settings, and `base`, settings
-            that override it; one of `product` (setting: list of values), `list` (of settings) and `random` (`count`,
-            `seed` and `settings`, each a list or `low`, `high`, `log`); `seeds`, a list that multiplies the cells. A
-            text may hold `{seed}`, which becomes the seed of the cell.
+            that override it; one of `product` (setting: list of values), `list` (of settings), `random` (`count`,
+            `seed` and `settings`, each a list or `low`, `high`, `log`) and `optuna` (the fields of `Search`, except
+            `common`); `seeds`, a list that multiplies the cells. A text may hold `{seed}`, which becomes the seed of
+            the cell.
 
     Raises:
         InputError: an unknown key or setting, a value out of bounds, braces around anything but seed, or no cell.
@@ -99,6 +155,11 @@ def read_grid(path: Path | str) -> Grid:
         recipe = config.read_recipe(paths.resolve(str(values["recipe"]))).to_dict()
         common = {setting: value for setting, value in recipe.items() if setting not in OWN}
     common |= _settings(values.get("base", {}), f"{source}: base") | {"projectname": name}
+    if "optuna" in values:
+        if "seeds" in values:
+            raise InputError(f"{source} gives seeds, but a search has one run a trial; set base: {{seed: 1}} instead.")
+        search = _search(values["optuna"], common, f"{source}: optuna")
+        return Grid(name, tuple(search.space), (), search)
     arms = {"product": _product, "list": _list, "random": _random}[forms[0]](values[forms[0]], f"{source}: {forms[0]}")
     varied = list(dict.fromkeys(setting for arm in arms for setting in arm))
     seeds: list[dict[str, Any]] = [{}]
@@ -110,15 +171,19 @@ def read_grid(path: Path | str) -> Grid:
     if len(arms) * len(seeds) > LIMIT:
         raise InputError(f"{source} asks for {len(arms) * len(seeds):,} cells; keep it to {LIMIT:,}.")
     # One seed after another: a grid that is stopped halfway has still compared all arms.
-    cells = [_cell(name, {**common, **arm, **seed}, source) for seed in seeds for arm in arms]
+    cells = [make_cell(name, {**common, **arm, **seed}, source) for seed in seeds for arm in arms]
     distinct = {cell.runid: cell for cell in cells}
     if len(distinct) < len(cells):
         log.info("%s: %d repeated cells run only once", name, len(cells) - len(distinct))
     return Grid(name, tuple(varied), tuple(distinct.values()))
 
 
-def _cell(name: str, values: dict[str, Any], source: str) -> Cell:
-    """A cell whose run id is a hash of those of its settings that differ from the defaults."""
+def make_cell(name: str, values: Mapping[str, Any], source: str) -> Cell:
+    """A cell of the grid `name`, whose run id is a hash of those of its settings that differ from the defaults.
+
+    Raises:
+        InputError: settings that cannot be, or braces around anything but seed, naming `source`.
+    """
     filled = _filled(values, source)
     written = {key: value for key, value in values.items() if value != filled[key]}
     settings = Settings.from_mapping(filled, source)
@@ -172,25 +237,85 @@ def _random(values: Any, source: str) -> list[dict[str, Any]]:
 
 def _drawn(name: str, spec: Any, generator: np.random.Generator, source: str) -> Any:
     """A random value of the setting `name`, rounded to four digits so that tables stay readable."""
-    if isinstance(spec, list):
-        values = _values(name, spec, source)
+    values = _spread(name, spec, source, ("low", "high", "log"))
+    if isinstance(values, list):
         return values[generator.integers(len(values))]
-    _check_keys(spec, ("low", "high", "log"), f"{source}: {name}")
-    if TYPES[name] not in (int, float) or not {"low", "high"} <= set(spec):
-        raise InputError(
-            f"{source}: {name} needs a list of values{', or low and high' * (TYPES[name] in (int, float))}."
-        )
+    low, high = values.low, values.high
+    if TYPES[name] is int and not values.log:
+        return int(generator.integers(low, high + 1))
+    value = math.exp(generator.uniform(math.log(low), math.log(high))) if values.log else generator.uniform(low, high)
+    rounded = round(value) if TYPES[name] is int else float(f"{value:.4g}")
+    return min(max(rounded, low), high)
+
+
+def _spread(name: str, spec: Any, source: str, keys: Sequence[str]) -> list[Any] | Range:
+    """What the setting `name` may be, checked: a list of values, or a range that these keys describe."""
+    if isinstance(spec, list):
+        return _values(name, spec, source)
+    where = f"{source}: {name}"
+    _check_keys(spec, keys, where)
+    if "choices" in spec:
+        if len(spec) > 1:
+            raise InputError(f"{where} has choices and {next(key for key in spec if key != 'choices')}; keep one.")
+        return _values(name, spec["choices"], source)
+    numeric = TYPES[name] in (int, float)
+    if not numeric or not {"low", "high"} <= set(spec):
+        raise InputError(f"{source}: {name} needs a list of values{', or low and high' * numeric}.")
     low, high = (config.checked(name, spec[end], source) for end in ("low", "high"))
-    log_scale = conversions.converted("log", spec.get("log", False), bool, source)
+    log_scale = conversions.converted("log", spec.get("log", False), bool, where)
     if low >= high or (log_scale and low <= 0):
         raise InputError(
             f"{source}: {name} runs from {low:g} to {high:g}; low must be below high, and above 0 for log."
         )
-    if TYPES[name] is int and not log_scale:
-        return int(generator.integers(low, high + 1))
-    value = math.exp(generator.uniform(math.log(low), math.log(high))) if log_scale else generator.uniform(low, high)
-    rounded = round(value) if TYPES[name] is int else float(f"{value:.4g}")
-    return min(max(rounded, low), high)
+    step = conversions.converted("step", spec.get("step", 0), TYPES[name], where)
+    if "step" in spec and (log_scale or not _divides(step, high - low)):
+        advice = "leave out one of step and log" if log_scale else "take one that leads from low to high"
+        raise InputError(f"{where} has the step {step:g}; {advice}.")
+    return Range(low, high, log_scale, step)
+
+
+def _divides(step: float, length: float) -> bool:
+    """Whether steps of this size add up to the length, up to rounding."""
+    return step > 0 and math.isclose(length / step, round(length / step), abs_tol=1e-9) and step <= length
+
+
+# -- a search ------------------------------------------------------------------------------------
+
+
+def _search(values: Any, common: Mapping[str, Any], source: str) -> Search:
+    """The search of the key `optuna`, checked as far as it can be without its storage."""
+    _check_keys(values, ("trials", "space", "pruner", "startup", "seed", "storage"), source)
+    if missing := [key for key in ("trials", "space") if key not in values]:
+        raise InputError(f"{source} has no {missing[0]}; it needs trials and space.")
+    counts = {"trials": values["trials"], "startup": values.get("startup", Search.startup)}
+    counts = {name: conversions.converted(name, value, int, source) for name, value in counts.items()}
+    for name, count in counts.items():
+        if not 1 <= count <= LIMIT:
+            raise InputError(f"{source}: {name} is {count}; it must be between 1 and {LIMIT:,}.")
+    texts = {"pruner": values.get("pruner", Search.pruner), "storage": values.get("storage", Search.storage)}
+    texts = {name: conversions.converted(name, value, str, source) for name, value in texts.items()}
+    if texts["pruner"] not in PRUNERS:
+        raise InputError(f"{source}: pruner is {quoted(texts['pruner'])}; {suggestion(texts['pruner'], PRUNERS)}")
+    seed = config.checked("seed", values.get("seed", Search.seed), source)
+    where = f"{source}: space"
+    named = _names(values["space"], where)
+    if judging := next((name for name in named if name in _JUDGING), ""):
+        raise InputError(f"{where} varies {judging}, so that its trials could not be compared; set it in base.")
+    keys = ("low", "high", "log", "step", "choices")
+    space = {name: _spread(name, spec, where, keys) for name, spec in named.items()}
+    _require_judge(make_cell("search", common, source).settings, source)
+    return Search(space=space, common=dict(common), seed=seed, **counts, **texts)
+
+
+def _require_judge(settings: Settings, source: str) -> None:
+    """Refuses a search whose runs would have no validation: it never looks at the test."""
+    if settings.stage == "search":
+        raise InputError(f"{source} cannot search in stage search, which trains nothing; use the verb tune.")
+    if not (settings.validationpath or settings.validationshare):
+        raise InputError(f"{source} has no validation rows to judge trials by; set validationshare above 0 in base.")
+
+
+# -- parts of a file -----------------------------------------------------------------------------
 
 
 def _values(name: str, values: Any, source: str) -> list[Any]:

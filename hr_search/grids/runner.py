@@ -12,10 +12,10 @@ import pandas as pd
 
 from hr_search.base import claims, files, paths
 from hr_search.base.errors import InputError, one_line, suggestion
-from hr_search.base.progress import bar, watched
 from hr_search.grids.grid_file import OWN, Cell, Grid, grid_folder, read_grid, source_folder
-from hr_search.grids.workers import Outcome, on_cluster, on_processes, train_cell
-from hr_search.places import READ, absolute, require_models, require_tables
+from hr_search.grids.workers import Outcome, ready, run_cells, train_cell
+from hr_search.places import READ
+from hr_search.runs import tracking
 from hr_search.runs.folders import Run
 
 log = logging.getLogger(__name__)
@@ -44,29 +44,30 @@ def run_grid(
         (of a failed cell, relative to the root) and error.
 
     Raises:
-        InputError: no worker, missing data or models, an unreachable cluster, or a grid that is already running.
+        InputError: no worker, missing data or models, an unreachable cluster, a grid that is already running, or a
+            search, whose cells `study.run_study` draws.
     """
+    if grid.search:
+        raise InputError(f"the grid {grid.name} is a search; run it with study.run_study.")
     if workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1.")
     with claims.claimed(claims.inside(grid.folder), f"the grid {grid.name}", "stop it"):
         outcomes = known_outcomes(grid)
         again = ("waiting", "failed") if retry else ("waiting",)
-        todo = [_ready(cell) for cell in grid.cells if outcomes[cell.runid].status in again]
+        todo = [ready(cell) for cell in grid.cells if outcomes[cell.runid].status in again]
         log.info("grid %s: %d cells, %d of them to run", grid.name, len(grid.cells), len(todo))
         table = write_cells(grid, outcomes)
         if not todo:
             return table
-        results = on_cluster(todo, run, scheduler) if scheduler else on_processes(todo, run, workers)
+        tracked = tracking.parent_run(grid.cells[0].settings.tracker, grid.name, grid.folder)
         try:
-            with contextlib.closing(results), bar(total=len(todo), what=grid.name, unit="cell") as shown:
-                for number, (cell, outcome) in enumerate(results, 1):
-                    outcome = _confirmed(cell, outcome)
-                    outcomes[cell.runid] = outcome
-                    table = write_cells(grid, outcomes)
-                    shown.update()
-                    if not watched():
-                        what = f"{outcome.status}{': ' * bool(outcome.error)}{outcome.error}"
-                        log.info("%d/%d %s, %.0f s, %s", number, len(todo), cell.runid, outcome.seconds, what)
+            with tracked as told:
+                cells = (dataclasses.replace(cell, environment=told) for cell in todo)
+                results = run_cells(cells, len(todo), run, workers, scheduler, grid.name)
+                with contextlib.closing(results):
+                    for cell, outcome in results:
+                        outcomes[cell.runid] = outcome
+                        table = write_cells(grid, outcomes)
         except KeyboardInterrupt:
             log.warning(_farewell(grid, outcomes, scheduler))
             raise
@@ -81,20 +82,6 @@ def _farewell(grid: Grid, outcomes: Mapping[str, Outcome], scheduler: str) -> st
         f"the grid {grid.name} was stopped, and {ended}; {len(outcomes) - left} of {len(outcomes)} cells are done, and "
         f"the same command goes on with the other {left}."
     )
-
-
-def _ready(cell: Cell) -> Cell:
-    """The cell with absolute paths, since kernels and clusters start in other folders; its tables and models exist."""
-    require_tables(cell.settings, f"the cell {cell.runid}")
-    require_models(cell.settings, f"the cell {cell.runid}")
-    return dataclasses.replace(cell, settings=absolute(cell.settings))
-
-
-def _confirmed(cell: Cell, outcome: Outcome) -> Outcome:
-    """The outcome of a cell; failed where it is called finished but its run is not here."""
-    if outcome.status != "finished" or (paths.runs() / cell.runid / "summary.json").is_file():
-        return outcome
-    return Outcome("failed", outcome.seconds, "its run is not here; do all workers share this folder?")
 
 
 def known_outcomes(grid: Grid) -> dict[str, Outcome]:
@@ -185,17 +172,23 @@ def open_or_smoke(name: str = "") -> str:
     return tiny.name
 
 
-def write_page(name: str) -> Path:
+def write_page(name: str, notebook: str = NOTEBOOK, parameter: str = "grid") -> Path:
     """The page that sums a grid up, `reports/<name>/05_ablations.html`, made by its notebook.
+
+    Args:
+        name: of the grid.
+        notebook: what makes the page.
+        parameter: the notebook's parameter that takes the name.
 
     Raises:
         NotebookFailed: the notebook stopped; its page shows where.
     """
     from hr_search.reports import index, notebooks, pages
 
-    source, folder = paths.notebooks() / f"{NOTEBOOK}.ipynb", paths.reports() / name
+    source, folder = paths.notebooks() / f"{notebook}.ipynb", paths.reports() / name
     with claims.claimed(claims.inside(folder), f"the page of the grid {name}", "start it again later"):
-        done = notebooks.run_notebook(source, folder, {"grid": name})
+        done = notebooks.run_notebook(source, folder, {parameter: name})
         page = pages.export_html(done, done.with_suffix(".html"), f"grid · {name}", {"All runs": "../index.html"})
+        tracking.send_pages(grid_folder(name), [page])
     index.write_index()
     return page

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import logging
 import math
 import multiprocessing
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-from hr_search.base import claims, paths
+from hr_search.base import claims, cluster, paths
 from hr_search.base.cores import THREAD_VARIABLES, share_of_cores
 from hr_search.base.errors import InputError, one_line
+from hr_search.base.progress import bar, watched
 from hr_search.base.signals import CLEANUP, SIGNALS, obey_parent
 from hr_search.grids.grid_file import Cell
+from hr_search.places import absolute, require_models, require_tables
+
+log = logging.getLogger(__name__)
 
 NOTEBOOK = "02_train"
-_GLANCE = 2.0  # seconds between looks at the workers of a cluster
-PATIENCE = 20.0  # seconds a cluster has to answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,51 @@ class CellFailed(Exception):
     def __init__(self, sentence: str, notebook: Path) -> None:
         super().__init__(sentence)
         self.notebook = notebook
+
+
+# -- all cells -----------------------------------------------------------------------------------
+
+
+def ready(cell: Cell) -> Cell:
+    """The cell with absolute paths, since kernels and clusters start in other folders; its tables and models exist.
+
+    Raises:
+        InputError: a table or a model is missing.
+    """
+    require_tables(cell.settings, f"the cell {cell.runid}")
+    require_models(cell.settings, f"the cell {cell.runid}")
+    return dataclasses.replace(cell, settings=absolute(cell.settings))
+
+
+def run_cells(
+    cells: Iterator[Cell], count: int, run: Callable[[Cell], None], workers: int, scheduler: str, what: str
+) -> Iterator[tuple[Cell, Outcome]]:
+    """Yields each cell with its outcome as soon as it is known, with a bar, or a line in the log where nobody watches.
+
+    Args:
+        cells: asked for the next cell when a worker is free, after all outcomes so far have been yielded.
+        count: how many there are.
+        run: what runs a cell; it must leave a finished run.
+        workers: processes side by side.
+        scheduler: address of a Dask cluster that runs the cells instead; empty = processes.
+        what: the name on the bar.
+    """
+    results = on_cluster(cells, run, scheduler) if scheduler else on_processes(cells, run, min(workers, count))
+    with contextlib.closing(results), bar(total=count, what=what, unit="cell") as shown:
+        for number, (cell, outcome) in enumerate(results, 1):
+            outcome = _confirmed(cell, outcome)
+            shown.update()
+            if not watched():
+                said = f"{outcome.status}{': ' * bool(outcome.error)}{outcome.error}"
+                log.info("%d/%d %s, %.0f s, %s", number, count, cell.runid, outcome.seconds, said)
+            yield cell, outcome
+
+
+def _confirmed(cell: Cell, outcome: Outcome) -> Outcome:
+    """The outcome of a cell; failed where it is called finished but its run is not here."""
+    if outcome.status != "finished" or (paths.runs() / cell.runid / "summary.json").is_file():
+        return outcome
+    return Outcome("failed", outcome.seconds, "its run is not here; do all workers share this folder?")
 
 
 # -- one cell ------------------------------------------------------------------------------------
@@ -95,7 +142,7 @@ def attempt(run: Callable[[Cell], None], cell: Cell, home: str, threads: int) ->
     os.environ.update({paths.HOME_VARIABLE: home} | dict.fromkeys(THREAD_VARIABLES, str(threads)))
     begin, notebook = time.perf_counter(), ""
     try:
-        with claims.claimed(claims.inside(cell.folder), f"the cell {cell.runid}", "stop it"):
+        with claims.claimed(claims.inside(cell.folder), f"the cell {cell.runid}", "stop it"), _told(cell.environment):
             run(cell)
     except Exception as error:
         if isinstance(error, CellFailed):
@@ -103,6 +150,21 @@ def attempt(run: Callable[[Cell], None], cell: Cell, home: str, threads: int) ->
         name = "" if isinstance(error, InputError | CellFailed) else f"{type(error).__name__}: "
         return Outcome("failed", time.perf_counter() - begin, name + one_line(error), notebook)
     return Outcome("finished", time.perf_counter() - begin)
+
+
+@contextlib.contextmanager
+def _told(environment: Mapping[str, str]) -> Iterator[None]:
+    """A block, and what it starts, with these environment variables; those of one cell must not reach the next."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 # -- in processes --------------------------------------------------------------------------------
@@ -133,21 +195,22 @@ class _Worker:
             return Outcome("failed", time.perf_counter() - self.begin, reason)
 
 
-def on_processes(cells: Sequence[Cell], run: Callable[[Cell], None], workers: int) -> Iterator[tuple[Cell, Outcome]]:
+def on_processes(cells: Iterator[Cell], run: Callable[[Cell], None], workers: int) -> Iterator[tuple[Cell, Outcome]]:
     """Yields each cell with its outcome as soon as it is known, from worker processes on this machine.
 
     Not from a process pool: one process that dies, for example out of memory, would take all waiting cells with it.
     """
-    workers = max(1, min(workers, len(cells)))
     setup = (run, str(paths.root()), share_of_cores(workers))
-    waiting, idle = deque(cells), []
+    idle: list[_Worker] = []
     busy: dict[Connection, _Worker] = {}
     try:
-        while waiting or busy:
-            while waiting and len(busy) < workers:
+        while True:
+            while len(busy) < workers and (cell := next(cells, None)):
                 worker = idle.pop() if idle else _start(setup)
-                worker.start(waiting.popleft())
+                worker.start(cell)
                 busy[worker.line] = worker
+            if not busy:
+                return
             for line in wait(list(busy)):
                 worker = busy.pop(line)
                 outcome = worker.outcome()
@@ -198,63 +261,15 @@ def _stop(busy: Sequence[_Worker], idle: Sequence[_Worker]) -> None:
 # -- on a cluster --------------------------------------------------------------------------------
 
 
-def on_cluster(cells: Sequence[Cell], run: Callable[[Cell], None], address: str) -> Iterator[tuple[Cell, Outcome]]:
+def on_cluster(cells: Iterator[Cell], run: Callable[[Cell], None], address: str) -> Iterator[tuple[Cell, Outcome]]:
     """Yields each cell with its outcome as soon as it is known, from a Dask cluster: one cell per worker at a time.
 
-    A worker with several threads still gets one cell: executing a notebook changes the working directory of the
-    whole process. When we stop early, running cells run to their end and waiting ones are taken back.
+    When we stop early, running cells run to their end and waiting ones are taken back. A cell whose worker was lost
+    has failed: it would take the next worker with it.
     """
-    try:
-        import distributed
-    except ImportError as error:
-        raise InputError(
-            "--scheduler needs the package distributed; run `pip install 'hr_search[cluster]'`."
-        ) from error
-    try:
-        client = distributed.Client(address, timeout=PATIENCE)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"no Dask scheduler answers at {address} ({one_line(error)}); use tcp://HOST:PORT.") from error
-    return _shared_out(client, distributed, cells, run)
-
-
-def _shared_out(
-    client: Any, distributed: Any, cells: Sequence[Cell], run: Callable[[Cell], None]
-) -> Iterator[tuple[Cell, Outcome]]:
-    """Shares the cells out among the workers of a cluster."""
-    waiting, home = deque(cells), str(paths.root())
-    busy: dict[Any, tuple[Cell, str]] = {}
-    try:
-        while waiting or busy:
-            if not busy:  # a lost worker may be coming back
-                _require_worker(client)
-            there, taken = client.nthreads(), {worker for _, worker in busy.values()}
-            free = [worker for worker in there if worker not in taken]
-            for worker, cell in zip(free, list(waiting), strict=False):
-                future = client.submit(attempt, run, cell, home, there[worker], workers=[worker], pure=False)
-                busy[future] = (waiting.popleft(), worker)
-            with contextlib.suppress(TimeoutError):  # look now and then which workers have come and gone
-                distributed.wait(list(busy), timeout=_GLANCE, return_when="FIRST_COMPLETED")
-            there = client.nthreads()
-            for future in [each for each, (_, worker) in busy.items() if each.done() or worker not in there]:
-                cell, _ = busy.pop(future)
-                yield cell, _outcome(client, future)
-    finally:
-        client.cancel(list(busy), force=True)
-        client.close()
-
-
-def _outcome(client: Any, future: Any) -> Outcome:
-    """What became of a cell that has ended, or whose worker is gone."""
-    if not future.done():
-        client.cancel([future], force=True)  # Dask would try the cell on the next worker and lose that one too
-        return Outcome("failed", error="its worker was lost (usually out of memory)")
-    if error := future.exception():
-        return Outcome("failed", error=f"on the cluster: {one_line(error)}")
-    return future.result()
-
-
-def _require_worker(client: Any) -> None:
-    try:
-        client.wait_for_workers(1, timeout=PATIENCE)
-    except TimeoutError as error:
-        raise InputError(f"the cluster at {client.scheduler.address} has no workers; start some.") from error
+    with (
+        cluster.opened(address) as client,
+        contextlib.closing(cluster.hand_out(client, cells, functools.partial(attempt, run))) as answers,
+    ):
+        for answer in answers:
+            yield answer.job, Outcome("failed", error=answer.error) if answer.error else answer.value

@@ -16,6 +16,7 @@ from hr_search.reports import index, pages
 from hr_search.reports.notebooks import NotebookFailed, finished, run_notebook
 from hr_search.reports.parameters import parameters_of, plan
 from hr_search.runs.folders import Run, checked_run_id, new_run_id, open_run
+from hr_search.runs.tracking import send_pages
 from hr_search.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ def _run(
             log.warning(_farewell(name, runid, settings))
         raise
     page = index.write_index()
+    send_pages(paths.runs() / runid, [path.with_suffix(".html") for path in done])
     if failures:
         raise failures[0]
     return page

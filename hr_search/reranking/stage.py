@@ -84,7 +84,7 @@ def train_second_stage(
     settings: Settings,
     fingerprint: str,
     accelerator: Accelerator,
-    report: Callable[[dict[str, float]], None],
+    report: Callable[[dict[str, float]], bool | None],
 ) -> Progress:
     """Trains `reranker` in place on lists that `retriever` mines once, and leaves its best weights in it.
 
@@ -97,7 +97,7 @@ def train_second_stage(
         settings: of the run.
         fingerprint: of the data.
         accelerator: device and process.
-        report: gets each row of the history as it comes.
+        report: gets each row of the history as it comes; True ends the training there.
 
     Raises:
         InputError: as `train.fit`.

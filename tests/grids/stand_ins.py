@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from helpers import wait_until
 
 from hr_search.base import files, paths
 from hr_search.base.errors import InputError
 from hr_search.grids.grid_file import Cell
-from hr_search.runs import ledgers
+from hr_search.runs import ledgers, trials
 from hr_search.runs.folders import Run
 
 
@@ -48,6 +49,34 @@ def stand_in(cell: Cell) -> None:
         "end": time.time(),
     }
     files.write_json(run.folder / "summary.json", summary)
+
+
+def trained(cell: Cell) -> None:
+    """Trains as the notebook does, without a kernel."""
+    from hr_search.experiment import run_experiment
+
+    run_experiment(cell.settings, cell.runid)
+
+
+def scripted(cell: Cell) -> None:
+    """Leaves the run of a trial whose validations are 0, 1, 2 and 3 times its margin, until it is pruned.
+
+    With the variable MEET, a folder, the first trial of each of two places waits for that of the other.
+    """
+    if meet := os.environ.get("MEET"):
+        files.write_text(Path(meet) / paths.root().name, "")
+        assert wait_until(lambda: len(list(Path(meet).iterdir())) == 2)
+    settings, trial, rows, pruned = cell.settings, trials.current(), [], False
+    if settings.margin > 1.9 and not (paths.root() / "mended").exists():
+        raise InputError("the margin is too large.")
+    while len(rows) < 4 and not pruned:
+        rows.append({"step": 5 * len(rows), "mrr": settings.margin * len(rows)})
+        pruned = trial.report(rows[-1]["mrr"])
+    run = Run(paths.runs() / cell.runid)
+    files.write_csv(run.folder / "history.csv", pd.DataFrame(rows))
+    files.write_json(run.folder / "config.json", settings.to_dict())
+    best = {"best_step": rows[-1]["step"], "seconds": 0.5, "command": f"train --margin={settings.margin}"}
+    files.write_json(run.folder / "summary.json", best | ({"pruned": True} if pruned else {}))
 
 
 def slow(cell: Cell) -> None:

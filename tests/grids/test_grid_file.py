@@ -10,8 +10,10 @@ from stand_ins import write_grid
 
 from hr_search.base.errors import InputError
 from hr_search.grids import grid_file
-from hr_search.grids.grid_file import read_grid
+from hr_search.grids.grid_file import Range, Search, read_grid
 from hr_search.settings import FIELDS
+
+SPACE = {"margin": {"low": 0.1, "high": 1.0}}
 
 
 def test_a_product_runs_all_arms_of_a_seed_before_the_next(tmp_path):
@@ -126,6 +128,32 @@ def test_a_text_takes_the_seed_of_its_cell_and_templates_keep_their_braces(tmp_p
         ({"base": {"modelname": "m-{sed}"}, "product": {"margin": [0.1]}}, r"modelname is 'm-\{sed\}'; only \{seed\}"),
         ({"product": {"modelname": ["{seed}/{}"]}, "seeds": [1]}, r"so take \{\} out"),
         ({"recipe": "nowhere.yaml", "product": {"margin": [0.1]}}, "does not exist"),
+        ({"optuna": 40}, "must be lines of `name: value` with the names trials, space"),
+        ({"optuna": {"space": SPACE}}, "optuna has no trials"),
+        ({"optuna": {"trials": 3}}, "optuna has no space"),
+        ({"optuna": {"trials": 3, "space": SPACE, "sampler": "tpe"}}, 'optuna has no key "sampler"'),
+        ({"optuna": {"trials": 0, "space": SPACE}}, "trials is 0; it must be between 1 and"),
+        ({"optuna": {"trials": 3, "startup": 0, "space": SPACE}}, "startup is 0"),
+        ({"optuna": {"trials": "many", "space": SPACE}}, "trials is 'many'; it must be a whole number"),
+        ({"optuna": {"trials": 3, "pruner": "medain", "space": SPACE}}, 'pruner is \'medain\'; did you mean "median"'),
+        ({"optuna": {"trials": 3, "seed": -1, "space": SPACE}}, "seed is -1"),
+        ({"optuna": {"trials": 3, "space": {}}}, "space must be lines of `setting: value`"),
+        ({"optuna": {"trials": 3, "space": {"marg": SPACE["margin"]}}}, 'did you mean "margin"'),
+        ({"optuna": {"trials": 3, "space": {"margin": {"low": 0.1, "high": 3}}}}, "margin is 3; it must be between 0 and 2"),
+        ({"optuna": {"trials": 3, "space": {"margin": {"low": 0.1, "hihg": 1}}}}, 'did you mean "high"'),
+        ({"optuna": {"trials": 3, "space": {"margin": {"low": 0, "high": 1, "log": True}}}}, "above 0 for log"),
+        ({"optuna": {"trials": 3, "space": {"margin": {"low": 0, "high": 1, "step": 0.3}}}}, "the step 0.3; take one that"),
+        ({"optuna": {"trials": 3, "space": {"margin": {"low": 0, "high": 1, "step": 2}}}}, "the step 2; take one that"),
+        ({"optuna": {"trials": 3, "space": {"margin": {"low": 0.1, "high": 1, "step": 0.1, "log": True}}}}, "leave out one"),
+        ({"optuna": {"trials": 3, "space": {"batchsize": {"low": 8, "high": 16, "step": 0.5}}}}, "step is 0.5; it must be a whole"),
+        ({"optuna": {"trials": 3, "space": {"loss": {"choices": ["infonse"]}}}}, 'did you mean "infonce"'),
+        ({"optuna": {"trials": 3, "space": {"loss": {"choices": ["infonce"], "low": 1}}}}, "has choices and low; keep one"),
+        ({"optuna": {"trials": 3, "space": {"loss": {"low": 1, "high": 2}}}}, "loss needs a list"),
+        ({"optuna": {"trials": 3, "space": {"goal": ["mrr", "map"]}}}, "varies goal, so that its trials could not be compared"),
+        ({"optuna": {"trials": 3, "space": SPACE}, "seeds": [1, 2]}, "gives seeds, but a search has one run a trial"),
+        ({"optuna": {"trials": 3, "space": SPACE}, "base": {"stage": "search"}}, "use the verb tune"),
+        ({"optuna": {"trials": 3, "space": SPACE}, "base": {"validationshare": 0}}, "no validation rows to judge trials by"),
+        ({"optuna": {"trials": 3, "space": SPACE}, "list": [{"margin": 0.1}]}, "list and optuna"),
     ],
 )  # fmt: skip
 def test_bad_files_are_refused_in_one_sentence(tmp_path, values, part):
@@ -134,10 +162,23 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path, values, part):
     assert "\n" not in str(caught.value)
 
 
+def test_a_search_has_ranges_and_lists_and_no_cells_yet(tmp_path):
+    space = {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}, "batchsize": {"low": 8, "high": 32, "step": 8}}
+    space |= {"loss": {"choices": ["infonce", "triplet"]}, "symmetric": [True, False]}
+    options = {"trials": "40", "space": space, "seed": 7}
+    found = read_grid(write_grid(tmp_path, base={"maxsteps": 5}, optuna=options))
+    assert found.cells == () and found.varied == ("learningrate", "batchsize", "loss", "symmetric")
+    expected = {"learningrate": Range(1e-5, 1e-3, True), "batchsize": Range(8, 32, False, 8)}
+    expected |= {"loss": ["infonce", "triplet"], "symmetric": [True, False]}
+    assert found.search == Search(40, expected, {"maxsteps": 5, "projectname": "tiny"}, "median", 10, 7, "")
+
+
 @pytest.mark.parametrize("path", sorted(grid_file.source_folder().glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_grids_of_the_checkout_compare_arms_of_one_budget(path):
     found = read_grid(path)
     assert found.name == path.stem
+    if found.search:  # its cells are drawn as it goes
+        return
     assert len({cell.settings.batchsize * cell.settings.maxsteps for cell in found.cells}) == 1
     assert (
         len({(cell.settings.datapath, cell.settings.testshare, cell.settings.maxlength) for cell in found.cells}) == 1

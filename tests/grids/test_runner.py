@@ -17,6 +17,7 @@ from helpers import alive, wait_until
 from stand_ins import slow, stand_in, write_grid
 
 from hr_search.base import claims, paths
+from hr_search.base import cluster as clusters
 from hr_search.base.cores import THREAD_VARIABLES
 from hr_search.base.errors import InputError
 from hr_search.experiment import run_experiment
@@ -247,7 +248,7 @@ def test_no_scheduler_no_workers_and_no_package_are_one_sentence_each(home, tmp_
     found = read_grid(write_grid(tmp_path, product={"seed": [1]}))
     from distributed import LocalCluster
 
-    monkeypatch.setattr(workers, "PATIENCE", 0.5)
+    monkeypatch.setattr(clusters, "PATIENCE", 0.5)
     empty = LocalCluster(n_workers=0, processes=False, dashboard_address=":0")
     with empty, pytest.raises(InputError, match="has no workers"):
         run_grid(found, scheduler=empty.scheduler_address, run=stand_in)
