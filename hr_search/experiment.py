@@ -13,6 +13,7 @@ from hr_search import train
 from hr_search.base import files, paths
 from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError
+from hr_search.base.processes import Processes
 from hr_search.dimensions import leading_sizes
 from hr_search.evaluation import scoring, timing
 from hr_search.evaluation.dimensions import dimensions_table, goal_at
@@ -80,13 +81,14 @@ def train_encoder(prepared: Prepared) -> Progress:
     (tasks, tokens), direction = prepared.validation, settings.direction
     probes = probes_of(run, {} if prepared.second else tasks, settings.probes)
     sizes = leading_sizes(settings.dimensions, encoder.dimension) if not prepared.second else ()
+    processes = Processes.of(accelerator)
 
     def validate(step: int) -> dict[str, float]:
         if not tasks:
             return dict.fromkeys(METRICS, math.nan)
-        sides = scoring.embed_sides(encoder, tokens)
+        sides = scoring.embed_sides(encoder, tokens, processes=processes)
         probes.keep(step, sides)
-        table = scoring.evaluate_embeddings({direction: tasks[direction]}, sides)[direction]
+        table = scoring.evaluate_embeddings({direction: tasks[direction]}, sides, processes)[direction]
         metrics = validation_means(table, settings.goal, tasks[direction].tables)
         return metrics | goal_at(tasks[direction], sides, sizes, settings.goal)
 
@@ -99,7 +101,7 @@ def train_encoder(prepared: Prepared) -> Progress:
     with Tracker(settings, accelerator, run) as tracker:
         if settings.resume and tasks and not prepared.second:
             # Drift is measured against the base model, and a resumed run does not pass step 0 again.
-            probes.keep(0, scoring.embed_sides(encoder, tokens))
+            probes.keep(0, scoring.embed_sides(encoder, tokens, processes=processes))
         try:
             start = encoder, prepared.rows, prepared.tokens
             end = prepared.data.fingerprint, accelerator, report
@@ -147,10 +149,10 @@ def test_before(prepared: Prepared) -> Tested | None:
         return None
     if prepared.trial:
         log.info("test: BM25 and TF-IDF")
-        return scoring.evaluate_floors(tasks), pd.DataFrame()
+        return scoring.evaluate_floors(tasks, Processes.of(prepared.accelerator)), pd.DataFrame()
     log.info("test, before training: BM25, TF-IDF and the base model")
     results, cosines, _ = measure(prepared, "base")
-    return scoring.evaluate_floors(tasks) | results, cosines
+    return scoring.evaluate_floors(tasks, Processes.of(prepared.accelerator)) | results, cosines
 
 
 def test_after(prepared: Prepared, before: Tested | None) -> None:
@@ -178,16 +180,16 @@ def test_after(prepared: Prepared, before: Tested | None) -> None:
 
 def measure(prepared: Prepared, system: str) -> tuple[scoring.Results, pd.DataFrame, pd.DataFrame]:
     """Per-query results in both directions, a sample of the scores, and what further stages cost, as of now."""
-    (tasks, tokens), settings = prepared.test, prepared.settings
+    (tasks, tokens), settings, processes = prepared.test, prepared.settings, Processes.of(prepared.accelerator)
     if prepared.trial:
         return prepared.trial.measure(tasks, prepared.trial.embedded(prepared.encoder, tokens), settings.seed)
-    sides = scoring.embed_sides(prepared.encoder, tokens, progress=True)
+    sides = scoring.embed_sides(prepared.encoder, tokens, True, processes)
     if prepared.second and system == "trained":
         return stage.measure_second_stage(prepared.second, tasks, sides, settings)
     if settings.dimensions and system == "trained":
         sizes = leading_sizes(settings.dimensions, prepared.encoder.dimension)
         prepared.run.write("dimensions", dimensions_table(tasks, sides, sizes, settings.seed))
-    found = scoring.evaluate_embeddings(tasks, sides)
+    found = scoring.evaluate_embeddings(tasks, sides, processes)
     results = {(system, direction): table for direction, table in found.items()}
     return results, scoring.scores_table(system, tasks, sides, settings.seed), pd.DataFrame()
 
@@ -201,12 +203,21 @@ def deliver(prepared: Prepared, progress: Progress) -> None:
     Raises:
         InputError: the run's folder was removed, or a place cannot be written.
     """
-    settings, run, accelerator = prepared.settings, prepared.run, prepared.accelerator
-    summary = summarise(prepared, progress)
+    accelerator = prepared.accelerator
+    with Processes.of(accelerator).together():  # what fails in the first one fails in all
+        hand_over(prepared, summarise(prepared, progress))
+    prepared.claims.close()
+    if not accelerator.is_main_process:
+        shutil.rmtree(prepared.run.folder.parent)
+
+
+def hand_over(prepared: Prepared, summary: dict) -> None:
+    """What `deliver` writes; all but the summary comes from the first process."""
+    settings, run = prepared.settings, prepared.run
     if not (run.folder / "config.json").is_file():
         raise InputError(f"{run.folder} was removed while the run went on; start it again.")
     files.write_json(run.folder / "summary.json", summary)  # first: a full disk must not cost the results
-    if accelerator.is_main_process:
+    if prepared.accelerator.is_main_process:
         if summary["metrics"]:
             try:
                 append_rows(paths.metrics() / "results.csv", ledger_rows(run, summary))
@@ -221,10 +232,6 @@ def deliver(prepared: Prepared, progress: Progress) -> None:
                 raise InputError(f"{str(error).rstrip('.')}; {kept}.") from error
         elif not prepared.trial:
             log.info("the model is not kept: no --outputpath was given")
-    prepared.claims.close()
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
-        shutil.rmtree(run.folder.parent)
 
 
 def summarise(prepared: Prepared, progress: Progress) -> dict:
