@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         packs: whether the transformer can be fed texts without padding.
         foreign: whether sentence-transformers tokenises and encodes; a row then holds a text (`fast.texts`).
         words: its table of token embeddings, whole or cut down.
-        engine: what embeds N rows of token ids, (N, D) float32, in place of torch (`export.int8`); None = torch does.
+        engine: the layers in float32 and in int8 where it embeds with the latter (`export.int8`); None = it is exact.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Encoder(nn.Module):
         # INSTRUCTOR and its kin read the prompt and leave its tokens out of the mean.
         self._excludes = any(getattr(module, "include_prompt", True) is False for module in model)
         self.condenser = condenser
-        self.engine: Callable[[Sequence[np.ndarray]], np.ndarray] | None = None
+        self.engine: object | None = None
         self.words = Vocabulary(self.transformer, getattr(model.tokenizer, "pad_token_id", None) or 0)
 
     @property
@@ -97,8 +97,6 @@ class Encoder(nn.Module):
     @property
     def budget(self) -> int:
         """Padded tokens encoded at a time by default."""
-        if self.engine:
-            return 512  # the runtime quantises its activations by the largest of a chunk, and fills it with padding
         # On a CPU the activations of a larger chunk fall out of the cache; a GPU wants to be filled.
         return 2048 if self.device.type == "cpu" else 65536
 
@@ -173,7 +171,7 @@ class Encoder(nn.Module):
     def packed(self) -> bool:
         """Whether texts are encoded without padding where the model is now, in its present mode."""
         drops = self.training and self.dropout > 0
-        return self.packs and not (self.foreign or self.engine) and packing.works(self.transformer, self.bf16, drops)
+        return self.packs and not self.foreign and packing.works(self.transformer, self.bf16, drops)
 
     def chunks(self, lengths: np.ndarray, budget: int = 0) -> list[np.ndarray]:
         """The texts that are encoded together: indices of N texts with these many tokens, longest texts first."""
@@ -184,9 +182,7 @@ class Encoder(nn.Module):
         # Without gradients each weight is used once, and copies of all that are kept to the end take 43 MB for nothing.
         kept = torch.is_grad_enabled()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=kept):
-            if self.engine:
-                embeddings = torch.from_numpy(self.engine(rows))
-            elif self.foreign:
+            if self.foreign:
                 embeddings = embed_texts(self.model, rows, self.prompt)
             else:
                 ids = self.token_ids(rows)
@@ -268,7 +264,7 @@ class Encoder(nn.Module):
     @property
     def _reads_words(self) -> bool:
         """Whether token ids are looked up here, so that a table that is cut down is possible."""
-        return not (self.foreign or self.engine)
+        return not self.foreign
 
     def expand(self) -> None:
         """Writes the trained rows back into the whole embedding table; nothing happens if it is whole."""

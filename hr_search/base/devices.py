@@ -30,6 +30,11 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
+def multiplies_integers() -> bool:
+    """Whether the processor has products of int8 (VNNI), without which they are slow and overflow."""
+    return torch.cpu._is_vnni_supported()
+
+
 def hardware(device: torch.device) -> str:
     """The device in words, for the record of a run."""
     if device.type == "cuda":

@@ -32,7 +32,7 @@ class Order:
         seed: of the order of rows and of dropout.
         learningrate: the peak learning rate.
         seconds: training time in a race.
-        recipe: our settings in a race.
+        recipe: our settings in a race; in a start those that differ from the order's.
         attention: of the peer's model, as transformers calls it; empty = its default.
     """
 
@@ -107,7 +107,7 @@ class Case:
 
     @property
     def int8(self) -> bool:
-        """Whether onnxruntime takes part."""
+        """Whether ours encodes in int8."""
         return any(order.precision == "int8" for order in self.orders.values())
 
 
@@ -135,7 +135,7 @@ CASES: dict[str, Case] = {
         {"": Order("evaluate", precision="auto"), "-same-precision": Order("evaluate")},
     ),
     "evaluate-int8": Case(
-        "the same with int8 weights in onnxruntime",
+        "the same with our layers in int8",
         {"": Order("evaluate", precision="int8")},
     ),
     "mine": Case(

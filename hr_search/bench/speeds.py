@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base import paths
-from hr_search.base.devices import hardware
+from hr_search.base.devices import hardware, multiplies_integers
 from hr_search.base.errors import InputError
 from hr_search.bench import cases, peer
 from hr_search.bench.cases import CASES, CONTENDERS, Order
@@ -25,7 +25,6 @@ from hr_search.bench.model_folders import large_model, model_folder, small_model
 from hr_search.bench.processes import measure
 from hr_search.bench.table import COLUMNS, read_table, replace_rows, table_row
 from hr_search.bench.texts import texts_for
-from hr_search.export.requirements import require_packages
 from hr_search.models import embedded
 
 log = logging.getLogger(__name__)
@@ -132,8 +131,8 @@ def runnable(case: str) -> list[str]:
         try:
             if CASES[name].gpu and not has_gpu():
                 raise InputError(f"the case {name} needs an NVIDIA GPU, and torch finds none here.")
-            if CASES[name].int8:
-                require_packages("int8")
+            if CASES[name].int8 and not multiplies_integers():
+                raise InputError(f"the case {name} needs a processor with integer products (VNNI).")
             names.append(name)
         except InputError as error:
             if case:
@@ -174,7 +173,7 @@ def row_of(name: str, suffix: str, order: Order, answers: dict[str, list[dict]])
     first = answers["ours"][0]
     found = first["rows"][suffix]
     limit = np.nan
-    if "flops" in found and first["precision"] != "int8":  # torch, whose products the limit is of, has no part in it
+    if "flops" in found and first["precision"] != "int8":  # the limit is that of float products
         limit = matrix_rate(found.get("precision", first["precision"]), order.threads) / found["flops"]
     return table_row(name + suffix, found["unit"], values["ours"], values["peer"], limit, hardware(best_device()))
 

@@ -165,7 +165,7 @@ def reader_for(policy: SearchPolicy, settings: Settings) -> Reranker | None:
 
 
 def exact_precision(settings: Settings) -> str:
-    """The precision of what torch computes: int8 is that of onnxruntime, beside which torch chooses its own."""
+    """The precision a model is loaded in: int8 comes after that, and a second stage has none."""
     return "auto" if settings.precision == "int8" else settings.precision
 
 

@@ -12,6 +12,7 @@ from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder
 from hr_search.evaluation.metrics import embedding_scores, rank_all
 from hr_search.evaluation.significance import paired_comparison
+from hr_search.export.int8 import exactly
 
 METRIC = "mrr"
 _QUERIES, _DOCUMENTS = 200, 2000  # of a sample
@@ -30,14 +31,10 @@ def int8_loss(encoder: Encoder, task: Task, seed: int = 0) -> dict[str, Any]:
         and p of the paired test, texts_s_exact and texts_s_int8 (from texts to embeddings).
     """
     part = sample(task, np.random.default_rng(seed))
-    engine = encoder.engine
-    try:
-        int8, speed = _searched(encoder, part)
-        encoder.engine = None
+    int8, speed = _searched(encoder, part)
+    with exactly(encoder):
         exact, usual = _searched(encoder, part)
         precision = encoder.precision
-    finally:
-        encoder.engine = engine
     test = paired_comparison(exact, int8, seed)
     return {
         "exact": precision,

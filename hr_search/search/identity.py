@@ -23,14 +23,15 @@ def fingerprint(encoder: Encoder) -> str:
     """
     model = encoder.model
     parts: list[object] = [f"{type(module).__name__} {_config(module)}" for module in model]
-    for name, tensor in sorted(model.state_dict().items()):
+    exact = encoder.engine.exact.state_dict() if encoder.engine else {}  # layers of integers have no parameters
+    for name, tensor in sorted((model.state_dict() | exact).items()):
         flat = tensor.detach().flatten()
         places = np.linspace(0, max(0, flat.numel() - 1), min(_SAMPLED, flat.numel())).astype(np.int64)
         parts += [name, tuple(tensor.shape), flat[places].float().cpu().numpy().tobytes().hex()]
     if not encoder.foreign:
         parts.append(tokens.fingerprint(model.tokenizer))
     if encoder.engine:
-        parts.append(encoder.precision)
+        parts.append(f"{encoder.precision} in torch")
     condenser = encoder.condenser.to_dict() if encoder.condenser else {}
     prompts = [encoder.prompt(side) for side in SIDES]
     return digest(*parts, prompts, encoder.maxlength, model.truncate_dim, sorted(condenser.items(), key=str))

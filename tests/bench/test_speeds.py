@@ -7,6 +7,7 @@ import importlib.util
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from speed_rows import row, table_of
 
 from hr_search.base import choices
@@ -220,17 +221,14 @@ def test_a_gpu_case_is_refused_alone_and_left_out_of_all(home, monkeypatch, capl
     assert "needs an NVIDIA GPU" in caplog.text
 
 
-def test_a_case_of_int8_needs_onnxruntime_and_has_no_limit(home, monkeypatch, caplog):
-    def refuse(form):
-        raise InputError(f"{form} needs onnxruntime.")
-
-    monkeypatch.setattr(speeds, "require_packages", refuse)
-    with pytest.raises(InputError, match="int8 needs onnxruntime"):
+def test_a_case_of_int8_needs_integer_products_and_has_no_limit(home, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(InputError, match="evaluate-int8 needs a processor with integer products"):
         speeds.run_benchmark("evaluate-int8")
     monkeypatch.setattr(cases, "CASES", {"evaluate-int8": CASES["evaluate-int8"]})
     with caplog.at_level("INFO", "hr_search"):
         assert speeds.run_benchmark().empty
-    assert "evaluate-int8 is left out: int8 needs onnxruntime" in caplog.text
+    assert "evaluate-int8 is left out: the case evaluate-int8 needs a processor" in caplog.text
     answers = {"ours": [{"rows": {"": {"value": 2.0, "unit": "texts/s", "flops": 9}}, "precision": "int8"}]}
     answers["peer"] = [{"rows": {"": {"value": 1.0}}}]
     assert np.isnan(speeds.row_of("evaluate-int8", "", Order("evaluate"), answers)["limit"])

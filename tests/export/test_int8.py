@@ -1,23 +1,23 @@
-"""Encoding by int8: near the exact embeddings, its graph made once, and refused where it is no answer."""
+"""Encoding by int8: what it costs is measured, its embeddings are not mixed with exact ones, and it may be refused."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import logging
 
 import numpy as np
 import pytest
-from conftest import JOBS
+import torch
+from conftest import JOBS, make_model
 
 from hr_search import Settings, load_encoder
-from hr_search.base import paths
+from hr_search.base.devices import multiplies_integers
 from hr_search.base.errors import InputError
 from hr_search.checks import check_settings
 from hr_search.commands.parser import main
 from hr_search.data.tasks import Task
 from hr_search.export import loss
-from hr_search.export.int8 import in_int8
+from hr_search.export.int8 import exactly, in_int8
+from hr_search.fast.integers import IntegerLayers
 from hr_search.search.identity import fingerprint
 
 TEXTS = [*JOBS, *JOBS.values(), ""]
@@ -25,9 +25,9 @@ TEXTS = [*JOBS, *JOBS.values(), ""]
 
 @pytest.fixture
 def model(home, tiny_model) -> str:
-    """A tiny model, where onnxruntime is installed."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
+    """A tiny model, where the processor has integer products."""
+    if not multiplies_integers():
+        pytest.skip("this processor has no integer products")
     return str(tiny_model)
 
 
@@ -35,44 +35,46 @@ def quantised(model: str):
     return in_int8(load_encoder(model, precision="fp32"))
 
 
-# -- embeddings ----------------------------------------------------------------------------------
+# -- the encoder ---------------------------------------------------------------------------------
 
 
-def test_embeddings_are_near_the_exact_ones_and_not_the_same(model):
-    exact, int8 = load_encoder(model, precision="fp32"), quantised(model)
-    assert (exact.precision, int8.precision) == ("fp32", "int8")
-    for side in ("query", "document"):
-        left, right = exact.encode(TEXTS, side), int8.encode(TEXTS, side)
-        assert right.dtype == np.float32 and left.shape == right.shape
-        np.testing.assert_allclose(np.linalg.norm(right, axis=1), 1, atol=1e-5)
-        cosines = (left * right).sum(1)
-        assert cosines.min() > 0.98 and cosines.max() < 1 - 1e-7
-    int8.model.truncate_dim = 8
-    np.testing.assert_allclose(np.linalg.norm(int8.encode(TEXTS), axis=1), 1, atol=1e-5)
-    assert int8.encode(TEXTS).shape == (len(TEXTS), 8)
+def test_an_encoder_is_exact_again_for_a_block(model):
+    exact, int8 = load_encoder(model, precision="bf16"), in_int8(load_encoder(model, precision="bf16"))
+    before = int8.encode(TEXTS)
+    with exactly(int8):
+        assert (int8.precision, int8.engine) == ("bf16", None)
+        np.testing.assert_array_equal(int8.encode(TEXTS), exact.encode(TEXTS))
+    assert int8.precision == "int8"
+    np.testing.assert_array_equal(int8.encode(TEXTS), before)
+    assert not np.array_equal(before, exact.encode(TEXTS))
 
 
-def test_the_graph_is_made_once_and_again_where_it_is_damaged(model, caplog):
-    caplog.set_level(logging.INFO, "hr_search")
-    first = quantised(model).encode(TEXTS)
-    (place,) = (paths.cache() / "int8").iterdir()
-    assert [file.name for file in place.iterdir()] == ["model.onnx"]
-    assert caplog.text.count("making the int8 graph") == 1
-    np.testing.assert_array_equal(quantised(model).encode(TEXTS), first)
-    assert caplog.text.count("making the int8 graph") == 1
-    (place / "model.onnx").write_bytes(b"no graph")
-    np.testing.assert_allclose(quantised(model).encode(TEXTS), first, atol=1e-6)
-    assert "damaged" in caplog.text and caplog.text.count("making the int8 graph") == 2
+def test_a_model_that_int8_makes_another_stays_exact(model, monkeypatch):
+    plain = IntegerLayers.forward
+    monkeypatch.setattr(IntegerLayers, "forward", lambda *given, **more: -plain(*given, **more))
+    encoder = load_encoder(model, precision="fp32")
+    with pytest.raises(InputError, match=r"a mean cosine of -[.\d]+ with the original's .* fp32 or bf16"):
+        in_int8(encoder)
+    assert (encoder.engine, encoder.precision) == (None, "fp32")
+    np.testing.assert_array_equal(encoder.encode(TEXTS), load_encoder(model, precision="fp32").encode(TEXTS))
 
 
-def test_a_graph_that_gives_other_embeddings_is_not_kept(model, monkeypatch):
-    from hr_search.export.int8 import Int8Graph
-
-    plain = Int8Graph.__call__
-    monkeypatch.setattr(Int8Graph, "__call__", lambda graph, rows: -plain(graph, rows))
-    with pytest.raises(InputError, match=r"a mean cosine of -1.000 with the original's .* fp32 or bf16"):
-        quantised(model)
-    assert not list((paths.cache() / "int8").iterdir())
+def test_what_cannot_be_integers_is_refused(home, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    mpnet = load_encoder(str(make_model(tmp_path / "mpnet", "mpnet")))
+    with pytest.raises(
+        InputError, match="cannot be encoded with int8: it is for models of the types bert, .*mpnet; take"
+    ):
+        in_int8(mpnet)
+    tanh = load_encoder(str(tiny_model))
+    tanh.transformer.config.hidden_act = "gelu_new"
+    with pytest.raises(InputError, match="with the activation gelu, and this has gelu_new"):
+        in_int8(tanh)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    encoder = load_encoder(str(tiny_model))
+    with pytest.raises(InputError, match=r"needs a processor with integer products \(VNNI\).*; take bf16 or fp32"):
+        in_int8(encoder)
+    assert encoder.engine is None
 
 
 # -- the loss ------------------------------------------------------------------------------------
@@ -130,7 +132,11 @@ def test_what_int8_made_is_not_mixed_with_what_is_exact(model, tmp_path, capsys)
         file.write("\nkneads dough at night")
     grow = ["index", "--append", "--corpus", str(tmp_path / "corpus.txt"), "--out", str(tmp_path / "int8"), "--json"]
     assert main(grow) == 0 and json.loads(capsys.readouterr().out)["added"] == 1
-    assert fingerprint(load_encoder(model)) != fingerprint(quantised(model))  # on which a kept memory depends
+    exact, int8 = load_encoder(model), quantised(model)
+    assert fingerprint(exact) != fingerprint(int8)  # on which a kept memory depends
+    with torch.no_grad():
+        exact.transformer.encoder.layer[1].output.dense.weight.mul_(2)
+    assert fingerprint(in_int8(exact)) != fingerprint(int8)  # of the layers, too
 
 
 def test_nothing_is_trained_in_int8(tiny_model):
@@ -138,13 +144,3 @@ def test_nothing_is_trained_in_int8(tiny_model):
         check_settings(Settings(precision="int8"))
     with pytest.raises(InputError, match="int8 is a precision of the verbs"):
         load_encoder(str(tiny_model), precision="int8")
-
-
-def test_a_missing_package_names_its_extra(home, tiny_model, monkeypatch):
-    encoder, find = load_encoder(str(tiny_model)), importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in ("onnx", "onnxruntime") else find(name)
-    )
-    with pytest.raises(InputError, match=r"int8 needs the package onnx(runtime)?; .*hr_search\[export\]"):
-        in_int8(encoder)
-    assert encoder.engine is None
