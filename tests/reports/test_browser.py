@@ -128,7 +128,7 @@ def visit(engine):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Five runs with a page each, and one page with all that pages hold."""
+    """Five runs with a page each, a grid, the page of parameters, and one page with all that pages hold."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.HOME_VARIABLE, str(home))
@@ -149,6 +149,11 @@ def site(tmp_path_factory):
         for folder in paths.runs().iterdir():
             if folder.name != "a":
                 shutil.copytree(place, paths.reports() / folder.name)
+        shutil.copytree(place, paths.reports() / "margins")
+        grid = paths.metrics() / "grids" / "margins" / "cells.csv"
+        grid.parent.mkdir(parents=True)
+        rows = ["1,0.3,finished,3,a,,", f"2,0.5,failed,2,x,,{'out of memory ' * 9}"]
+        grid.write_text("\n".join(["cell,margin,status,seconds,run,notebook,error", *rows]) + "\n")
         index.write_index()
     return home / "reports"
 
@@ -193,7 +198,7 @@ def ids(page):
 
 
 @pytest.mark.parametrize(("width", "scheme"), SIZES)
-@pytest.mark.parametrize("name", ["index.html", "a/02_train.html"])
+@pytest.mark.parametrize("name", ["index.html", "parameters.html", "a/02_train.html"])
 def test_nothing_is_blank_cut_or_overlaps(visit, site, name, width, scheme):
     page = visit(site / name, width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 1
