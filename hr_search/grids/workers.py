@@ -118,6 +118,7 @@ def train_cell(cell: Cell) -> None:
     from hr_search.reports import pages
     from hr_search.reports.notebooks import NotebookFailed, run_notebook
     from hr_search.reports.parameters import parameters_of, plan
+    from hr_search.runs import tracking
 
     source = paths.notebooks() / f"{NOTEBOOK}.ipynb"
     parameters = plan({NOTEBOOK: parameters_of(source)}, cell.settings, {}, cell.runid)[NOTEBOOK]
@@ -127,7 +128,8 @@ def train_cell(cell: Cell) -> None:
     except NotebookFailed as failure:
         raise CellFailed(f"{failure.line} (cell {failure.cell} of the notebook)", failure.path) from failure
     title = f"{cell.settings.projectname} · {cell.runid}"
-    pages.export_html(done, done.with_suffix(".html"), title, {"All runs": "../../../index.html"})
+    page = pages.export_html(done, done.with_suffix(".html"), title, {"All runs": "../../../index.html"})
+    tracking.send_pages(paths.runs() / cell.runid, [page])
 
 
 def attempt(run: Callable[[Cell], None], cell: Cell, home: str, threads: int) -> Outcome:

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 PARENT = "HR_SEARCH_PARENT_RUN"  # variable that names the MLflow run of the grid that a run belongs to
 _GRID = "hr_search.grid"  # tag of such a run: the grid's name
+_ALLOWED = "MLFLOW_ALLOW_FILE_STORE"
 _MARK = "tracking.json"  # in the folder of a run or a grid: its run in MLflow
 
 
@@ -111,7 +112,11 @@ def _starting(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each tracker has errors of its own
-        raise InputError(f"the tracker {name} does not start ({one_line(error)}); use --tracker none.") from error
+        reason, advice = one_line(error), "use --tracker none"
+        if _ALLOWED in str(error):
+            reason = "MLFLOW_TRACKING_URI names a folder, which MLflow no longer writes unless it is allowed to"
+            advice = f"set {_ALLOWED}=true, or take sqlite:///FILE"
+        raise InputError(f"the tracker {name} does not start ({reason}); {advice}.") from error
 
 
 # -- MLflow --------------------------------------------------------------------------------------
