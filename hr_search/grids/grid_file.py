@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from hr_search.base import conversions, files, paths
 from hr_search.base.choices import PRUNERS
 from hr_search.base.errors import InputError, quoted, shown, suggestion
 from hr_search.base.yaml_files import read_yaml
+from hr_search.grids import entries
+from hr_search.grids.entries import Range
 from hr_search.places import TABLES
 from hr_search.runs.folders import checked_run_id
 from hr_search.settings import FIELDS, TYPES, Settings
@@ -30,8 +32,6 @@ KEYS = ("name", "recipe", "base", *FORMS, "seeds")
 LIMIT = 10_000  # cells a file may ask for; more are a mistake
 SEED = "{seed}"  # in a text: the seed of the cell
 _BRACED = ("template", "documenttemplate")  # their braces name columns
-# A grid names its runs itself and keeps no models: parallel cells would overwrite each other's.
-OWN = ("projectname", "outputpath", "checkpointpath", "checkpointsteps", "resume")
 # What the cells of a search are judged by: where it varies, their values cannot be compared.
 _JUDGING = (
     *TABLES,
@@ -66,21 +66,6 @@ class Cell:
     def folder(self) -> Path:
         """The folder of its executed notebook."""
         return paths.reports() / self.settings.projectname / "cells" / self.runid
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """The numbers from `low` to `high`, both among them.
-
-    Attributes:
-        log: whether they are drawn uniformly in their logarithm.
-        step: the distance between two of them; 0 = any number, or every whole one.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-    step: float = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +130,7 @@ def read_grid(path: Path | str) -> Grid:
         InputError: an unknown key or setting, a value out of bounds, braces around anything but seed, or no cell.
     """
     source, values = str(path), read_yaml(path)
-    _check_keys(values, KEYS, source)
+    entries.check_keys(values, KEYS, source)
     forms = [form for form in FORMS if form in values]
     if len(forms) != 1:
         raise InputError(f"{source} has {' and '.join(forms) or 'no cells'}; give one of {', '.join(FORMS)}.")
@@ -153,8 +138,8 @@ def read_grid(path: Path | str) -> Grid:
     common: dict[str, Any] = {}
     if "recipe" in values:
         recipe = config.read_recipe(paths.resolve(str(values["recipe"]))).to_dict()
-        common = {setting: value for setting, value in recipe.items() if setting not in OWN}
-    common |= _settings(values.get("base", {}), f"{source}: base") | {"projectname": name}
+        common = {setting: value for setting, value in recipe.items() if setting not in entries.OWN}
+    common |= entries.settings(values.get("base", {}), f"{source}: base") | {"projectname": name}
     if "optuna" in values:
         if "seeds" in values:
             raise InputError(f"{source} gives seeds, but a search has one run a trial; set base: {{seed: 1}} instead.")
@@ -166,7 +151,7 @@ def read_grid(path: Path | str) -> Grid:
     if "seeds" in values:
         if "seed" in varied:
             raise InputError(f"{source} gives seeds and also {forms[0]} of seed; keep one of the two.")
-        seeds = [{"seed": seed} for seed in _values("seed", values["seeds"], source)]
+        seeds = [{"seed": seed} for seed in entries.values("seed", values["seeds"], source)]
         varied.append("seed")
     if len(arms) * len(seeds) > LIMIT:
         raise InputError(f"{source} asks for {len(arms) * len(seeds):,} cells; keep it to {LIMIT:,}.")
@@ -208,8 +193,8 @@ def _filled(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _product(values: Any, source: str) -> list[dict[str, Any]]:
     """Every combination of the values of several settings."""
-    named = _names(values, source)
-    lists = [_values(name, each, source) for name, each in named.items()]
+    named = entries.names(values, source)
+    lists = [entries.values(name, each, source) for name, each in named.items()]
     if math.prod(map(len, lists)) > LIMIT:
         raise InputError(f"{source} makes {math.prod(map(len, lists)):,} combinations; keep it to {LIMIT:,}.")
     return [dict(zip(named, chosen, strict=True)) for chosen in itertools.product(*lists)]
@@ -219,25 +204,25 @@ def _list(values: Any, source: str) -> list[dict[str, Any]]:
     """Combinations given one by one."""
     if not isinstance(values, list) or not values:
         raise InputError(f"{source} must be a list of settings, for example `- {{loss: infonce}}`.")
-    return [_settings(each, f"{source}, entry {number}") for number, each in enumerate(values, 1)]
+    return [entries.settings(each, f"{source}, entry {number}") for number, each in enumerate(values, 1)]
 
 
 def _random(values: Any, source: str) -> list[dict[str, Any]]:
     """Combinations drawn at random: from lists, or between two bounds, uniformly or log-uniformly."""
-    _check_keys(values, ("count", "seed", "settings"), source)
+    entries.check_keys(values, ("count", "seed", "settings"), source)
     if missing := [key for key in ("count", "settings") if key not in values]:
         raise InputError(f"{source} has no {missing[0]}; it needs count and settings.")
     count = conversions.converted("count", values["count"], int, source)
     if not 1 <= count <= LIMIT:
         raise InputError(f"{source}: count is {count}; it must be between 1 and {LIMIT:,}.")
     generator = np.random.default_rng(config.checked("seed", values.get("seed", 0), source))
-    named = _names(values["settings"], f"{source}: settings")
+    named = entries.names(values["settings"], f"{source}: settings")
     return [{name: _drawn(name, each, generator, source) for name, each in named.items()} for _ in range(count)]
 
 
 def _drawn(name: str, spec: Any, generator: np.random.Generator, source: str) -> Any:
     """A random value of the setting `name`, rounded to four digits so that tables stay readable."""
-    values = _spread(name, spec, source, ("low", "high", "log"))
+    values = entries.spread(name, spec, source, ("low", "high", "log"))
     if isinstance(values, list):
         return values[generator.integers(len(values))]
     low, high = values.low, values.high
@@ -248,43 +233,12 @@ def _drawn(name: str, spec: Any, generator: np.random.Generator, source: str) ->
     return min(max(rounded, low), high)
 
 
-def _spread(name: str, spec: Any, source: str, keys: Sequence[str]) -> list[Any] | Range:
-    """What the setting `name` may be, checked: a list of values, or a range that these keys describe."""
-    if isinstance(spec, list):
-        return _values(name, spec, source)
-    where = f"{source}: {name}"
-    _check_keys(spec, keys, where)
-    if "choices" in spec:
-        if len(spec) > 1:
-            raise InputError(f"{where} has choices and {next(key for key in spec if key != 'choices')}; keep one.")
-        return _values(name, spec["choices"], source)
-    numeric = TYPES[name] in (int, float)
-    if not numeric or not {"low", "high"} <= set(spec):
-        raise InputError(f"{source}: {name} needs a list of values{', or low and high' * numeric}.")
-    low, high = (config.checked(name, spec[end], source) for end in ("low", "high"))
-    log_scale = conversions.converted("log", spec.get("log", False), bool, where)
-    if low >= high or (log_scale and low <= 0):
-        raise InputError(
-            f"{source}: {name} runs from {low:g} to {high:g}; low must be below high, and above 0 for log."
-        )
-    step = conversions.converted("step", spec.get("step", 0), TYPES[name], where)
-    if "step" in spec and (log_scale or not _divides(step, high - low)):
-        advice = "leave out one of step and log" if log_scale else "take one that leads from low to high"
-        raise InputError(f"{where} has the step {step:g}; {advice}.")
-    return Range(low, high, log_scale, step)
-
-
-def _divides(step: float, length: float) -> bool:
-    """Whether steps of this size add up to the length, up to rounding."""
-    return step > 0 and math.isclose(length / step, round(length / step), abs_tol=1e-9) and step <= length
-
-
 # -- a search ------------------------------------------------------------------------------------
 
 
 def _search(values: Any, common: Mapping[str, Any], source: str) -> Search:
     """The search of the key `optuna`, checked as far as it can be without its storage."""
-    _check_keys(values, ("trials", "space", "pruner", "startup", "seed", "storage"), source)
+    entries.check_keys(values, ("trials", "space", "pruner", "startup", "seed", "storage"), source)
     if missing := [key for key in ("trials", "space") if key not in values]:
         raise InputError(f"{source} has no {missing[0]}; it needs trials and space.")
     counts = {"trials": values["trials"], "startup": values.get("startup", Search.startup)}
@@ -298,11 +252,11 @@ def _search(values: Any, common: Mapping[str, Any], source: str) -> Search:
         raise InputError(f"{source}: pruner is {quoted(texts['pruner'])}; {suggestion(texts['pruner'], PRUNERS)}")
     seed = config.checked("seed", values.get("seed", Search.seed), source)
     where = f"{source}: space"
-    named = _names(values["space"], where)
+    named = entries.names(values["space"], where)
     if judging := next((name for name in named if name in _JUDGING), ""):
         raise InputError(f"{where} varies {judging}, so that its trials could not be compared; set it in base.")
     keys = ("low", "high", "log", "step", "choices")
-    space = {name: _spread(name, spec, where, keys) for name, spec in named.items()}
+    space = {name: entries.spread(name, spec, where, keys) for name, spec in named.items()}
     _require_judge(make_cell("search", common, source).settings, source)
     return Search(space=space, common=dict(common), seed=seed, **counts, **texts)
 
@@ -313,41 +267,3 @@ def _require_judge(settings: Settings, source: str) -> None:
         raise InputError(f"{source} cannot search in stage search, which trains nothing; use the verb tune.")
     if not (settings.validationpath or settings.validationshare):
         raise InputError(f"{source} has no validation rows to judge trials by; set validationshare above 0 in base.")
-
-
-# -- parts of a file -----------------------------------------------------------------------------
-
-
-def _values(name: str, values: Any, source: str) -> list[Any]:
-    """The values of one setting, checked, without repeats."""
-    if not isinstance(values, list) or not values:
-        raise InputError(f"{source}: {name} is {quoted(values)}; give a list of values, for example [1, 2].")
-    return list(dict.fromkeys(config.checked(name, value, source) for value in values))
-
-
-def _settings(values: Any, source: str) -> dict[str, Any]:
-    """Settings with their values, checked."""
-    return {name: config.checked(name, value, source) for name, value in _names(values, source).items()}
-
-
-def _names(values: Any, source: str) -> dict[str, Any]:
-    """The mapping with each name spelled as the setting's own."""
-    if not isinstance(values, Mapping) or (not values and not source.endswith(": base")):
-        raise InputError(f"{source} must be lines of `setting: value`.")
-    named: dict[str, Any] = {}
-    for name, value in values.items():
-        key = config.canonical(str(name), source)
-        if key in OWN:
-            raise InputError(f"{source} sets {key}, which a grid decides itself; leave it out.")
-        if key in named:
-            raise InputError(f"{source} gives {key} twice; keep one of the two.")
-        named[key] = value
-    return named
-
-
-def _check_keys(values: Any, valid: Sequence[str], source: str) -> None:
-    if not isinstance(values, Mapping):
-        raise InputError(f"{source} must be lines of `name: value` with the names {', '.join(valid)}.")
-    for key in values:
-        if key not in valid:
-            raise InputError(f'{source} has no key "{shown(key)}"; {suggestion(str(key), valid)}')

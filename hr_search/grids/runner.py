@@ -12,7 +12,8 @@ import pandas as pd
 
 from hr_search.base import claims, files, paths
 from hr_search.base.errors import InputError, one_line, suggestion
-from hr_search.grids.grid_file import OWN, Cell, Grid, grid_folder, read_grid, source_folder
+from hr_search.grids.entries import OWN
+from hr_search.grids.grid_file import Cell, Grid, grid_folder, read_grid, source_folder
 from hr_search.grids.workers import Outcome, ready, run_cells, train_cell
 from hr_search.places import READ
 from hr_search.runs import tracking

@@ -23,7 +23,8 @@ import pandas as pd
 
 from hr_search.base import claims, files, paths
 from hr_search.base.errors import InputError
-from hr_search.grids.grid_file import Cell, Grid, Range, make_cell
+from hr_search.grids.entries import Range
+from hr_search.grids.grid_file import Cell, Grid, make_cell
 from hr_search.grids.study_tables import FACTS
 from hr_search.grids.workers import Outcome, ready, run_cells, train_cell
 from hr_search.runs import tracking, trials

@@ -10,7 +10,8 @@ from stand_ins import write_grid
 
 from hr_search.base.errors import InputError
 from hr_search.grids import grid_file
-from hr_search.grids.grid_file import Range, Search, read_grid
+from hr_search.grids.entries import Range
+from hr_search.grids.grid_file import Search, read_grid
 from hr_search.settings import FIELDS
 
 SPACE = {"margin": {"low": 0.1, "high": 1.0}}
