@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hr_search.base.choices import BUNDLED
 from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows
 from hr_search.data.duplicates import normalised
+from hr_search.data.stream_files import require_table
 from hr_search.dimensions import leading_sizes
 from hr_search.mining import MiningPolicy, anchors
 from hr_search.models.adapters import require_adapters
@@ -108,8 +108,7 @@ def check_stream(settings: Settings) -> None:
     Raises:
         InputError: naming the setting.
     """
-    if len(settings.tables()) > 1 or settings.datapath in BUNDLED[:2]:
-        raise InputError("--stream reads one .jsonl or .parquet table as datapath; name one, or leave --stream out.")
+    require_table(settings)
     columns = {name: f"--{name}" for name in ("gradecolumn", "softgroupcolumn") if getattr(settings, name)}
     others = {
         "--condense": settings.condense > 0,

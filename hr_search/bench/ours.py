@@ -88,22 +88,25 @@ def run_start(order: Order, texts: dict[str, list]) -> Answer:
         maxlength=order.maxlength,
         batchsize=order.batchsize,
         maxsteps=order.warm + order.steps + 1,
-    )
+    ).replace(**order.recipe)
     encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision, device=best_device())
     encoder.encode(WARMUP_TEXTS)
     processor = torch.device("cpu")  # what grows with a table is in the processor's memory
     memory = forget_peak(processor)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     loaded = loading.load_data(settings)
     read = time.perf_counter() - started
-    rows = index_rows(loaded.train)
+    rows = loaded.rows()
     indexed = time.perf_counter() - started
     tables = token_tables(encoder, rows, cached=True)
     encoder.compact(list(tables.values()))
-    ready = time.perf_counter() - started
+    ready, busy = time.perf_counter() - started, time.process_time() - busy
+    waiting = peak_above(memory, processor)
     steps, _ = fit(encoder, rows, tables, settings, order)
     return {
         "start_s": ready,
+        "start_cpu_s": busy,
+        "start_memory_gb": waiting,
         "read_s": read,
         "index_s": indexed - read,
         "tokens_s": ready - indexed,

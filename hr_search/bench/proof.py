@@ -16,7 +16,7 @@ from hr_search.bench import peer
 from hr_search.bench.cases import CONTENDERS, Order, check_numbers
 from hr_search.bench.model_folders import model_folder
 from hr_search.bench.processes import measure
-from hr_search.bench.texts import generated_pairs, texts_for
+from hr_search.bench.texts import texts_for, write_generated
 from hr_search.evaluation.significance import bootstrap_interval
 from hr_search.models import embedded
 
@@ -99,7 +99,13 @@ def metric_table(name: str, ranks: dict[str, list[float]]) -> pd.DataFrame:
 
 
 def scale_table(
-    sizes: Sequence[int] = SCALES, steps: int = 20, threads: int = 0, out: str = "", model: str = embedded.NAME
+    sizes: Sequence[int] = SCALES,
+    steps: int = 20,
+    threads: int = 0,
+    out: str = "",
+    model: str = embedded.NAME,
+    rows: int = 0,
+    stream: bool = False,
 ) -> pd.DataFrame:
     """What more rows cost: generated pairs, a fixed number of steps, each size twice with one token cache.
 
@@ -107,32 +113,38 @@ def scale_table(
         sizes: numbers of rows.
         steps: measured.
         threads: of the processor; 0 = torch decides.
-        out: the table; empty = `metrics/scale.csv`.
+        out: the table; empty = `metrics/scale.csv`, with `stream` `metrics/scale_stream.csv`.
         model: "embedded", or a model's folder.
+        rows: measure this number of rows alone; 0 = `sizes`.
+        stream: read a JSONL file in blocks (`--stream`) instead of a CSV file.
 
     Returns:
         `rows`, `start_first_s` and `start_again_s` (seconds from the table's file to the first step, without and with
-        the token cache; imports and loading of the model not counted), `step_ms` (median), and
-        `memory_above_model_gb` (peak of the first run above the loaded model).
+        the caches; imports and loading of the model not counted), `start_cpu_s` (of the first, seconds of processor
+        time: other programs do not count), `step_ms` (median), `start_memory_gb` (peak of the first run before its
+        first step, above the loaded model) and `memory_above_model_gb` (with its steps).
 
     Raises:
         InputError: a run failed.
     """
+    sizes = [rows] if rows else sizes
     check_numbers({"steps": (steps, 1), "threads": (threads, 0), "rows": (min(sizes), 100)})
-    path = paths.resolve(out) if out else paths.metrics() / "scale.csv"
+    path = paths.resolve(out) if out else paths.metrics() / ("scale_stream.csv" if stream else "scale.csv")
     order = Order("start", model=model_folder(model), batchsize=32, steps=steps, threads=threads)
-    rows = []
+    found = []
     for size in sizes:
-        rows.append(scale_row(order, size))
-        files.write_csv(path, pd.DataFrame(rows))
-    return pd.DataFrame(rows)
+        share = max(0.001, 20 / size)  # parts drawn by a hash need some groups
+        recipe = {"stream": True, "validationshare": share, "testshare": share} if stream else {}
+        found.append(scale_row(dataclasses.replace(order, recipe=recipe), size))
+        files.write_csv(path, pd.DataFrame(found))
+    return pd.DataFrame(found)
 
 
 def scale_row(order: Order, size: int) -> dict[str, float]:
     """One row of `scale_table`."""
     with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder) / "pairs.csv"
-        files.write_csv(table, generated_pairs(size))
+        table = Path(folder) / ("pairs.jsonl" if order.recipe.get("stream") else "pairs.csv")
+        write_generated(table, size)
         home = {paths.HOME_VARIABLE: folder}  # with a token cache that is empty the first time
         first, again = (measure("ours", order, {"path": [str(table)]}, home) for _ in range(2))
     log.info("%d rows: %s", size, {name: round(value, 3) for name, value in first.items() if "_" in name})
@@ -140,6 +152,8 @@ def scale_row(order: Order, size: int) -> dict[str, float]:
         "rows": size,
         "start_first_s": first["start_s"],
         "start_again_s": again["start_s"],
+        "start_cpu_s": first["start_cpu_s"],
         "step_ms": again["step_ms"],
+        "start_memory_gb": first["start_memory_gb"],
         "memory_above_model_gb": first["memory_gb"],
     }

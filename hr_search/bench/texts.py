@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hr_search.base import files
 from hr_search.base.errors import InputError
 from hr_search.batches import step_plan
 from hr_search.bench.cases import Order
@@ -16,6 +17,7 @@ from hr_search.data import esco, loading
 from hr_search.data.duplicates import normalised
 from hr_search.settings import Settings
 
+_WRITTEN = 100_000  # generated pairs made at a time
 HELD_OUT = 200  # pairs on which the models of the proof are compared
 _DOCUMENTS, _QUERIES, _MINED = 34_000, 1_500, 12_000
 
@@ -84,16 +86,36 @@ def in_training_order(pairs: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     return pairs.iloc[np.concatenate([rows for rows, _ in plan.batches()])]
 
 
-def generated_pairs(rows: int) -> pd.DataFrame:
-    """`rows` distinct short pairs (`query`, `positive`) built from words of ESCO and numbers."""
+def generated_pairs(rows: int, start: int = 0) -> pd.DataFrame:
+    """`rows` distinct short pairs (`query`, `positive`) built from words of ESCO and numbers, those from `start` on."""
     table = _jobs()
     titles, words = table["group"].unique(), " ".join(table["positive"]).split()
     # Multiples of a prime walk through the words without returning early.
-    at = np.arange(rows, dtype=np.int64)[:, None] * np.array([7919, 104_729, 1_299_709])
+    numbers = range(start, start + rows)
+    at = np.array(numbers, np.int64)[:, None] * np.array([7919, 104_729, 1_299_709])
     snippets = [[" ".join(words[i : i + 3]) for i in column] for column in (at % (len(words) - 3)).T]
-    queries = [f"{titles[row % len(titles)]} {row}" for row in range(rows)]
-    positives = [f"{a} {row} {b} {c}" for row, (a, b, c) in enumerate(zip(*snippets, strict=True))]
+    queries = [f"{titles[row % len(titles)]} {row}" for row in numbers]
+    positives = [f"{a} {row} {b} {c}" for row, (a, b, c) in zip(numbers, zip(*snippets, strict=True), strict=True)]
     return pd.DataFrame({"query": queries, "positive": positives})
+
+
+def write_generated(path: Path, rows: int) -> None:
+    """Writes generated pairs to a .csv file, or to a .jsonl or .parquet file without holding them all in memory."""
+    if path.suffix == ".csv":
+        files.write_csv(path, generated_pairs(rows))
+        return
+    import pyarrow as arrow
+    import pyarrow.parquet
+
+    schema = arrow.schema([("query", arrow.string()), ("positive", arrow.string())])
+    lines = path.suffix == ".jsonl"
+    with path.open("w", encoding="utf-8") if lines else arrow.parquet.ParquetWriter(path, schema) as file:
+        for start in range(0, rows, _WRITTEN):
+            part = generated_pairs(min(_WRITTEN, rows - start), start)
+            if lines:
+                file.write(part.to_json(orient="records", lines=True, force_ascii=False))
+            else:
+                file.write_table(arrow.Table.from_pydict(part.to_dict("list"), schema))
 
 
 # -- search and mining ---------------------------------------------------------------------------

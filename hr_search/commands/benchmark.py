@@ -18,7 +18,7 @@ FLAGS = {
     "": ("case", "runs", "steps", "datapath", "threads", "scale", "out"),
     "proof": ("steps", "threads", "out"),
     "race": ("minutes", "workers", "recipe", "datapath", "testpath", "out"),
-    "scaletable": ("steps", "threads", "out"),
+    "scaletable": ("steps", "threads", "rows", "stream", "out"),
     "costs": ("steps", "threads", "out"),
     "gpu": ("case", "dry", "out"),
 }
@@ -44,6 +44,10 @@ def add_benchmark(verbs: argparse._SubParsersAction) -> None:
         help="training steps measured (default 8; 16 with --proof, 20 with --costs and --scaletable)",
     )
     several.add_argument("--threads", type=int, help="processor threads of both sides; 0 = torch's default (default 0)")
+    scale = verb.add_argument_group("what rows cost")
+    scale.add_argument("--rows", type=int, help="a single number of rows; default: 10,000, 100,000 and 1,000,000")
+    words = "read a JSONL file in blocks, as for tables larger than memory"
+    scale.add_argument("--stream", action="store_const", const=True, help=words)
     speeds = verb.add_argument_group("speeds")
     speeds.add_argument(
         "--case", help="a single case; default: all that this machine can run; with --gpu a single check; default: all"

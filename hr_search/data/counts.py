@@ -27,7 +27,8 @@ class Counts:
         unknown: judgements left out because the query or the document is not there.
         unanswered: judged queries dropped because they have no relevant document of a grade that counts.
         distractors: documents of judged collections that answer no query.
-        table_leaks: rows dropped because another table of `datapath` holds out their document.
+        table_leaks: rows dropped because another table of `datapath` holds out their document; with `stream`, because
+            another part does, or one that is nearly the same.
         negative_leaks: given negatives dropped from train because they are held-out documents.
         train: train rows.
         train_groups: their groups.

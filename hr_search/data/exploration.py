@@ -36,7 +36,7 @@ _WORDS = {
 _LEAKS = {
     "exact_leaks": "held-out rows whose document also stands in train",
     "near_leaks": "held-out rows whose document is nearly one of train",
-    "table_leaks": "rows dropped: another table of datapath holds out their document",
+    "table_leaks": "rows dropped: another table of datapath, or part of a stream, holds out their document",
     "negative_leaks": "given negatives dropped from train: they are held-out documents",
     "test_leaks": "test rows whose document also stands in validation",
     "seen_queries": "held-out rows whose query also stands in train (no leak by itself)",

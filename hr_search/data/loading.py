@@ -114,7 +114,7 @@ def load_data(settings: Settings) -> Data:
     own = {name: path for name, path in (("validation", settings.validationpath), ("test", settings.testpath)) if path}
     shares = _shares(settings, own)
     _refuse_threshold(settings, own.values())
-    table = stream_files.stored(settings.datapath, settings, shares) if settings.stream else None
+    table = stream_files.stored(settings, shares) if settings.stream else None
     found, counts, exact = _split_tables(settings, shares) if table is None else ([table.parts()], table.counts, False)
     names = labels(settings.datapath)
     parts = {name: union.united([each[name] for each in found], names) for name in found[0]}
@@ -207,6 +207,10 @@ def search_tasks(settings: Settings, split: str = "all", dropidentical: bool = F
             raise InputError(f"{settings.datapath} is a folder of judged queries, which has no parts; use --split all.")
         found, counts = qrels.read_folder(settings.datapath, **_reading(settings))
         logger.info("%s: %s", settings.datapath, counts)
+    elif settings.stream and split == "all":
+        raise InputError(
+            "all rows of a table cannot be ranked in blocks; take --split test or validation, or leave --stream out."
+        )
     else:
         found = _tasks(load_all(settings)) if split == "all" else load_data(settings).tasks(split)
     if not found or not found["q2d"].queries:

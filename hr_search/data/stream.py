@@ -3,8 +3,9 @@
 Unlike in `splits`, groups that share a document may be drawn apart. Train rows whose document is held out, or nearly
 is, are then left out.
 
-Texts are told apart by hashes of 64 bits. In memory a train row takes about 60 bytes once all is read (indices of its
-texts and group, the groups of both texts, offsets of their tokens), and up to 50 more while it is read (known hashes).
+Texts are told apart by hashes of 64 bits. In memory a train row takes up to 60 bytes while its table is read (known
+hashes), 150 while the rows are put together, and 110 from then on: indices of its texts and group, the groups of both
+texts, offsets of their tokens, its place in the order of an epoch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base.arrays import incidence
-from hr_search.base.mapped import StoredTexts
+from hr_search.base.mapped import StoredTexts, release
 from hr_search.batches import Rows
 from hr_search.data.counts import Counts
 from hr_search.data.duplicates import near_any
@@ -73,8 +74,11 @@ def chosen_rows(
     counts = Counts(table_leaks=len(table.positive) - len(kept))
     held = _known(table.document_keys, [part["document_key"] for part in parts.values()])
     right = ~held[table.wrong]
-    within = np.repeat(~leaving[table.positive], table.wrong_lengths)
-    counts += Counts(negative_leaks=int((within & ~right).sum()))
+    if len(right):
+        within = np.repeat(~leaving[table.positive], table.wrong_lengths)
+        counts += Counts(negative_leaks=int((within & ~right).sum()))
+    else:
+        counts += Counts(negative_leaks=0)
     if 0 < maxrows < len(kept):
         kept = np.sort(kept[np.random.default_rng([seed, 1]).permutation(len(kept))[:maxrows]])
     return kept, right, counts
@@ -86,6 +90,7 @@ def _known(keys: np.ndarray, texts: Sequence[pd.Series]) -> np.ndarray:
     found = np.zeros(len(keys), bool)
     for start in range(0, len(keys), _BLOCK) if len(wanted) else ():
         found[start : start + _BLOCK] = np.isin(keys[start : start + _BLOCK], wanted)
+    release(keys)
     return found
 
 
@@ -138,7 +143,7 @@ def _among(texts: pd.Series, keys: np.ndarray, used: np.ndarray) -> np.ndarray:
     """Whether each normalised text is one of those whose hashes are `keys`, of which only the numbers `used` count."""
     mask = np.zeros(len(keys), bool)
     mask[used] = True
-    return np.isin(text_hashes(texts.tolist()), keys[mask & _known(keys, [texts])])
+    return np.isin(text_hashes(texts.tolist()), keys[np.flatnonzero(mask & _known(keys, [texts]))])
 
 
 def _pairs_among(queries: pd.Series, documents: pd.Series, table: Stored, kept: np.ndarray) -> np.ndarray:
@@ -149,6 +154,8 @@ def _pairs_among(queries: pd.Series, documents: pd.Series, table: Stored, kept: 
         rows = kept[start : start + _BLOCK]
         pairs = mixed(table.query_keys[table.query[rows]], table.document_keys[table.positive[rows]])
         found.append(np.intersect1d(pairs, wanted))
+    for keys in (table.query_keys, table.document_keys):
+        release(keys)
     return np.isin(wanted, np.concatenate(found))
 
 
@@ -161,19 +168,16 @@ def streamed(table: Stored, kept: np.ndarray, right: np.ndarray, held: pd.DataFr
         held: the rows of validation and test.
         seed: of the sample.
     """
-    mask = np.zeros(len(table.ends), bool)
-    mask[kept] = True
-    spans, before = np.repeat(mask, table.wrong_lengths), np.concatenate([[0], np.cumsum(right)])
-    lengths = (before[table.ends] - before[table.ends - table.wrong_lengths])[kept]
+    offsets, wrong = _negatives(table, kept, right)
     queries, query = _compact(len(table.queries), table.query[kept])
-    documents, positive, wrong = _compact(len(table.documents), table.positive[kept], table.wrong[spans & right])
+    documents, positive, wrong = _compact(len(table.documents), table.positive[kept], wrong)
     groups, group = _compact(len(table.groups), table.group[kept])
     rows = Rows(
-        StoredTexts(table.folder, "queries", queries),
-        StoredTexts(table.folder, "documents", documents),
+        StoredTexts(table.folder, "queries", None if len(queries) == len(table.queries) else queries),
+        StoredTexts(table.folder, "documents", None if len(documents) == len(table.documents) else documents),
         query,
         positive,
-        TokenTable(wrong, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)),
+        TokenTable(wrong, offsets),
         incidence(query, group, (len(queries), len(groups))),
         incidence(positive, group, (len(documents), len(groups))),
     )
@@ -182,7 +186,26 @@ def streamed(table: Stored, kept: np.ndarray, right: np.ndarray, held: pd.DataFr
         drawn = _FIRST + np.random.default_rng([seed, 2]).choice(len(kept) - _FIRST, SAMPLE - _FIRST, replace=False)
         places = np.concatenate([np.arange(_FIRST), np.sort(drawn)])
     seen = np.isin(text_hashes(held["query_key"].tolist()), table.query_keys[queries])
-    return Streamed(rows, group, table.frame(kept[places]), held.loc[seen, ["query"]])
+    sample = pd.DataFrame(
+        {
+            "query": [rows.queries[at] for at in query[places]],
+            "positive": [rows.documents[at] for at in positive[places]],
+            "negatives": [[rows.documents[at] for at in rows.negatives[place]] for place in places],
+            "group": [table.groups[at] for at in groups[group[places]]],
+        }
+    )
+    return Streamed(rows, group, sample, held.loc[seen, ["query"]])
+
+
+def _negatives(table: Stored, kept: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the given negatives of each row begin (M + 1,) int64, and their documents, of the rows `kept`."""
+    if not len(right):
+        return np.zeros(len(kept) + 1, np.int64), table.wrong
+    mask, lengths = np.zeros(len(table.ends), bool), table.wrong_lengths
+    mask[kept] = True
+    before = np.concatenate([[0], np.cumsum(right)])
+    counts = (before[table.ends] - before[table.ends - lengths])[kept]
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), table.wrong[np.repeat(mask, lengths) & right]
 
 
 def _compact(count: int, *numbers: np.ndarray) -> list[np.ndarray]:

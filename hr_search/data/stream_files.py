@@ -43,18 +43,32 @@ _BLOCK = 20_000  # texts read at a time
 _HELD_COLUMNS = ("query", "positive", "group", "query_key", "document_key", "group_key", "kind")
 
 
-def stored(path: str, settings: Settings, parts: Mapping[str, float]) -> Stored:
+def require_table(settings: Settings) -> None:
+    """Checks that `datapath` is one table that can be read in blocks; the files of a data set on the Hub come later.
+
+    Raises:
+        InputError: it is not.
+    """
+    if len(tables := settings.tables()) > 1:
+        raise InputError("--stream reads one table as datapath, not several; name one, or leave --stream out.")
+    if not str(place := reading.place_of(tables[0].datapath, tables[0])).startswith("hf:"):
+        require_kind(place)
+
+
+def stored(settings: Settings, parts: Mapping[str, float]) -> Stored:
     """The files of a table, written where they are missing: the same table read in the same way is read once.
 
     Args:
-        path: a .jsonl or .parquet file, `sample_ru`, or `hf:OWNER/NAME` with such files.
-        settings: columns, templates, `redact`, `keephtml`, `identity`, `encoding`, `splitseed`.
+        settings: `datapath` (a .jsonl or .parquet file, `sample_ru`, or `hf:OWNER/NAME` with such files), columns,
+            templates, `redact`, `keephtml`, `identity`, `encoding`, `splitseed`.
         parts: shares of "validation" and "test".
 
     Raises:
-        InputError: as `reading.read_blocks`; too few groups for a part.
+        InputError: as `require_table` and `reading.read_blocks`; too few groups for a part.
     """
-    place = reading.place_of(path, settings)
+    require_table(settings)
+    settings = settings.tables()[0]
+    path, place = settings.datapath, reading.place_of(settings.datapath, settings)
     sources = [file for _, file in files_of(str(place))] if str(place).startswith("hf:") else [Path(place)]
     for source in sources:
         require_kind(source)
@@ -280,7 +294,7 @@ class Stored:
         self.query_keys, self.document_keys = (
             _array(folder, f"{name}_keys", True) for name in ("queries", "documents")
         )
-        self.wrong, self.ends = _array(folder, "wrong"), _array(folder, "wrong_ends")
+        self.wrong, self.ends = _array(folder, "wrong"), _array(folder, "wrong_ends", mapped=True)
         self.near = _array(folder, "near")
         lengths = {len(array) for array in (self.query, self.positive, self.group, self.ends)}
         if lengths != {count} or len(self.query_keys) != len(self.queries):
@@ -295,28 +309,26 @@ class Stored:
         """How many given negatives each row has, (N,)."""
         return np.diff(self.ends, prepend=0)
 
-    def frame(self, chosen: np.ndarray) -> pd.DataFrame:
-        """Some of the rows as a pairs table with the working columns of `reading.cleaned`."""
-        starts = self.ends[chosen] - self.wrong_lengths[chosen]
-        spans = zip(starts.tolist(), self.ends[chosen].tolist(), strict=True)
-        table = pd.DataFrame(
-            {
-                "query": [self.queries[at] for at in self.query[chosen]],
-                "positive": [self.documents[at] for at in self.positive[chosen]],
-                "negatives": [[self.documents[at] for at in self.wrong[start:stop]] for start, stop in spans],
-                "group": [self.groups[at] for at in self.group[chosen]],
-            }
-        )
-        keys = {"query_key": normalised(table["query"]), "document_key": normalised(table["positive"])}
-        return table.assign(**keys, group_key=table["group"], kind="title")
-
     def parts(self) -> dict[str, pd.DataFrame]:
         """The first of the train rows, and the rows of validation and test, each without documents of the latter."""
-        first = self.frame(np.arange(min(FIRST, len(self.query))))
+        first = self._first()
         validation, test = (self.held.get(name, first[:0]) for name in ("validation", "test"))
         clean = ~validation["document_key"].isin(test["document_key"])
         return {"train": first, "validation": validation[clean], "test": test}
 
+    def _first(self) -> pd.DataFrame:
+        """The first train rows without their negatives, with the working columns of `reading.cleaned`."""
+        chosen = slice(0, FIRST)
+        table = pd.DataFrame(
+            {
+                "query": [self.queries[at] for at in self.query[chosen]],
+                "positive": [self.documents[at] for at in self.positive[chosen]],
+                "group": [self.groups[at] for at in self.group[chosen]],
+            }
+        )
+        keys = {"query_key": normalised(table["query"]), "document_key": normalised(table["positive"])}
+        return table.assign(**keys, negatives=[[] for _ in range(len(table))], group_key=table["group"], kind="title")
+
 
 def _array(folder: Path, name: str, mapped: bool = False) -> np.ndarray:
-    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False))
+    return np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 
 import numpy as np
@@ -12,7 +13,7 @@ from speed_rows import row, table_of
 
 from hr_search.base import choices
 from hr_search.base.errors import InputError
-from hr_search.bench import cases, costs, proof, speeds, table
+from hr_search.bench import cases, costs, proof, speeds, table, texts
 from hr_search.bench.__main__ import answer_of
 from hr_search.bench.cases import CASES, Order
 
@@ -157,10 +158,23 @@ def test_growth_is_measured_on_a_table_from_disk(tmp_path, tiny_model, monkeypat
     monkeypatch.setattr(proof, "measure", here)
     found = proof.scale_table((150, 200), 2, model=str(tiny_model))
     assert found["rows"].tolist() == [150, 200]
-    assert list(found.columns) == ["rows", "start_first_s", "start_again_s", "step_ms", "memory_above_model_gb"]
-    assert (found[["start_first_s", "start_again_s", "step_ms"]] > 0).all(axis=None)
+    times = ["start_first_s", "start_again_s", "start_cpu_s", "step_ms"]
+    assert list(found.columns) == ["rows", *times, "start_memory_gb", "memory_above_model_gb"]
+    assert (found[times] > 0).all(axis=None)
+    assert (found["memory_above_model_gb"] >= found["start_memory_gb"]).all()
     assert homes[0] == homes[1] != homes[2] == homes[3]  # two runs share a token cache, two sizes do not
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "home/metrics/scale.csv"), found, check_exact=False)
+    streamed = proof.scale_table(steps=2, model=str(tiny_model), rows=200, stream=True)
+    assert streamed["rows"].tolist() == [200] and (streamed[times] > 0).all(axis=None)
+    assert (tmp_path / "home/metrics/scale_stream.csv").is_file()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_generated_pairs_are_written_in_parts(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(texts, "_WRITTEN", 40)
+    texts.write_generated(tmp_path / f"a.{kind}", 100)
+    read = pd.read_parquet if kind == "parquet" else functools.partial(pd.read_json, lines=True)
+    pd.testing.assert_frame_equal(read(tmp_path / f"a.{kind}"), texts.generated_pairs(100))
 
 
 def test_the_proof_writes_its_tables(tmp_path, tiny_model, monkeypatch):

@@ -59,6 +59,7 @@ PROOF = pd.DataFrame({"difference": [0.5]})
         (speeds, "run_benchmark", "--case mine --scale 0.5", {"case": "mine", "scale": 0.5}, SPEEDS, 0),
         (proof, "proof", "--proof --steps 4 --out x", {"steps": 4, "out": "x"}, (PROOF, PROOF), 1),
         (proof, "scale_table", "--scaletable --threads 2", {"threads": 2}, PROOF, 0),
+        (proof, "scale_table", "--scaletable --rows 500 --stream", {"rows": 500, "stream": True}, PROOF, 0),
         (race, "race", "--race --minutes 2 --workers 2", {"minutes": 2.0, "workers": 2}, (PROOF, PROOF), 0),
     ],
 )
