@@ -69,9 +69,13 @@ def opened(address: str) -> Iterator[Any]:
         if address.startswith(LOCAL):
             count = _count(address)
             log.info("starting %d worker%s on this machine", count, "s" * (count > 1))
-            # Without limits of memory: Dask would end a worker that only maps much of a file.
             own = distributed.LocalCluster(
-                count, 1, processes=True, dashboard_address=None, memory_limit=0, silence_logs=logging.ERROR
+                n_workers=count,
+                threads_per_worker=1,
+                memory_limit=0,  # Dask would end a worker that only maps much of a file
+                dashboard_address=":0",
+                scheduler_kwargs={"dashboard": False},
+                silence_logs=logging.ERROR,
             )
             address = stack.enter_context(own).scheduler_address
         try:

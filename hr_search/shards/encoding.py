@@ -150,8 +150,7 @@ class SharedEncoder:
                 shard = answer.job
                 if answer.error:
                     self._refuse(shard, answer)
-                if not is_finished(shard.place, shard.digest, self.origin):
-                    raise InputError(f"{shard.place} is not here; do all workers share this folder?")
+                self._require_here(shard)
                 done, made = done + len(shard.ids), made + 1
                 shown.update(len(shard.ids))
                 if not watched():
@@ -162,6 +161,14 @@ class SharedEncoder:
                     )  # fmt: skip
         if skipped and made:
             log.info("%d shards were made, %d were there already", made, len(skipped))
+
+    def _require_here(self, shard: Shard) -> None:
+        """Checks that a shard that a worker has written is here; a network disk may show it seconds later."""
+        deadline = time.monotonic() + cluster.PATIENCE
+        while not is_finished(shard.place, shard.digest, self.origin):
+            if time.monotonic() > deadline:
+                raise InputError(f"{shard.place} is not here; do all workers share this folder?")
+            time.sleep(0.1)
 
     def _refuse(self, shard: Shard, answer: cluster.Answer) -> None:
         """The sentence about a shard that failed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,7 @@ class SharedSearch:
         runs = list(_runs(plan.documents))
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="search.", dir=self.folder) as place:
+            os.chmod(place, 0o755)  # workers may be other users
             for name, side in zip(_NAMES, sides, strict=True):
                 arrays.save(Path(place) / f"{name}.npy", side.vectors)
                 arrays.save(Path(place) / f"{name}_norms.npy", side.norms)

@@ -36,17 +36,10 @@ from hr_search.suite.runner import suite_folder
 
 
 @pytest.fixture(scope="module")
-def running():
-    """A cluster of three processes on this machine."""
-    from distributed import LocalCluster
-
-    with LocalCluster(3, 1, processes=True, dashboard_address=None, silence_logs=logging.CRITICAL) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def address(running):
-    return running.scheduler_address
+def address():
+    """The scheduler of three processes on this machine."""
+    with clusters.opened("local:3") as client:
+        yield client.scheduler.address
 
 
 @pytest.fixture(autouse=True)
@@ -275,19 +268,18 @@ def test_the_cells_of_a_suite_are_those_of_one_process(
 # -- clusters ------------------------------------------------------------------------------------
 
 
-def test_workers_of_this_machine_start_and_end_with_the_block(home):
-    with clusters.opened("local:2") as client:
-        answers = list(clusters.hand_out(client, range(5), dying.echo))
-        assert sorted(answer.value for answer in answers) == [(job, str(home), 1) for job in range(5)]
-        assert len(client.nthreads()) == 2
-    assert client.status == "closed"
+def test_each_worker_has_one_job_at_a_time(home, address):
+    with clusters.opened(address) as client:
+        answers = list(clusters.hand_out(client, range(9), dying.echo))
+    assert sorted(answer.value for answer in answers) == [(job, str(home), 1) for job in range(9)]
+    assert len({answer.worker for answer in answers}) == 3 and {answer.error for answer in answers} == {""}
 
 
 def test_a_scheduler_that_is_lost_is_one_sentence(home, monkeypatch):
     from distributed import LocalCluster
 
     monkeypatch.setattr(clusters, "PATIENCE", 1.0)
-    cluster = LocalCluster(1, 1, processes=False, dashboard_address=None, silence_logs=logging.CRITICAL)
+    cluster = LocalCluster(n_workers=1, processes=False, dashboard_address=":0")
     with clusters.opened(cluster.scheduler_address) as client:
         answers = clusters.hand_out(client, range(5), dying.echo)
         assert next(answers).value[0] == 0
