@@ -307,8 +307,8 @@ def _suggested(trial: Any, name: str, spread: list[Any] | Range) -> Any:
 
 
 def _tidy(values: dict[str, Any]) -> dict[str, Any]:
-    """The values without the last bits of steps such as .1: three of them make .30000000000000004."""
-    return {name: float(f"{value:.12g}") if isinstance(value, float) else value for name, value in values.items()}
+    """The values with eight digits, to be read: three steps of .1 make .30000000000000004."""
+    return {name: float(f"{value:.8g}") if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _place(grid: Grid) -> str:
