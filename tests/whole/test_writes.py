@@ -405,7 +405,7 @@ def test_an_index_written_by_several_at_once_is_always_whole(home):
                 text = file.read()
                 seen.add(os.fstat(file.fileno()).st_mtime_ns)
             assert text.rstrip().endswith("</html>") and all(f"run{number}" in text for number in range(4))
-    assert [item.name for item in page.parent.iterdir()] == ["index.html"]
+    assert sorted(item.name for item in page.parent.iterdir()) == ["index.html", "parameters.html"]
 
 
 def test_a_folder_written_by_several_at_once_is_always_whole(home):
