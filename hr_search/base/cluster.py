@@ -77,7 +77,8 @@ def opened(address: str) -> Iterator[Any]:
                 scheduler_kwargs={"dashboard": False},
                 silence_logs=logging.ERROR,
             )
-            address = stack.enter_context(own).scheduler_address
+            stack.callback(_end, own)
+            address = own.scheduler_address
         try:
             client = stack.enter_context(distributed.Client(address, timeout=PATIENCE))
         except (OSError, ValueError, TypeError) as error:
@@ -170,6 +171,12 @@ def _answer(client: Any, future: Any, job: Any, worker: str) -> Answer:
     if error is not None:
         return Answer(job, error=f"on the cluster: {one_line(error)}", raised=error, worker=worker)
     return Answer(job, future.result(), worker=worker)
+
+
+def _end(own: Any) -> None:
+    """Ends the workers of this machine."""
+    with contextlib.suppress(TimeoutError):  # of a busy machine; they end with this process at the latest
+        own.close()
 
 
 def _count(address: str) -> int:
