@@ -74,11 +74,8 @@ def chosen_rows(
     counts = Counts(table_leaks=len(table.positive) - len(kept))
     held = _known(table.document_keys, [part["document_key"] for part in parts.values()])
     right = ~held[table.wrong]
-    if len(right):
-        within = np.repeat(~leaving[table.positive], table.wrong_lengths)
-        counts += Counts(negative_leaks=int((within & ~right).sum()))
-    else:
-        counts += Counts(negative_leaks=0)
+    within = np.repeat(~leaving[table.positive], table.wrong_lengths) if len(right) else right
+    counts += Counts(negative_leaks=int((within & ~right).sum()))
     if 0 < maxrows < len(kept):
         kept = np.sort(kept[np.random.default_rng([seed, 1]).permutation(len(kept))[:maxrows]])
     return kept, right, counts

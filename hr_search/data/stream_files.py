@@ -210,7 +210,7 @@ class Dealer:
             if share:
                 count, full = len(held[name]), self._ranges[name][1] - self._ranges[name][0] < share - 1e-9
                 capped = f"; with --stream a part holds at most {HELD:,}" if full else ""
-                words = f"{name} has {count:,} of {self._rows:,} rows, {count / self._rows:.1%} for {share:.0%}{capped}"
+                words = f"{name} has {count:,} of {self._rows:,} rows, {count / self._rows:.1%} for {share:.1%}{capped}"
                 (log.warning if full else log.info)(words)
         return held
 

@@ -183,7 +183,7 @@ def test_a_part_that_is_full_gives_whole_groups_back_to_train(tmp_path, monkeypa
     capped = loading.load_data(settings_of(path, testshare=0.5))
     assert len(whole.test) > 30 and len(capped.test) == 9  # three groups of three
     assert set(capped.test["group"]) < set(whole.test["group"])
-    assert sum(capped.sizes.values()) == 120 and "test has 9 of 120 rows, 7.5% for 50%" in caplog.text
+    assert sum(capped.sizes.values()) == 120 and "test has 9 of 120 rows, 7.5% for 50.0%" in caplog.text
     assert not set(capped.test["group"]) & set(capped.train["group"])
 
 
