@@ -179,9 +179,9 @@ def mine(
         )
     strict = 0 < policy.share < 1
     generator, drawn = np.random.default_rng(seed), 0
-    each, one = (size[0], policy.count), size[:1]
-    parts = (each, np.int64), (each, np.float32), (one, np.float32), (one, np.int64), (one, np.int64)
-    mined = Mined(*(np.zeros(*part) for part in parts))
+    each, one = (size[0], policy.count), size[0]
+    floats = np.zeros(each, np.float32), np.zeros(one, np.float32)
+    mined = Mined(np.zeros(each, np.int64), *floats, *np.zeros((2, one), np.int64))
     with processes.together():
         for at, found, scores in chunks:
             rows = slice(at, at + len(found))
@@ -317,12 +317,8 @@ class Miner:
     def draw(self, chosen: np.ndarray, step: int) -> list[np.ndarray]:
         """For each chosen row, `policy.drawn` of its query's, or document's, mined negatives, by seed and step."""
         generator = np.random.default_rng([self.seed, 2, step])
-        drawn = []
-        for place in self._place[chosen]:
-            pool = self.negatives[place]
-            pool = pool[pool >= 0]
-            drawn.append(generator.permutation(pool)[: self.policy.drawn])
-        return drawn
+        pools = (self.negatives[place] for place in self._place[chosen])
+        return [generator.permutation(pool[pool >= 0])[: self.policy.drawn] for pool in pools]
 
     def state_dict(self) -> dict:
         """What must survive an interruption."""

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor, distributed
 
 from hr_search.base.errors import InputError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what metrics are computed with needs no torch
+    import torch
     from accelerate import Accelerator
+    from torch import Tensor
 
 T = TypeVar("T")
 _BLOCK = 2**24  # numbers of an array that travel at a time: 64 MB
@@ -27,6 +27,7 @@ _BLOCK = 2**24  # numbers of an array that travel at a time: 64 MB
 
 def make_accelerator() -> Accelerator:
     """Device and processes as `accelerate launch` or the machine gives them."""
+    import torch
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs
 
@@ -80,7 +81,11 @@ class Processes:
 
     def anywhere(self, here: bool) -> bool:
         """Whether something holds in any of the processes."""
-        return bool(self.summed(torch.tensor([float(here)], device=self.device)).item()) if self.count > 1 else here
+        if self.count == 1:
+            return here
+        import torch
+
+        return bool(self.summed(torch.tensor([float(here)], device=self.device)).item())
 
     def joined(self, array: np.ndarray) -> np.ndarray:
         """An array of which each process has filled in its rows and left 0 in all others, with the rows of all.
@@ -89,6 +94,8 @@ class Processes:
             array: numbers of 32 or 64 bits; it is changed in place.
         """
         if self.count > 1:
+            import torch
+
             numbers = torch.from_numpy(array.reshape(-1).view(np.int32))  # added as bits, which stay what they are
             for start in range(0, len(numbers), _BLOCK):
                 block = numbers[start : start + _BLOCK]
@@ -99,6 +106,8 @@ class Processes:
         """The lists of all processes, one after the other."""
         if self.count == 1:
             return items
+        from torch import distributed
+
         lists: list[Any] = [None] * self.count
         with _ended_by_others():
             distributed.all_gather_object(lists, items)
@@ -113,6 +122,8 @@ class Processes:
         """
         if self.count == 1:
             return tensor
+        import torch
+
         rows = torch.from_numpy(mine).to(tensor.device)
         own = tensor[rows]
         every = torch.zeros_like(tensor).index_copy_(0, rows, own.detach())
@@ -121,6 +132,8 @@ class Processes:
     def summed(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         if self.count > 1:
+            from torch import distributed
+
             with _ended_by_others():
                 distributed.all_reduce(tensor)
         return tensor
@@ -146,7 +159,7 @@ def launched() -> Processes:
 def _ended_by_others() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
         raise InputError("another process of this launch has ended too early; its own message says why.") from error

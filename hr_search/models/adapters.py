@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -73,7 +74,8 @@ class Adapters:
         self._frozen = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers about what peft looks at
             torch.manual_seed(seed)
             config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names)
             self._tuner = peft.get_peft_model(encoder.transformer, config)

@@ -76,7 +76,7 @@ class Fixed:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def embed(self, table, progress=False):
+    def embed(self, table, progress=False, processes=None):
         return np.random.default_rng([self.seed, len(table)]).standard_normal((len(table), 8)).astype(np.float32)
 
 
