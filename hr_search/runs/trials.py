@@ -107,9 +107,11 @@ def answering(url: str) -> Iterator[None]:
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError, RuntimeError, OSError) as error:
-        place = sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+        place = shown(sqlalchemy.engine.make_url(url).render_as_string(hide_password=True), 200)
+        if isinstance(error, ImportError):
+            raise InputError(f"the storage {place} needs a package ({_reason(error)}); install it.") from error
         raise InputError(
-            f"the storage {shown(place, 200)} does not answer ({_reason(error)}); finished trials are kept, so free or "
+            f"the storage {place} does not answer ({_reason(error)}); finished trials are kept, so free or "
             "repair it and start the same command again."
         ) from error
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from helpers import wait_until
 
 from hr_search.base import files, paths
 from hr_search.base.errors import InputError
@@ -64,6 +63,8 @@ def scripted(cell: Cell) -> None:
     With the variable MEET, a folder, the first trial of each of two places waits for that of the other.
     """
     if meet := os.environ.get("MEET"):
+        from helpers import wait_until
+
         files.write_text(Path(meet) / paths.root().name, "")
         assert wait_until(lambda: len(list(Path(meet).iterdir())) == 2)
     settings, trial, rows, pruned = cell.settings, trials.current(), [], False

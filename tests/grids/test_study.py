@@ -237,7 +237,10 @@ def test_a_training_outlives_a_storage_that_stops_answering(home, tmp_path, monk
         ("sqlite://", "in the memory of one process"),
         ("sqlite:////nowhere/at/all/s.db", "does not answer (unable to open database file)"),
         ("nonsense://host/name", "does not answer ("),
-        ("mysql+pymysql://me:secret@host/name", "the storage mysql+pymysql://me:***@host/name does not answer ("),
+        (
+            "mysql+pymysql://me:secret@host/name",
+            "the storage mysql+pymysql://me:***@host/name needs a package (No module named 'pymysql'); install it.",
+        ),
     ],
 )
 def test_storages_out_of_reach_are_one_sentence(home, tmp_path, url, part):
