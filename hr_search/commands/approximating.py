@@ -38,7 +38,7 @@ def add_searching(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--approximate", action="store_true", help="search the lists of an index, not all embeddings")
     words = "how many lists are read (default: what reached a recall@10 of .95 when they were built)"
     group.add_argument("--nprobe", type=int, help=words)
-    words = "candidates that are ranked by their exact cosines (default 200); 0 = none: no embeddings are read"
+    words = "candidates that are ranked by their exact cosines (default: as --nprobe); 0 = none"
     group.add_argument("--rescore", type=int, help=words)
 
 
@@ -143,7 +143,7 @@ def build(
     began, start = forget_peak(torch.device("cpu")), time.perf_counter()
     made, table = build_lists(made, arguments.nlist or 0, arguments.codebytes or 0, embedded, asked)
     entry = made.manifest[ENTRY]
-    told = {name: entry[name] for name in ("nlist", "codebytes", "nprobe", "bytes", "queries")}
+    told = {name: entry[name] for name in ("nlist", "codebytes", "nprobe", "rescore", "bytes", "queries")}
     told |= {"seconds": time.perf_counter() - start, "memory_gb": peak_above(began, torch.device("cpu"))}
     return made, told | {"recall@10": table}
 
@@ -152,12 +152,16 @@ def print_lists(told: dict[str, Any]) -> None:
     """Prints what `build` has measured, for people."""
     import pandas as pd
 
+    from hr_search.index.lists import GOAL
+
     rows = fixed(pd.DataFrame(told["recall@10"]))
+    reached = max(row["rescored_1000"] for row in told["recall@10"]) >= GOAL
+    advice = "" if reached else f"\nNo row reaches {GOAL:g}: give more --codebytes, or search with a larger --rescore."
     say(
         f"{told['nlist']} lists, {told['codebytes']} bytes of each embedding: {told['bytes'] / 1e6:.1f} MB on disk, "
         f"built in {told['seconds']:.0f} s with {told['memory_gb']:.2f} GB of memory\n"
-        f"recall@10 of {told['queries']} by lists read (--nprobe; {told['nprobe']} without it): codes only, and with "
-        f"exact cosines of 200 candidates\n{rows}"
+        f"recall@10 of {told['queries']} by lists read (--nprobe) and candidates with exact cosines (--rescore); a "
+        f"search reads {told['nprobe']} and {told['rescore']} unless told otherwise\n{rows}{advice}"
     )
 
 
@@ -174,6 +178,6 @@ def opened_lists(arguments: argparse.Namespace, kept: Index, policy: SearchPolic
             f"--approximate cannot add word scores (fusion {policy.fusion:g}), which need the cosines of all texts; "
             "add --fusion 0, or search without --approximate."
         )
-    from hr_search.index.approximate import RESCORE, open_lists
+    from hr_search.index.approximate import open_lists
 
-    return open_lists(kept, arguments.nprobe or 0, RESCORE if arguments.rescore is None else arguments.rescore)
+    return open_lists(kept, arguments.nprobe or 0, arguments.rescore)
