@@ -44,10 +44,11 @@ def test_a_report_on_hostile_texts_is_whole_and_runs_nothing(hostile_report):
     (place,) = [folder for folder in (home / "home" / "reports").iterdir() if folder.is_dir()]
     assert re.fullmatch(r"script-window-hacked-1-document-title-hacked-scri-\d{8}-\d{6}", place.name)
     pages = {page.stem: page.read_text(encoding="utf-8") for page in (home / "home" / "reports").rglob("*.html")}
-    assert len(pages) == 5 and "window.hacked" in pages["02_train"] and "window.hacked" in pages["index"]
+    assert len(pages) == 6 and "window.hacked" in pages["02_train"] and "window.hacked" in pages["index"]
     for name, text in pages.items():
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text)
-        assert name == "03_embedding_drift" or loads_nothing(text) == 1  # the map's library has addresses in it
+        scripts = int(name != "parameters")
+        assert name == "03_embedding_drift" or loads_nothing(text) == scripts  # the map's library has addresses in it
     assert {path.name for path in home.iterdir()} == {"home", "model", "{hostile} <b>'$x'.jsonl"}
 
 
