@@ -286,7 +286,7 @@ def refuse_lonely_batches(
     Raises:
         InputError: more than a tenth of the batches are like that, naming the largest group.
     """
-    codes = pd.factorize(groups)[0]
+    codes = groups.to_numpy() if rows is not None and pd.api.types.is_integer_dtype(groups) else pd.factorize(groups)[0]
     lonely = sum(bool(bare[batch].all()) and len(set(codes[batch].tolist())) == 1 for batch in batches)
     if lonely > len(batches) * _LONELY:
         sizes = groups.value_counts()
