@@ -228,8 +228,8 @@ def _require_same(file: Path, state: dict[str, Any], settings: dict[str, Any], o
             )
     if state["fingerprint"] != origin:
         raise InputError(
-            f"{file} was made on other data or by another number of processes; resume as it began or give another "
-            "--checkpointpath."
+            f"{file} was made on other data, from another base model or by another number of processes; resume as it "
+            "began or give another --checkpointpath."
         )
 
 
