@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -185,7 +186,7 @@ def _table(slices: Iterator[list[list[int]]]) -> TokenTable:
 
 def _flat(rows: list[list[int]]) -> np.ndarray:
     """All tokens of some rows one after the other, int32."""
-    return np.fromiter((i for row in rows for i in row), np.int32, sum(map(len, rows)))
+    return np.fromiter(itertools.chain.from_iterable(rows), np.int32, sum(map(len, rows)))
 
 
 def _offsets(lengths: list[int]) -> np.ndarray:
