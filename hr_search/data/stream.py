@@ -4,7 +4,7 @@ Unlike in `splits`, groups that share a document may be drawn apart. Train rows 
 is, are then left out.
 
 Texts are told apart by hashes of 64 bits. In memory a train row takes up to 60 bytes while its table is read (known
-hashes), 150 while the rows are put together, and 110 from then on: indices of its texts and group, the groups of both
+hashes), 130 while the rows are put together, and 70 from then on: indices of its texts and group, the groups of both
 texts, offsets of their tokens, its place in the order of an epoch.
 """
 
