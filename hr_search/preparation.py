@@ -17,7 +17,7 @@ from hr_search import train
 from hr_search.base import files
 from hr_search.base.errors import InputError
 from hr_search.batches import Rows
-from hr_search.checks import check_dimensions, check_rows, check_settings
+from hr_search.checks import check_settings
 from hr_search.data.loading import Data, load_data
 from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder, load_encoder
@@ -32,6 +32,7 @@ from hr_search.reranking import stage
 from hr_search.reranking.cross_encoder import Reranker
 from hr_search.reranking.scorer import load_reranker
 from hr_search.reranking.teaching import make_lessons
+from hr_search.row_checks import check_dimensions, check_rows
 from hr_search.runs import folders, provenance
 from hr_search.runs.folders import Run
 from hr_search.search.trial import Trial

@@ -18,10 +18,10 @@ from hr_search.base import signals
 from hr_search.base.errors import InputError
 from hr_search.batches import index_rows
 from hr_search.checkpoint import previous
-from hr_search.checks import check_mining
 from hr_search.data.tasks import tasks_of
 from hr_search.encoder import load_encoder
 from hr_search.evaluation import scoring
+from hr_search.row_checks import check_mining
 from hr_search.settings import Settings
 
 BASE = {"batchsize": 8, "epochs": 6, "learningrate": 3e-3, "precision": "fp32", "patience": 0, "seed": 1}

@@ -17,7 +17,7 @@ from hr_search.base import plots
 from hr_search.base.errors import InputError
 from hr_search.base.signals import Interrupted
 from hr_search.batches import index_rows
-from hr_search.checks import check_rows, check_settings
+from hr_search.checks import check_settings
 from hr_search.data.tasks import tasks_of
 from hr_search.evaluation.metrics import rank_all
 from hr_search.mining import Miner
@@ -26,6 +26,7 @@ from hr_search.reranking.candidates import Candidates, candidates_of, subset
 from hr_search.reranking.lists import lists_of, listwise, parts_of
 from hr_search.reranking.scorer import load_reranker, new_reranker
 from hr_search.reranking.training import ListTraining
+from hr_search.row_checks import check_rows
 from hr_search.train import carry_out, make_accelerator
 
 

@@ -14,11 +14,12 @@ from hr_search import experiment
 from hr_search.base import paths
 from hr_search.base.errors import InputError
 from hr_search.batches import index_rows
-from hr_search.checks import check_rows, check_settings
+from hr_search.checks import check_settings
 from hr_search.encoder import load_encoder
 from hr_search.reranking import teaching
 from hr_search.reranking.cross_encoder import Reranker
 from hr_search.reranking.scorer import load_reranker
+from hr_search.row_checks import check_rows
 from hr_search.runs.folders import Run
 from hr_search.search.policy import sides_of
 from hr_search.settings import Settings

@@ -12,7 +12,7 @@ from sentence_transformers import CrossEncoder
 
 from hr_search.base import paths
 from hr_search.base.errors import InputError
-from hr_search.checks import check_rows, check_settings
+from hr_search.checks import check_settings
 from hr_search.commands import parser
 from hr_search.data.loading import load_data
 from hr_search.evaluation import calibration, scoring
@@ -21,6 +21,7 @@ from hr_search.experiment import run_experiment
 from hr_search.policies import search_policy
 from hr_search.reports.index import read_run
 from hr_search.reports.report import _nothing_to_read
+from hr_search.row_checks import check_rows
 from hr_search.search import run_stages
 from hr_search.search.policy import TYPES, SearchPolicy
 from hr_search.settings import Settings

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import JOBS
 
-from hr_search import checks, experiment, nearest, train
+from hr_search import experiment, nearest, row_checks, train
 from hr_search.base import files
 from hr_search.base.errors import InputError
 from hr_search.batches import describe_rows, epoch_batches, index_rows
@@ -193,12 +193,12 @@ def test_a_group_that_fills_whole_batches_is_refused():
     bare = np.ones(100, dtype=bool)
     said = r'"courier" has 90 of 100 rows; raise --batchsize or look at --groupcolumn'
     with pytest.raises(InputError, match=said):
-        checks.refuse_lonely_batches(epoch_batches(100, 2, 0, 0), groups, bare)
-    checks.refuse_lonely_batches(epoch_batches(100, 50, 0, 0), groups, bare)
-    checks.refuse_lonely_batches(epoch_batches(100, 2, 0, 0), groups, ~bare)  # every row brings a wrong document
+        row_checks.refuse_lonely_batches(epoch_batches(100, 2, 0, 0), groups, bare)
+    row_checks.refuse_lonely_batches(epoch_batches(100, 50, 0, 0), groups, bare)
+    row_checks.refuse_lonely_batches(epoch_batches(100, 2, 0, 0), groups, ~bare)  # every row brings a wrong document
     bare[0] = False
     with pytest.raises(InputError, match=said):  # one that is given does not help the others
-        checks.refuse_lonely_batches(epoch_batches(100, 2, 0, 0), groups, bare)
+        row_checks.refuse_lonely_batches(epoch_batches(100, 2, 0, 0), groups, bare)
 
 
 def test_batches_of_one_row_need_given_or_mined_negatives_in_most_rows(tiny_model, jobs_file, home):
@@ -210,14 +210,14 @@ def test_batches_of_one_row_need_given_or_mined_negatives_in_most_rows(tiny_mode
     with pytest.raises(
         InputError, match=rf"{len(rows)} of {len(rows)} rows have none given either; take --negatives batch and"
     ):
-        checks.check_rows(given, loaded.train, rows)
-    checks.check_rows(given, loaded.train, rows, processes=4)
-    checks.check_rows(given.replace(negatives="mined", minepool=2), loaded.train, rows)
+        row_checks.check_rows(given, loaded.train, rows)
+    row_checks.check_rows(given, loaded.train, rows, processes=4)
+    row_checks.check_rows(given.replace(negatives="mined", minepool=2), loaded.train, rows)
     rows.negatives[0] = [1]
     with pytest.raises(InputError, match=rf"{len(rows) - 1} of {len(rows)} rows have none given either"):
-        checks.check_rows(given, loaded.train, rows)
+        row_checks.check_rows(given, loaded.train, rows)
     rows.negatives[1:] = [[0]] * (len(rows) - 1)
-    checks.check_rows(given, loaded.train, rows)
+    row_checks.check_rows(given, loaded.train, rows)
 
 
 def test_a_bank_holds_the_batches_of_all_processes(tiny_model, jobs_file, home):
@@ -227,9 +227,9 @@ def test_a_bank_holds_the_batches_of_all_processes(tiny_model, jobs_file, home):
     )  # fmt: skip
     loaded = loading.load_data(given)
     rows = index_rows(loaded.train)
-    checks.check_rows(given, loaded.train, rows)
+    row_checks.check_rows(given, loaded.train, rows)
     with pytest.raises(InputError, match="a bank of 6 documents is smaller than a batch, which has up to 9"):
-        checks.check_rows(given, loaded.train, rows, processes=2)
+        row_checks.check_rows(given, loaded.train, rows, processes=2)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_window_of_mining_that_cannot_be_is_refused_before_anything_is_encoded
     )  # fmt: skip
     loaded = loading.load_data(given)
     with pytest.raises(InputError, match=f"--negatives mined: .*{said}.*--minebandlow"):
-        checks.check_rows(given, loaded.train, index_rows(loaded.train))
+        row_checks.check_rows(given, loaded.train, index_rows(loaded.train))
 
 
 def test_a_run_that_is_refused_on_the_way_leaves_no_folder(tiny_model, jobs_file, home, monkeypatch):
