@@ -1,7 +1,7 @@
 """Two benchmarks of others: tasks of MTEB and WorkRB become ours, and an encoder becomes a model of theirs.
 
 Neither package is imported to read a task; what is read of one is named below. Written for mteb 2.26 and workrb 0.6,
-whose numbers were equal to ours on a task of 40 queries. README.md has an example of each.
+whose numbers were equal to ours on a task of 40 queries. hr_search/commands/README.md has an example of each.
 """
 
 from __future__ import annotations

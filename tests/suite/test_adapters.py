@@ -158,10 +158,11 @@ def test_a_model_for_both(tiny_model, monkeypatch):
     assert first["revision"] != other["revision"]  # by which MTEB keeps results: the prompts differ
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.ru.md"])
+@pytest.mark.parametrize("guide", ["README.md", "README.ru.md"])
 @pytest.mark.parametrize("package", ["mteb", "workrb"])
-def test_the_examples_of_the_readme(readme, package, tiny_model, tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (paths.checkout() / readme).read_text(encoding="utf-8"), re.DOTALL)
+def test_the_examples_of_the_guide(guide, package, tiny_model, tmp_path, monkeypatch, capsys):
+    text = (paths.checkout() / "hr_search" / "commands" / guide).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (code,) = [block for block in blocks if f"import {package}" in block]
     task, encoder = (Mteb() if package == "mteb" else WorkRB()), load_encoder(str(tiny_model))
     fake = types.ModuleType(package)
