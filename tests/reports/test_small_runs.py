@@ -101,5 +101,6 @@ def test_parameters_from_papermill_that_cannot_be_meant_are_refused_by_name(note
 
 def test_every_notebook_checks_its_parameters_before_it_uses_them():
     for path in paths.notebooks().glob("*.ipynb"):
-        codes = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-        assert f'check_parameters("{path.stem}")' in codes[2].splitlines()[0], path.name
+        codes = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        given = next(place for place, cell in enumerate(codes) if "parameters" in cell.metadata.get("tags", []))
+        assert f'check_parameters("{path.stem}")' in codes[given + 1].source.splitlines()[0], path.name
