@@ -61,8 +61,8 @@ class Encoder(nn.Module):
         self.name = name
         self._dropouts = dropouts or {}  # those of the model's own configuration, for `save`
         self.foreign = self.transformer is None
-        limit = opening.limit(model, maxlength)
-        self.maxlength = min(maxlength or limit, limit)
+        own, most = opening.limits(model, maxlength)
+        self.maxlength = min(maxlength or own, most)
         if not isinstance(model[-1], Normalize):
             # Training and search use cosines; the saved folder then gives the same vectors.
             model.append(Normalize())
@@ -70,8 +70,8 @@ class Encoder(nn.Module):
             model.max_seq_length = self.maxlength  # so that a saved model cuts texts where training and tests did
         except AttributeError:  # static embeddings: no text is too long for them
             self.maxlength = opening.ENDLESS
-        if maxlength > limit:
-            log.warning("%s takes at most %d tokens; maxlength %d is lowered", name, limit, maxlength)
+        if maxlength > most:
+            log.warning("%s takes at most %d tokens; maxlength %d is lowered", name, most, maxlength)
         self.bf16 = use_bf16(precision, self.device)
         body = self.transformer or model
         self.packs = not self.foreign and packing.packs(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from hostile import HostileReport
 
 matplotlib.use("Agg")
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # processes that test side by side share no caches and no results
+    os.environ[paths.HOME_VARIABLE] = str(paths.root() / worker)
 
 AWKWARD = r"$\oops_ <b>$ & 100 %"  # as mathematics it cannot be drawn
 

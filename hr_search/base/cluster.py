@@ -80,12 +80,23 @@ def opened(address: str) -> Iterator[Any]:
             stack.callback(_end, own)
             address = own.scheduler_address
         try:
-            client = stack.enter_context(distributed.Client(address, timeout=PATIENCE))
+            client = stack.enter_context(_client(distributed, address))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"no Dask scheduler answers at {address} ({one_line(error)}); use tcp://HOST:PORT, or local:N."
             ) from error
         yield client
+
+
+def _client(distributed: Any, address: str, attempts: int = 3) -> Any:
+    """A client of the scheduler. Dask gives its own thread ten seconds to start, too few on a busy machine."""
+    while True:
+        try:
+            return distributed.Client(address, timeout=PATIENCE)
+        except AssertionError:  # the only sign of it
+            attempts -= 1
+            if not attempts:
+                raise InputError(f"no client of {address} could be started; this machine is too busy.") from None
 
 
 def hand_out(

@@ -84,10 +84,15 @@ def own_limit(model: Any) -> int:
     return int(length) if length and length < ENDLESS else 0
 
 
-def limit(model: Any, maxlength: int) -> int:
-    """The most tokens of a text that a model can take; for one that knows no limit, `maxlength` or 128."""
-    places = positions_of(getattr(model[0], "auto_model", None))
-    return min(own_limit(model) or (places if places < ENDLESS else 0) or maxlength or _LENGTH, places)
+def limits(model: Any, maxlength: int) -> tuple[int, int]:
+    """The tokens of a text that a model reads unless told otherwise, and the most that it can read.
+
+    A folder says where the model was cut so far, often in training; the table of positions says how far it can go. One
+    that has neither reads `maxlength` tokens, or 128.
+    """
+    own, places = own_limit(model), positions_of(getattr(model[0], "auto_model", None))
+    most = places if places < ENDLESS else own or maxlength or _LENGTH
+    return min(own or most, most), most
 
 
 def positions_of(transformer: nn.Module | None) -> int:

@@ -34,7 +34,7 @@ from hr_search.models.condenser import Condenser, learn
 from hr_search.suite.cv_tasks import cv_tasks
 from hr_search.suite.suite_file import SuiteTask
 
-FORMAT = 1  # of the stored cells, and of how they are measured: a higher one makes all of them anew
+FORMAT = 2  # of the stored cells, and of how they are measured: a higher one makes all of them anew
 COLUMNS = ("direction", "query", "relevant", "rank", *METRICS)
 _WHAT = {"data": "its data", "model": "the model", "settings": "its settings"}  # as a sentence names what has changed
 

@@ -118,7 +118,7 @@ def test_a_compacted_model_is_not_saved_or_used_for_other_texts_by_mistake(tiny_
 def test_texts_are_cut_to_maxlength(tiny_model):
     ours = load_encoder(str(tiny_model), maxlength=8)
     assert ours.tokens(["welder " * 100], "query").lengths.tolist() == [8]
-    assert load_encoder(str(tiny_model), maxlength=5000).maxlength == 64
+    assert load_encoder(str(tiny_model), maxlength=5000).maxlength == 80
 
 
 def test_a_saved_model_reads_as_many_tokens_as_before_unless_told_otherwise(tmp_path):
@@ -127,6 +127,7 @@ def test_a_saved_model_reads_as_many_tokens_as_before_unless_told_otherwise(tmp_
     assert load_encoder(str(base)).maxlength == 300
     assert load_encoder(str(tmp_path / "model")).maxlength == 160
     assert load_encoder(str(tmp_path / "model"), maxlength=5).maxlength == 5
+    assert load_encoder(str(tmp_path / "model"), maxlength=250).maxlength == 250  # its table of positions goes so far
 
 
 @pytest.mark.parametrize(("architecture", "places"), [("bert", 80), ("xlm-roberta", 78), ("mpnet", 78)])
