@@ -38,10 +38,10 @@ lab: setup ## open the notebooks in JupyterLab
 pair: setup ## bring the notebooks and their text twins (notebooks/paired) into step; the newer one wins
 	@cd notebooks && ../$(BIN)/python -m jupytext --quiet --sync *.ipynb
 
-# The models of the unit tests are so small that a second thread waits more than it works.
+# The models of the unit tests are so small that a second thread waits more than it works; a second process does not.
 test: setup ## unit tests, and every notebook with its defaults and with other parameters
 	@rm -rf $(TEST_HOME)
-	OMP_NUM_THREADS=1 HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" $(BIN)/python -m pytest tests -q -m "not slow" --durations=8
+	OMP_NUM_THREADS=1 HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" $(BIN)/python -m pytest tests -q -m "not slow" -n 2 --dist loadfile --durations=8
 	HR_SEARCH_HOME="$(CURDIR)/$(TEST_HOME)" HR_SEARCH_HEADLESS=1 $(BIN)/python -m pytest notebooks -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-lowest: ## unit tests with the lowest versions that pyproject.toml allows (10 to 20 minutes)
