@@ -40,7 +40,7 @@ class DataFields:
         "esco",
         "table of pairs or triplets: a file (.csv, .tsv, .jsonl, .json, .parquet, .pkl, .xlsx), hf:OWNER/NAME, "
         "esco or esco_skills (bundled, English) or sample_ru (bundled, Russian); several tables: give the flag several "
-        "times, in a recipe a list of paths, or of mappings with path, share and columns of their own",
+        "times, in a recipe a list of paths, or of mappings with path, share and settings of their own",
     )
     validationpath: str = setting("", "table for validation; empty = part of datapath, whole groups")
     testpath: str = setting("", "table for the final test; empty = part of datapath, whole groups")

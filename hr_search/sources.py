@@ -23,8 +23,11 @@ COLUMNS = (  # settings that a table may have of its own
     "template",
     "documenttemplate",
     "encoding",
+    "validationshare",
+    "testshare",
 )
 _KEYS = ("path", "share", *COLUMNS)
+_NUMBERS = ("share", "validationshare", "testshare")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Source:
 
     path: str
     share: float | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str | float] = field(default_factory=dict)
 
 
 def sources(datapath: str) -> list[Source]:
@@ -123,7 +126,7 @@ def _source(entry: Any, where: str, what: str) -> Source:
             raise InputError(f'{where}: {what} has no setting "{shown(name)}"; {suggestion(key, _KEYS)}')
         if key in known:
             raise InputError(f"{where}: {what} gives {key} twice; keep one of the two.")
-        known[key] = converted(f"{what}: {key}", value, float if key == "share" else str, where)
+        known[key] = converted(f"{what}: {key}", value, float if key in _NUMBERS else str, where)
     path, share = known.pop("path", ""), known.pop("share", None)
     if not path or _is_list(path):
         raise InputError(f"{where}: {what} has no path of a table; write `path: FILE`.")

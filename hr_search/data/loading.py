@@ -115,7 +115,7 @@ def load_data(settings: Settings) -> Data:
     shares = _shares(settings, own)
     _refuse_threshold(settings, own.values())
     table = stream_files.stored(settings, shares) if settings.stream else None
-    found, counts, exact = _split_tables(settings, shares) if table is None else ([table.parts()], table.counts, False)
+    found, counts, exact = _split_tables(settings, own) if table is None else ([table.parts()], table.counts, False)
     names = labels(settings.datapath)
     parts = {name: union.united([each[name] for each in found], names) for name in found[0]}
     if len(found) > 1 and not settings.allowleaks:
@@ -254,7 +254,7 @@ def _shares(settings: Settings, own: dict[str, str]) -> dict[str, float]:
     return shares
 
 
-def _split_tables(settings: Settings, shares: dict[str, float]) -> tuple[list[splits.Parts], Counts, bool]:
+def _split_tables(settings: Settings, own: dict[str, str]) -> tuple[list[splits.Parts], Counts, bool]:
     """The parts of each table of `datapath`, their counts, and whether all near copies were found.
 
     Raises:
@@ -263,7 +263,7 @@ def _split_tables(settings: Settings, shares: dict[str, float]) -> tuple[list[sp
     found, counts, exact = [], Counts(), True
     for each in settings.tables():
         table, more = reading.read_table(each.datapath, each)
-        parts, sure = splits.split(table, shares, settings.splitseed, each.datapath)
+        parts, sure = splits.split(table, _shares(each, own), settings.splitseed, each.datapath)
         counts += more + Counts(groups=table["group"].nunique())
         exact = exact and sure
         for name in ("validation", "test"):

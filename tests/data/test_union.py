@@ -115,6 +115,21 @@ def test_tables_are_split_each_by_itself(halves):
     )
 
 
+def test_a_table_may_have_shares_of_its_own(halves):
+    entries = [halves[0], {"path": halves[1], "testshare": 0.4, "validationshare": "0.2"}]
+    data = load_data(Settings.from_mapping({"datapath": entries, "groupcolumn": "group", "testshare": 0.2}))
+    shares = [{"testshare": 0.2}, {"testshare": 0.4, "validationshare": 0.2}]
+    alone = [
+        load_data(Settings(datapath=path, groupcolumn="group", **share))
+        for path, share in zip(halves, shares, strict=True)
+    ]
+    assert data.test["positive"].tolist() == [text for each in alone for text in each.test["positive"]]
+    assert data.validation["positive"].tolist() == [text for each in alone for text in each.validation["positive"]]
+    entries[1]["testshare"] = 0.8
+    with pytest.raises(InputError, match=r"add up to 1 and leave nothing for train"):
+        load_data(Settings.from_mapping({"datapath": entries, "groupcolumn": "group"}))
+
+
 def test_the_same_document_is_not_held_out_in_one_table_and_learnt_in_another(tmp_path, halves, caplog):
     rows = [json.loads(line) for line in Path(halves[0]).read_text().splitlines()]
     other = written(tmp_path / "c.jsonl", [row | {"group": f"h{at // 3}"} for at, row in enumerate(rows[::-1], 1)])
