@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 matplotlib.use("Agg")
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # processes that test side by side share no caches and no results
-    os.environ[paths.HOME_VARIABLE] = str(paths.root() / worker)
+    home = os.environ.get(paths.HOME_VARIABLE) or paths.checkout() / "build" / "test-home"
+    os.environ[paths.HOME_VARIABLE] = str(Path(home) / worker)
 
 AWKWARD = r"$\oops_ <b>$ & 100 %"  # as mathematics it cannot be drawn
 

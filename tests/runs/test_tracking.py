@@ -120,8 +120,8 @@ def test_relative_stores_are_taken_from_the_root(home, monkeypatch):
     for given, meant in (
         ("sqlite:///a.db", f"sqlite:///{home}/a.db"),
         ("file:./runs", f"file:{home}/runs"),
-        ("file:///tmp/runs", "file:///tmp/runs"),
-        ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
+        (f"file://{home}/runs", f"file://{home}/runs"),
+        (f"sqlite:///{home}/a.db", f"sqlite:///{home}/a.db"),
         ("https://host/mlflow", "https://host/mlflow"),
     ):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
