@@ -163,7 +163,8 @@ class Encoder(nn.Module):
         """
         lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
         groups = self.chunks(lengths, budget)
-        parts = [self._embed([rows[i] for i in group]) for group in groups]
+        with self._half():  # one copy of the weights in half precision serves all chunks
+            parts = [self._embed([rows[i] for i in group]) for group in groups]
         back = np.argsort(np.concatenate(groups), kind="stable")
         return torch.cat(parts)[to_device(back, parts[0].device)]
 
@@ -178,10 +179,14 @@ class Encoder(nn.Module):
         split = packing.chunks if self.packed else batches_by_length
         return split(lengths, budget or self.budget)
 
-    def _embed(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
+    def _half(self) -> torch.autocast:
+        """A block whose matrix products run in half precision where the encoder's do."""
         # Without gradients each weight is used once, and copies of all that are kept to the end take 43 MB for nothing.
         kept = torch.is_grad_enabled()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=kept):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=kept)
+
+    def _embed(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
+        with self._half():
             if self.foreign:
                 embeddings = embed_texts(self.model, rows, self.prompt)
             else:

@@ -215,7 +215,8 @@ def open_run(runid: str = "") -> Run:
     """The finished run called `runid`, whose tables and summary can be read.
 
     Args:
-        runid: name of its folder under `metrics/runs/`; empty = the newest run.
+        runid: name of its folder under `metrics/runs/`; empty = the newest run that was not pruned, as such a run has
+            no test figures.
 
     Raises:
         InputError: there are no finished runs, or none of that name.
@@ -229,7 +230,7 @@ def open_run(runid: str = "") -> Run:
     if not known:
         raise InputError("there are no finished runs yet; run `make train` or notebook 02_train first.")
     if not runid:
-        return known[0]
+        return next((run for run in known if "pruned" not in run.summary), known[0])
     for run in known:
         if run.id == runid:
             return run

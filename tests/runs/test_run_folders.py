@@ -62,6 +62,12 @@ def test_finished_runs_newest_first(home):
         folders.create_run("z")
 
 
+def test_the_newest_run_is_one_with_test_figures(home):
+    whole, pruned = finished("whole", 2), finished("pruned", 1)
+    files.write_json(pruned.folder / "summary.json", {"pruned": True})
+    assert folders.list_runs()[0] == pruned and folders.open_run() == whole and folders.open_run("pruned") == pruned
+
+
 def test_probes(tmp_path):
     run = Run(tmp_path / "run")
     sides = {"query": np.ones((3, 2), np.float32), "document": np.zeros((2, 2), np.float32)}
