@@ -163,8 +163,7 @@ class Encoder(nn.Module):
         """
         lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
         groups = self.chunks(lengths, budget)
-        with self._half():  # one copy of the weights in half precision serves all chunks
-            parts = [self._embed([rows[i] for i in group]) for group in groups]
+        parts = [self._embed([rows[i] for i in group]) for group in groups]
         back = np.argsort(np.concatenate(groups), kind="stable")
         return torch.cat(parts)[to_device(back, parts[0].device)]
 
@@ -179,14 +178,10 @@ class Encoder(nn.Module):
         split = packing.chunks if self.packed else batches_by_length
         return split(lengths, budget or self.budget)
 
-    def _half(self) -> torch.autocast:
-        """A block whose matrix products run in half precision where the encoder's do."""
+    def _embed(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
         # Without gradients each weight is used once, and copies of all that are kept to the end take 43 MB for nothing.
         kept = torch.is_grad_enabled()
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=kept)
-
-    def _embed(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
-        with self._half():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=kept):
             if self.foreign:
                 embeddings = embed_texts(self.model, rows, self.prompt)
             else:
@@ -327,8 +322,8 @@ def load_encoder(
     """
     if precision == "int8":
         raise InputError(
-            "int8 is a precision of the verbs evaluate, index, search and tune, which train nothing; take auto, fp32 "
-            "or bf16 here."
+            "int8 is a precision of the verbs evaluate, index, mine, search and tune, which train nothing; take auto, "
+            "fp32 or bf16 here."
         )
     source = requirements.place_of(name)
     try:

@@ -142,6 +142,10 @@ CASES: dict[str, Case] = {
         "10 hard negatives for each of 12,000 queries over 12,000 texts",
         {"": Order("mine", precision="auto", maxlength=32), "-same-precision": Order("mine", maxlength=32)},
     ),
+    "mine-int8": Case(
+        "the same with our layers in int8",
+        {"": Order("mine", precision="int8", maxlength=32)},
+    ),
 }
 
 
