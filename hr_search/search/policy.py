@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from hr_search.base.choices import DIRECTIONS, SCALINGS, SEARCH_MIXINGS, SIDES, STRATEGIES, WORDS
 from hr_search.base.errors import InputError, quoted, suggestion
 from hr_search.base.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 FILE = "search.json"
 _CHOICES = {"mixing": SEARCH_MIXINGS, "strategy": STRATEGIES, "words": WORDS, "scaling": SCALINGS}
@@ -160,9 +163,17 @@ def read_policies(folder: Path | str) -> dict[str, SearchPolicy]:
 
 
 def write_policies(folder: Path | str, policies: dict[str, SearchPolicy]) -> None:
-    """Keeps the policies of the given directions beside a model; those of other directions stay."""
+    """Keeps the policies of the given directions beside a model; those of other directions stay.
+
+    A damaged file is replaced, with a warning: whoever reads it is told to run `tune` again.
+    """
+    try:
+        known = read_policies(folder)
+    except InputError as error:
+        log.warning("%s It is written anew.", error)
+        known = {}
     kept = {}
-    for direction, policy in (read_policies(folder) | policies).items():
+    for direction, policy in (known | policies).items():
         if os.path.isabs(policy.rerank):
             policy = policy.replace(rerank=f".{os.sep}{os.path.relpath(policy.rerank, os.path.abspath(folder))}")
         kept[direction] = policy.to_dict()

@@ -58,6 +58,14 @@ def test_a_damaged_file_is_refused(tmp_path, content, message):
         read_policies(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"d2q": {"fusion": 7}}'])
+def test_a_damaged_file_is_replaced(tmp_path, content, caplog):
+    (tmp_path / FILE).write_text(content)
+    write_policies(tmp_path, {"q2d": SearchPolicy(k=3)})
+    assert read_policies(tmp_path) == {"q2d": SearchPolicy(k=3)}
+    assert str(tmp_path / FILE) in caplog.text and "written anew" in caplog.text
+
+
 def test_the_file_keeps_every_knob_and_the_other_direction(tmp_path):
     assert read_policies(tmp_path) == {}
     one = SearchPolicy(True, "both", "slerp", 3, 0.1, 0.2, 0.3, "bm25", "minmax", "owner/name", 7, 0.5)
