@@ -146,13 +146,16 @@ def _memory(arguments: argparse.Namespace, settings: Settings, data: Data, encod
     """The pairs of `--memory`, or the train rows.
 
     Raises:
-        InputError: `--memory` has documents of validation or test rows.
+        InputError: `--memory` has documents of validation or test rows, or train rows have some of validation rows.
     """
     from hr_search.search.memory import build_memory, kept_memory, refuse_known
 
     if not arguments.memory:
         named, kept = f"the memory (train rows of {data.name})", kept_memory(encoder)
-        return build_memory(encoder, data.train, named, progress=True, kept=kept)
+        known = build_memory(encoder, data.train, named, progress=True, kept=kept)
+        advice = "leave --allowleaks out, or give other rows as --memory"
+        refuse_known(known, data.tasks("validation")["q2d"].documents, advice)
+        return known
     known = memory_from(arguments.memory, encoder, settings)
     for part in ("validation", "test"):
         if tasks := data.tasks(part):

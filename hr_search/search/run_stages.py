@@ -106,7 +106,6 @@ def examine(
         policy, memory = known[direction], None
         if policy.staged and (folder / FOLDER).is_dir():
             memory = open_memory(folder / FOLDER, identity.fingerprint(encoder))
-            refuse_known(memory, tasks["q2d"].documents)
         if policy.rerank and reader is not None:
             reads = reader(os.path.normpath(folder / policy.rerank))
         origin = "The knobs are those that `tune` kept in the model's search.json."
@@ -118,6 +117,8 @@ def examine(
         policy, fitted = tuned.policy, tuned.steps
         count, pairs = len(validation[direction].queries), memory.pairs.nnz
         origin = f"The knobs were fitted here on {count:,} validation queries; the memory holds {pairs:,} train pairs."
+    if memory is not None:
+        refuse_known(memory, tasks["q2d"].documents)
     sides = scoring.embed_sides(encoder, scoring.token_tables(encoder, tasks))
     found = stages.evaluate_stages(tasks[direction], sides, policy, memory, reads)
     _refuse_other(run, encoder, found[0].results[goal], direction, goal)
@@ -157,7 +158,7 @@ def _to_fit_on(encoder: Encoder, data: Data, test: Task) -> tuple[Memory, dict[s
     """A memory of train rows, and the validation tasks that choose.
 
     Raises:
-        InputError: there are no validation rows, or it takes too long.
+        InputError: there are no validation rows, train rows have documents of theirs, or it takes too long.
     """
     validation = data.tasks("validation")
     how = "`python -m hr_search tune --model DIR` with the recipe of the run fits the stages"
@@ -172,7 +173,9 @@ def _to_fit_on(encoder: Encoder, data: Data, test: Task) -> tuple[Memory, dict[s
     tokens = sum(_length(encoder.tokens(side_texts, side)) for side, side_texts in texts.items())
     if tokens > TOKENS:
         raise InputError(f"{tokens:,} tokens are too many to encode in a report; {how}.")
-    return build_memory(encoder, pairs, f"the train rows of {data.name}"), validation
+    memory = build_memory(encoder, pairs, f"the train rows of {data.name}")
+    refuse_known(memory, task.documents, "repeat the run without --allowleaks")
+    return memory, validation
 
 
 @contextlib.contextmanager
