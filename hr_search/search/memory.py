@@ -47,6 +47,7 @@ class Memory:
         keys: "query" (T,) and "document" (V,) uint64, digests of the normalised texts.
         background: document frequencies of the n-grams of all texts, as `fusion.frequencies` gives them.
         source: what it was made from, for messages.
+        wording: digest of the texts as they were embedded; two spellings of one text have one key. Empty = not known.
     """
 
     vectors: dict[str, np.ndarray]
@@ -54,6 +55,7 @@ class Memory:
     keys: dict[str, np.ndarray]
     background: np.ndarray
     source: str = "the memory"
+    wording: str = ""
 
     @functools.cached_property
     def means(self) -> dict[str, np.ndarray]:
@@ -103,7 +105,7 @@ def build_memory(
         pairs: columns `query` and `positive`; `group`, where it is there, is not looked at.
         source: what the pairs are from, for messages.
         progress: show a bar on a terminal.
-        kept: a memory of the same encoder, whose embeddings are taken where it holds the same pairs.
+        kept: a memory of the same encoder, whose embeddings are taken where it holds the same pairs in the same words.
 
     Raises:
         InputError: no pairs, or an embedding that is NaN or infinite.
@@ -117,8 +119,9 @@ def build_memory(
         texts[side], keys[side] = pairs[column].iloc[first].tolist(), text_keys(distinct)
     matrix = arrays.incidence(codes["query"], codes["document"], (len(keys["query"]), len(keys["document"])))
     background = fusion.frequencies(texts["query"] + texts["document"])
-    found = Memory({}, matrix, keys, background, source)
-    if kept is not None and kept.fingerprint == found.fingerprint:
+    wording = digest(*texts["query"], *texts["document"])
+    found = Memory({}, matrix, keys, background, source, wording)
+    if kept is not None and (kept.fingerprint, kept.wording) == (found.fingerprint, wording):
         return dataclasses.replace(found, vectors=kept.vectors)
     for side in SIDES:
         embedded = encoder.embed(encoder.tokens(texts[side], side), progress=progress)
@@ -226,7 +229,8 @@ def save_memory(memory: Memory, folder: Path | str, model: str) -> None:
             arrays.save(target / f"pairs_{part}.npy", getattr(memory.pairs, part))
         arrays.save(target / "background.npy", memory.background.astype(np.int32))
         sizes = {side: len(memory.vectors[side]) for side in SIDES} | {"pairs": int(memory.pairs.nnz)}
-        write_json(target / MANIFEST, {"format": _FORMAT, "model": model, "source": memory.source, **sizes})
+        told = {"format": _FORMAT, "model": model, "source": memory.source, "wording": memory.wording}
+        write_json(target / MANIFEST, told | sizes)
 
 
 def open_memory(folder: Path | str, model: str) -> Memory:
@@ -247,7 +251,7 @@ def open_memory(folder: Path | str, model: str) -> Memory:
             "condense, prompts, int8); run `tune` again."
         )
     try:
-        return _opened(folder, f"the memory in {folder}")
+        return _opened(folder, f"the memory in {folder}", str(told.get("wording", "")))
     except ValueError as error:
         raise InputError(f"the memory in {folder} is damaged ({one_line(error)}); run `tune` again.") from error
 
@@ -259,7 +263,7 @@ def kept_memory(encoder: Encoder) -> Memory | None:
     return None
 
 
-def _opened(folder: Path, source: str) -> Memory:
+def _opened(folder: Path, source: str, wording: str) -> Memory:
     """The memory in a folder.
 
     Raises:
@@ -286,7 +290,7 @@ def _opened(folder: Path, source: str) -> Memory:
     pairs = sparse.csr_array(tuple(parts), shape=(queries, documents))
     pairs.check_format(full_check=True)
     vectors = {side: table.astype(np.float32, copy=False) for side, table in vectors.items()}
-    return Memory(vectors, pairs, keys, background, source)
+    return Memory(vectors, pairs, keys, background, source, wording)
 
 
 def _related(keys: np.ndarray, side: str, memory: Memory) -> sparse.csr_array:

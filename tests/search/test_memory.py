@@ -244,6 +244,17 @@ def test_a_kept_memory_of_the_same_pairs_is_not_embedded_again(home, encoder, jo
     assert again.fingerprint == known.fingerprint and again.vectors is known.vectors
 
 
+def test_the_same_pairs_in_other_words_are_embedded_again(home, tmp_path, encoder, jobs):
+    save_memory(build_memory(encoder, jobs), tmp_path / "memory", "model")
+    kept = open_memory(tmp_path / "memory", "model")
+    assert build_memory(encoder, jobs, kept=kept).vectors is kept.vectors
+    spelt = jobs.assign(query=jobs["query"].str.upper())
+    fresh = build_memory(encoder, spelt, kept=kept)
+    assert fresh.fingerprint == kept.fingerprint
+    np.testing.assert_array_equal(fresh.vectors["query"], build_memory(encoder, spelt).vectors["query"])
+    assert (fresh.vectors["query"] != kept.vectors["query"]).any()
+
+
 def test_the_memory_in_a_model_folder_is_kept_only_by_its_own_encoder(home, tmp_path, encoder, jobs, monkeypatch):
     monkeypatch.setattr(encoder, "name", str(tmp_path))
     assert kept_memory(encoder) is None
