@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from hr_search.base.errors import InputError
+from hr_search.base.files import write_json
 from hr_search.encoder import Encoder
 from hr_search.index import proof
-from hr_search.index.folder import SLICE, Index, corpus_entry, embedded, open_index, write_folder
+from hr_search.index.folder import MANIFEST, SLICE, Index, corpus_entry, embedded, open_index, write_folder
 from hr_search.index.texts import Corpus, damaged
 from hr_search.search.policy import sides_of
 
@@ -60,6 +61,9 @@ def append(index: Index, encoder: Encoder, corpus: Corpus, progress: bool = Fals
     if not added and (offset or corpora == index.manifest["corpora"]):
         return index, 0
     manifest = {**index.manifest, "corpora": corpora, "proof": proof.proof_of(encoder)}
+    if not added:  # the file has changed and its texts have not: lists for an approximate search stay
+        write_json(index.folder / MANIFEST, manifest)
+        return open_index(index.folder), 0
     merged = _merged(index.vectors, fresh, sources[order])
     write_folder(index.folder, manifest, merged, rows[order], [texts[at] for at in order], memory)
     return open_index(index.folder), len(added)

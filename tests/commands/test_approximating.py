@@ -72,6 +72,9 @@ def test_a_grown_index_refuses_its_lists_until_they_are_built_again(kept, corpus
     first = run(capsys, *words)
     run(capsys, "index", "--append", "--corpus", corpus, "--out", kept)  # nothing new
     assert run(capsys, *words) == first
+    corpus.write_text("\n".join(TEXTS) + "\n\n")
+    run(capsys, "index", "--append", "--corpus", corpus, "--out", kept)  # the same texts in another file
+    assert run(capsys, *words, "--corpus", corpus) == first
     corpus.write_text("\n".join([*TEXTS, *reversed(WORDS)]) + "\n")
     run(capsys, "index", "--append", "--corpus", corpus, "--out", kept)
     told = refused(capsys, *words)
