@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from hr_search.base import choices, paths
+from hr_search.base import choices, claims, paths
 from hr_search.base.errors import InputError, one_line
 from hr_search.commands import approximating
 from hr_search.commands.flags import add_scheduler, add_settings, given, settings_from
@@ -58,17 +58,21 @@ def index(arguments: argparse.Namespace) -> int:
     settings = settings_from(None, values)
     folder = paths.resolve(arguments.out)
     approximating.require_building(arguments)
-    if not arguments.corpus:
-        if arguments.scheduler:
-            raise InputError("--scheduler encodes the texts of a --corpus; give one, or leave --scheduler out.")
-        return _lists_only(arguments, settings, values)
-    if arguments.append:
-        return _append(arguments, settings, values)
+    if not arguments.corpus and arguments.scheduler:
+        raise InputError("--scheduler encodes the texts of a --corpus; give one, or leave --scheduler out.")
+    write = _lists_only if not arguments.corpus else _append if arguments.append else _anew
+    # What another process adds between reading and writing would be lost.
+    with claims.claimed(claims.beside(folder), f"the index {folder}", "give another --out"):
+        return write(arguments, settings, values)
+
+
+def _anew(arguments: argparse.Namespace, settings: Settings, values: dict[str, Any]) -> int:
+    """`index` of a corpus, in place of what is in the folder."""
     from hr_search.index.folder import require_place, slices, write_index
     from hr_search.index.texts import read_corpus
     from hr_search.search.policy import sides_of
 
-    require_place(folder)
+    require_place(folder := paths.resolve(arguments.out))
     direction, model = arguments.direction or "q2d", arguments.model or "embedded"
     policy = _policy(arguments, model, direction)
     side = sides_of(direction)[1]
@@ -168,9 +172,7 @@ def search(arguments: argparse.Namespace) -> int:
     approximating.require_searching(arguments)
     from hr_search.search.policy import sides_of
 
-    kept = None
-    if arguments.index:
-        kept = _opened(arguments)
+    kept = _opened(arguments) if arguments.index else None
     direction = kept.direction if kept else arguments.direction or "q2d"
     if kept and "keephtml" not in values:
         settings = settings.replace(keephtml=kept.manifest.get("keephtml", False))
@@ -208,14 +210,16 @@ def _require_words(arguments: argparse.Namespace) -> None:
 def _queries(arguments: argparse.Namespace, settings: Settings, side: str) -> list[tuple[int, str]]:
     """Rows, from 1, and texts of the queries."""
     from hr_search.data.cleaning import clean
+    from hr_search.data.html import plain
     from hr_search.index.texts import read_corpus
 
+    keephtml = settings.keephtml or side == "query"  # titles are searched for as they were written
     if arguments.queries:
         column = settings.querycolumn or (arguments.column if arguments.index else "")
-        keephtml = settings.keephtml or side == "query"  # titles are searched for as they were written
         read = read_corpus(arguments.queries, column, settings.encoding, settings.trustfile, keephtml, side)
         return list(zip(read.rows.tolist(), read.texts, strict=True))
-    if not (query := clean(arguments.query)):
+    query = clean(arguments.query)
+    if not (query := query if keephtml else plain(query)):
         raise InputError("the query is empty; give a job title or another text to search for.")
     return [(1, query)]
 
@@ -242,11 +246,14 @@ def _from_index(arguments: argparse.Namespace, settings: Settings, values: dict[
     """What searches an index."""
     from hr_search.index.agreement import require_knobs
     from hr_search.index.answers import Searcher
+    from hr_search.models.requirements import place_of
 
     for name in ("memory", "dimensions"):
         if getattr(arguments, name):
             raise InputError(f"--{name} does not apply to --index, which keeps its own; build the index with --{name}.")
     model = arguments.model or kept.manifest["model"]
+    if kept.policy.staged:
+        place_of(model)  # a folder that is gone would look like one without stages
     if arguments.plain or kept.manifest.get("tuned"):  # what was chosen for the model may have changed since
         policy = _policy(arguments, model, kept.direction)
     else:
@@ -256,11 +263,9 @@ def _from_index(arguments: argparse.Namespace, settings: Settings, values: dict[
     lists = approximating.opened_lists(arguments, kept, policy)
     words = kept.words(policy)
     encoder = _encoder_of(kept, arguments, settings, values)
-    moves = policy.centre or policy.mixes("queries")
-    memory = kept.memory() if moves else None
-    reads = reader_for(policy, settings)
+    memory = kept.memory() if policy.centre or policy.mixes("queries") else None
     found = kept.vectors, kept.rows, kept.texts
-    return Searcher(encoder, *found, kept.direction, policy, memory, words, reads, lists)
+    return Searcher(encoder, *found, kept.direction, policy, memory, words, reader_for(policy, settings), lists)
 
 
 def _from_corpus(arguments: argparse.Namespace, settings: Settings, values: dict[str, Any]) -> Searcher:

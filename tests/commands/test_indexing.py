@@ -11,6 +11,7 @@ import pytest
 from conftest import JOBS, make_model
 
 from hr_search import encoder
+from hr_search.base import claims
 from hr_search.commands import parser
 from hr_search.index.folder import open_index
 from hr_search.search.policy import SearchPolicy, write_policies
@@ -156,6 +157,9 @@ def test_titles_are_searched_with_vacancies(home, tmp_path, model, jobs_file, ca
     indexed = json.loads(run(capsys, *search, "--index", tmp_path / "i"))
     assert all(item["text"] in JOBS for item in indexed)
     assert [item["row"] for item in json.loads(run(capsys, *search, *words))] == [item["row"] for item in indexed]
+    search[1] = f"<p>{search[1]}</p>"  # as in a file of queries
+    assert json.loads(run(capsys, *search, "--index", tmp_path / "i")) == indexed
+    assert json.loads(run(capsys, *search, "--index", tmp_path / "i", "--keephtml")) != indexed
     assert "leave --direction out" in refused(capsys, *search, "--index", tmp_path / "i", "--direction", "q2d")
 
 
@@ -175,6 +179,14 @@ def test_append_encodes_new_texts_only(home, tmp_path, model, corpus, capsys):
     assert "was built with maxlength 64" in refused(capsys, *words, "--append", "--maxlength", "9")
     assert "is not an index" in refused(capsys, *words[:-1], tmp_path / "none", "--append")
     assert len(open_index(tmp_path / "i")) == 25
+
+
+def test_an_index_is_written_by_one_process_at_a_time(home, tmp_path, model, corpus, capsys):
+    words = ["index", "--out", tmp_path / "i", "--corpus", corpus]
+    with claims.claimed(claims.beside(tmp_path / "i"), "it", "wait"):
+        for flags in (["--model", model], ["--append"]):
+            assert f"the index {tmp_path / 'i'} is being written" in refused(capsys, *words, *flags)
+    assert not (tmp_path / "i").exists()
 
 
 def test_an_index_of_another_model_is_refused(home, tmp_path, model, corpus, capsys):
@@ -198,6 +210,10 @@ def test_stages_chosen_for_the_model_are_used(home, tmp_path, model, corpus, job
     indexed = json.loads(run(capsys, *search, "--index", tmp_path / "i"))
     direct = json.loads(run(capsys, *search, "--corpus", corpus, "--model", model, "--memory", jobs_file))
     assert [item["row"] for item in indexed] == [item["row"] for item in direct]
+    moved = model.rename(tmp_path / "moved")
+    assert f'the model folder "{model}" does not exist' in refused(capsys, *search, "--index", tmp_path / "i")
+    assert json.loads(run(capsys, *search, "--index", tmp_path / "i", "--model", moved)) == indexed
+    moved.rename(model)
     assert "--memory does not apply" in refused(capsys, *search, "--index", tmp_path / "i", "--memory", jobs_file)
     run(capsys, *search, "--index", tmp_path / "i", "--fusion", "0")
     assert "built with k 3, and this search wants 2" in refused(capsys, *search, "--index", tmp_path / "i", "--k", "2")
