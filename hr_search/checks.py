@@ -100,7 +100,8 @@ def check_stream(settings: Settings) -> None:
         InputError: naming the setting.
     """
     require_table(settings)
-    columns = {name: f"--{name}" for name in ("gradecolumn", "softgroupcolumn") if getattr(settings, name)}
+    (table,) = settings.tables()
+    columns = {name: f"--{name}" for name in ("gradecolumn", "softgroupcolumn") if getattr(table, name)}
     others = {
         "--condense": settings.condense > 0,
         "--teacher": settings.teacher != "",

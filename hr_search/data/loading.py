@@ -112,9 +112,9 @@ def load_data(settings: Settings) -> Data:
         ('sample_ru', ['query', 'positive', 'negatives', 'group'], 240)
     """
     own = {name: path for name, path in (("validation", settings.validationpath), ("test", settings.testpath)) if path}
-    shares = _shares(settings, own)
+    shares = [_shares(each, own) for each in settings.tables()]
     _refuse_threshold(settings, own.values())
-    table = stream_files.stored(settings, shares) if settings.stream else None
+    table = stream_files.stored(settings, shares[0]) if settings.stream else None
     found, counts, exact = _split_tables(settings, own) if table is None else ([table.parts()], table.counts, False)
     names = labels(settings.datapath)
     parts = {name: union.united([each[name] for each in found], names) for name in found[0]}

@@ -193,6 +193,13 @@ def test_a_part_without_two_groups_is_refused(tmp_path):
         loading.load_data(settings_of(path, testshare=0.01))
 
 
+def test_shares_that_the_table_has_of_its_own_decide_its_parts(tmp_path):
+    path = write(tmp_path / "a.jsonl", rows_of())
+    own = json.dumps([{"path": path, "validationshare": 0, "testshare": 0.5}])
+    shares = {"validationshare": 0.0, "testshare": 0.5}
+    assert loading.load_data(settings_of(own)).sizes == loading.load_data(settings_of(path, **shares)).sizes
+
+
 def test_train_rows_and_negatives_with_held_out_documents_leave(tmp_path):
     rows = rows_of()
     path = write(tmp_path / "a.jsonl", rows)
@@ -311,6 +318,7 @@ def test_windows_of_blocks_are_shuffled():
         ({"datapath": "esco"}, "esco cannot be read in blocks"),
         ({"datapath": "a.csv"}, "a.csv cannot be read in blocks"),
         ({"gradecolumn": "g", "loss": "infonce"}, "--gradecolumn"),
+        ({"datapath": '[{"path": "a.jsonl", "gradecolumn": "g"}]', "loss": "infonce"}, "--gradecolumn"),
         ({"condense": 500}, "--condense"),
         ({"negatives": "mined"}, "--negatives mined"),
         ({"stage": "search"}, "--stage search"),

@@ -76,6 +76,12 @@ def test_queries_are_ranked_among_the_documents_of_their_tables():
     assert back.tables == ["titles", "titles", "duties", "duties"]
 
 
+def test_common_shares_that_no_table_takes_need_not_fit(halves):
+    own = [{"path": path, "validationshare": 0.1, "testshare": 0.1} for path in halves]
+    common = {"groupcolumn": "group", "validationshare": 0.5, "testshare": 0.5}
+    assert all(load_data(Settings(datapath=json.dumps(own), **common)).sizes.values())
+
+
 def test_identical_documents_are_left_out_beside_those_of_other_tables():
     pairs = united([frame(("cook", "chef", "1"), ("baker", "cook", "2")), frame(("welder", "joins", "1"))], ["a", "b"])
     task = tasks_within(pairs)["q2d"]
