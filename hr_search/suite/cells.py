@@ -98,13 +98,15 @@ def systems_of(models: Sequence[str]) -> list[System]:
     A model is called by its folder's name where no other one has it.
 
     Raises:
-        InputError: no model, or one given twice.
+        InputError: no model, a floor in the place of one, or one given twice.
     """
     if not models:
         raise InputError("a suite needs a model; give --model, for example --model embedded.")
     places = {}
     for name in models:
         place = place_of(name)
+        if name in FLOORS:
+            raise InputError(f"every suite measures {name} beside its models; leave --model {name} out.")
         if place in places:
             other = f" (as {shown(places[place])})" if places[place] != name else ""
             raise InputError(f"the model {shown(name)} is given twice{other}; keep one of the two.")

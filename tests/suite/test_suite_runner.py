@@ -125,6 +125,7 @@ def test_one_failing_task_does_not_stop_the_others(home, tmp_path, models, caplo
 def test_nothing_is_measured_where_the_command_cannot_be_meant(suite, models, home, tmp_path, measured):
     for given, said in (
         ([], "needs a model"),
+        (["bm25"], "measures bm25 beside its models"),
         ([models[0], models[0] + "/"], "is given twice"),
         ([models[0], str(tmp_path / "no-model")], "does not exist"),
     ):
