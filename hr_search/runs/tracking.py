@@ -88,22 +88,22 @@ class Tracker:
         figures = {name: value for name, value in row.items() if name != "step" and math.isfinite(value)}
         if self.name == "mlflow":
             figures = {name.replace("@", "_at_"): value for name, value in figures.items()}  # it allows no @
-        try:
+        with _outlived(self.name, f"step {row['step']:.0f}"):
             self.accelerator.log(figures, step=int(row["step"]))
-        except Exception as error:  # each tracker has errors of its own
-            log.warning("the tracker %s did not take step %d (%s)", self.name, row["step"], one_line(error))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Closes the tracker; in MLflow a run that was broken off counts as failed."""
-        with self.open:
+        if self.name == "none":
+            return
+        with self.open, _outlived(self.name, "the end of the run"):
             if self.name == "mlflow" and kind is not None and self.accelerator.is_main_process:
                 import mlflow
 
                 mlflow.end_run("FAILED")
-            if self.name != "none":
-                self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:  # `end_training` would part the processes before the test
+                tracker.finish()
 
 
 @contextlib.contextmanager
@@ -117,6 +117,15 @@ def _starting(name: str) -> Iterator[None]:
             reason = "MLFLOW_TRACKING_URI names a folder, which MLflow no longer writes unless it is allowed to"
             advice = f"set {_ALLOWED}=true, or take sqlite:///FILE"
         raise InputError(f"the tracker {name} does not start ({reason}); {advice}.") from error
+
+
+@contextlib.contextmanager
+def _outlived(name: str, what: str) -> Iterator[None]:
+    """A block that tells a tracker something; what it does not take costs a warning, not the work."""
+    try:
+        yield
+    except Exception as error:  # each tracker has errors of its own
+        log.warning("the tracker %s did not take %s (%s)", name, what, one_line(error))
 
 
 # -- MLflow --------------------------------------------------------------------------------------
@@ -190,7 +199,7 @@ def parent_run(tracker: str, name: str, folder: Path) -> Iterator[dict[str, str]
     try:
         yield {PARENT: parent.info.run_id} | ({"MLFLOW_TRACKING_URI": _uri()} if given else {})
     finally:
-        with _mlflow() as client:
+        with _outlived(tracker, "the end of the grid"), _mlflow() as client:
             client.set_terminated(parent.info.run_id)
 
 

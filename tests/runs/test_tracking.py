@@ -85,9 +85,21 @@ def test_a_training_outlives_its_tracker_and_a_page_that_is_not_taken(store, tmp
         def log(self, figures, step):
             raise OSError("no route to host")
 
+        def finish(self):
+            raise OSError("no route to host")
+
+        @property
+        def trackers(self):
+            return [self]
+
+        def end_training(self):
+            raise AssertionError("the processes of a launch still have the test to share")
+
     tracker = tracking.Tracker(Settings(tracker="mlflow"), Refusing(), Run(tmp_path))
     tracker.log({"step": 3, "mrr": 0.5})
     assert "the tracker mlflow did not take step 3 (no route to host)" in caplog.text
+    tracker.__exit__(None, None, None)
+    assert "the tracker mlflow did not take the end of the run (no route to host)" in caplog.text
     (tmp_path / "tracking.json").write_text('{"mlflow": "nowhere"}')
     tracking.send_pages(tmp_path, [tmp_path / "a.html"])
     assert "the tracker mlflow did not take the pages" in caplog.text
