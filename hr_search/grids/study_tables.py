@@ -188,6 +188,7 @@ def slices(table: pd.DataFrame, goal: str = "goal", axes: list[Axes] | None = No
     """The value of the trials over each setting; pruned ones are marked."""
     settings = require_some(settings_of(table), "settings that vary")
     best, columns = best_trial(table), min(3, len(settings))
+    table = table[table["status"].isin(("finished", "pruned"))]  # others may have no settings yet
     rows = -(-len(settings) // columns)
     axes = new_axes(axes, rows, columns, (3.2 * columns, 2.9 * rows + 0.3), sharey=True)
     for ax, name in zip(axes, settings, strict=False):

@@ -288,7 +288,8 @@ def test_figures_mark_the_best_and_the_pruned(closed):
     ax = drawn(study_tables.curves(table, curves))
     assert title(ax) == "Ended early (crosses): 1 of 4 trials"
     assert len(ax.lines) == 4  # three trials and a cross; the failed one is left out
-    axes = study_tables.slices(table)
+    waiting = pd.DataFrame({"trial": [4], "status": ["waiting"]})  # it has no settings yet
+    axes = study_tables.slices(pd.concat([table, waiting], ignore_index=True))
     assert [title(drawn(ax)) for ax in axes] == ["best at 0.0001", "best at b"] and axes[0].get_xscale() == "log"
     shares = pd.DataFrame({"setting": ["$oops_", "learningrate"], "importance": [0.75, 0.25]})
     ax = drawn(study_tables.importances(shares))
