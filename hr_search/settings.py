@@ -86,6 +86,10 @@ class Settings(  # the fields of the last come first
         """The settings by which each table of `datapath` is read: its path, with its own columns over these."""
         return [self.replace(datapath=source.path, **source.columns) for source in sources(self.datapath)]
 
+    def holds_out(self, part: str) -> bool:
+        """Whether "validation" or "test" has a file of its own, or a share of some table."""
+        return bool(getattr(self, f"{part}path")) or any(getattr(each, f"{part}share") for each in self.tables())
+
     def to_dict(self) -> dict[str, Any]:
         """All settings as a JSON-ready mapping."""
         return dataclasses.asdict(self)

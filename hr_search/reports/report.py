@@ -179,10 +179,10 @@ def _nothing_to_read(name: str, settings: Settings, runid: str) -> str:
         if trained:
             missing = not any((run.folder / "probes").glob("step_*.npy"))
         else:
-            missing = not (settings.validationpath or settings.validationshare)
+            missing = not settings.holds_out("validation")
         return "there are no validation rows (--validationshare 0)" * missing
     if name == "04_analyse_metrics":
-        missing = not run.has("metrics") if trained else not (settings.testpath or settings.testshare)
+        missing = not run.has("metrics") if trained else not settings.holds_out("test")
         return "there are no test rows (--testshare 0)" * missing
     return ""
 

@@ -51,6 +51,15 @@ def test_each_table_is_read_with_its_own_columns_over_the_common_ones():
     assert (second.datapath, second.querycolumn, second.template) == ("b.csv", "job", "")
 
 
+def test_what_is_held_out_is_up_to_the_tables():
+    entries = ["a.csv", {"path": "b.csv", "testshare": 0.1}]
+    some = Settings.from_mapping({"datapath": entries, "validationshare": 0, "testshare": 0})
+    assert some.holds_out("test") and not some.holds_out("validation")
+    none = Settings.from_mapping({"datapath": [{"path": "a.csv", "testshare": 0}]})
+    assert none.holds_out("validation") and not none.holds_out("test")
+    assert none.replace(testpath="b.csv").holds_out("test")
+
+
 def test_paths_in_a_list_are_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs.csv").touch()
