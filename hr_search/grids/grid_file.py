@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -24,6 +25,7 @@ from hr_search.grids.entries import Range
 from hr_search.places import TABLES
 from hr_search.runs.folders import checked_run_id
 from hr_search.settings import FIELDS, TYPES, Settings
+from hr_search.sources import with_paths
 
 log = logging.getLogger(__name__)
 
@@ -181,13 +183,20 @@ def make_cell(name: str, values: Mapping[str, Any], source: str) -> Cell:
 def _filled(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The values of a cell with its seed in the place of each `{seed}`."""
     seed, filled = str(values.get("seed", FIELDS["seed"].default)), dict(values)
+
+    def fill(key: str, text: str) -> str:
+        done = text.replace(SEED, seed)
+        if other := re.search(r"\{[^{}]*\}", done):
+            raise InputError(
+                f"{source}: {key} is {quoted(text)}; only {SEED} can be filled in, so take {shown(other[0])} out."
+            )
+        return done
+
     for key, value in values.items():
-        if isinstance(value, str) and key not in _BRACED:
-            filled[key] = value.replace(SEED, seed)
-            if other := re.search(r"\{[^{}]*\}", filled[key]):
-                raise InputError(
-                    f"{source}: {key} is {quoted(value)}; only {SEED} can be filled in, so take {shown(other[0])} out."
-                )
+        if key == "datapath":  # several tables are a list in JSON, whose braces are its own
+            filled[key] = with_paths(value, functools.partial(fill, key))
+        elif isinstance(value, str) and key not in _BRACED:
+            filled[key] = fill(key, value)
     return filled
 
 
@@ -265,5 +274,5 @@ def _require_judge(settings: Settings, source: str) -> None:
     """Refuses a search whose runs would have no validation: it never looks at the test."""
     if settings.stage == "search":
         raise InputError(f"{source} cannot search in stage search, which trains nothing; use the verb tune.")
-    if not (settings.validationpath or settings.validationshare):
+    if not settings.holds_out("validation"):
         raise InputError(f"{source} has no validation rows to judge trials by; set validationshare above 0 in base.")

@@ -89,6 +89,13 @@ def test_a_text_takes_the_seed_of_its_cell_and_templates_keep_their_braces(tmp_p
     assert default.cells[0].settings.modelname == f"m-{FIELDS['seed'].default}"
 
 
+def test_tables_with_settings_of_their_own_are_a_datapath_of_cells(tmp_path):
+    tables = ["a-{seed}.csv", {"path": "b.csv", "template": "{title}"}]
+    (cell,) = read_grid(write_grid(tmp_path, base={"datapath": tables}, list=[{"seed": 7}])).cells
+    assert [each.datapath for each in cell.settings.tables()] == ["a-7.csv", "b.csv"]
+    assert cell.settings.tables()[1].template == "{title}"
+
+
 @pytest.mark.parametrize(
     ("values", "part"),
     [
@@ -154,6 +161,7 @@ def test_a_text_takes_the_seed_of_its_cell_and_templates_keep_their_braces(tmp_p
         ({"optuna": {"trials": 3, "space": SPACE}, "seeds": [1, 2]}, "gives seeds, but a search has one run a trial"),
         ({"optuna": {"trials": 3, "space": SPACE}, "base": {"stage": "search"}}, "use the verb tune"),
         ({"optuna": {"trials": 3, "space": SPACE}, "base": {"validationshare": 0}}, "no validation rows to judge trials by"),
+        ({"optuna": {"trials": 3, "space": SPACE}, "base": {"datapath": [{"path": "a.csv", "validationshare": 0}]}}, "no validation rows"),
         ({"optuna": {"trials": 3, "space": SPACE}, "list": [{"margin": 0.1}]}, "list and optuna"),
     ],
 )  # fmt: skip
