@@ -132,7 +132,9 @@ def without_identical(task: Task) -> Task:
     """The task with the documents of `identical` left out of the ranking of their query."""
     found = identical(task)
     if task.barred is not None:
-        found = [np.union1d(barred, more) for barred, more in zip(task.barred, found, strict=True)]
+        # Queries of one table share their barred documents, half of all perhaps; a copy for each would fill memory.
+        pairs = zip(task.barred, found, strict=True)
+        found = [np.union1d(barred, more) if len(more) else barred for barred, more in pairs]
     return dataclasses.replace(task, barred=found)
 
 
