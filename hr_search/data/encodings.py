@@ -133,13 +133,16 @@ def refuse_misread(rows: Iterable[tuple[str, ...]], source: str) -> None:
             example = example or _around(found)
     if not odd:
         return
-    what = f'row {odd[0]} ("{shown(example, 30)}"), looks as if it had been read in a wrong encoding'
+    first = f'row {odd[0]} ("{shown(example, 30)}")'
     if len(odd) > max(1, 0.1 * count):
         raise InputError(
-            f"{source}: the text of {len(odd)} of {count} rows, the first in {what}; save the table again from its "
-            "source in UTF-8, or name its --encoding (utf-8 to take the texts as they are)."
+            f"{source}: the text of {len(odd)} of {count} rows, the first in {first}, looks as if it had been read in "
+            "a wrong encoding; save the table again from its source in UTF-8, or name its --encoding (utf-8 to take "
+            "the texts as they are)."
         )
-    logger.warning("%s: the text of %d of %d rows, the first in %s", source, len(odd), count, what)
+    # Few rows are rather typed so: a Latin o in a Russian word looks right, and hides it from a search.
+    what = "have a word of look-alike letters from two alphabets, or were once read in a wrong encoding"
+    logger.warning("%s: %d of %d rows, the first of them %s, %s", source, len(odd), count, first, what)
 
 
 def _around(found: re.Match) -> str:

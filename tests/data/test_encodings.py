@@ -142,7 +142,7 @@ def test_texts_that_were_misread_before(tmp_path, caplog, text):
         refuse_misread(glued(3, 20, text), "t")
     caplog.set_level(logging.WARNING)
     refuse_misread(glued(1, 20, text), "t")
-    assert "the text of 1 of 20 rows" in caplog.text
+    assert "t: 1 of 20 rows, the first of them row" in caplog.text
     caplog.clear()
     refuse_misread(glued(0, 20, text), "t")
     assert not caplog.text
