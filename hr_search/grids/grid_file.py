@@ -37,6 +37,9 @@ _BRACED = ("template", "documenttemplate")  # their braces name columns
 # What the cells of a search are judged by: where it varies, their values cannot be compared.
 _JUDGING = (
     *TABLES,
+    "groupcolumn",
+    "stream",
+    "allowleaks",
     "validationshare",
     "testshare",
     "splitseed",

@@ -158,6 +158,7 @@ def test_tables_with_settings_of_their_own_are_a_datapath_of_cells(tmp_path):
         ({"optuna": {"trials": 3, "space": {"loss": {"choices": ["infonce"], "low": 1}}}}, "has choices and low; keep one"),
         ({"optuna": {"trials": 3, "space": {"loss": {"low": 1, "high": 2}}}}, "loss needs a list"),
         ({"optuna": {"trials": 3, "space": {"goal": ["mrr", "map"]}}}, "varies goal, so that its trials could not be compared"),
+        ({"optuna": {"trials": 3, "space": {"stream": [True, False]}}}, "varies stream, so that its trials could not be"),
         ({"optuna": {"trials": 3, "space": SPACE}, "seeds": [1, 2]}, "gives seeds, but a search has one run a trial"),
         ({"optuna": {"trials": 3, "space": SPACE}, "base": {"stage": "search"}}, "use the verb tune"),
         ({"optuna": {"trials": 3, "space": SPACE}, "base": {"validationshare": 0}}, "no validation rows to judge trials by"),
