@@ -14,6 +14,7 @@ import pandas as pd
 from hr_search.base.choices import WORDS
 from hr_search.data.tasks import Task
 from hr_search.evaluation.metrics import Scores, embedding_scores, rank_all
+from hr_search.search.fusion import WordIndex
 from hr_search.search.memory import Memory
 from hr_search.search.policy import SearchPolicy, sides_of
 from hr_search.search.stages import Reads, placed, with_second_stage, with_words, word_index
@@ -26,6 +27,7 @@ NEIGHBOURS = (5, 10, 20, 40)
 TEMPERATURES = (0.02, 0.05, 0.1)
 FUSIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 RERANKING = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+_HELD = 2**26  # word scores of a kind that are held: 256 MB; where there are more, each block is computed again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ class _Search:
     ) -> None:
         self.task, self.sides, self.memory, self.goal, self.reads = task, sides, memory, goal, reads
         self._values: dict[tuple[SearchPolicy, bool], np.ndarray] = {}
-        self._words: dict[str, np.ndarray] = {}
+        self._words: dict[str, _Numbered] = {}
         self._placed: dict[tuple, np.ndarray] = {}
 
     def best(self, policies: Iterable[SearchPolicy], second: bool = False) -> SearchPolicy:
@@ -153,8 +155,8 @@ class _Search:
         if policy.fusion > 0:
             if policy.words not in self._words:
                 index = word_index(self.task, policy, self.memory)
-                self._words[policy.words] = index.scores(self.task.queries)
-            scores = with_words(scores, _Known(self._words[policy.words]), range(len(self.task.queries)), policy)
+                self._words[policy.words] = _Numbered(index, self.task.queries)
+            scores = with_words(scores, self._words[policy.words], range(len(self.task.queries)), policy)
         return scores
 
     def _side(self, side: str, searched: bool, policy: SearchPolicy) -> np.ndarray:
@@ -168,14 +170,17 @@ class _Search:
         return self._placed[key]
 
 
-class _Known:
-    """Word scores (Q, N) that are known already, asked for by the numbers of the queries."""
+class _Numbered:
+    """The word scores of Q queries, asked for by their numbers, and computed once where all (Q, N) fit into memory."""
 
-    def __init__(self, found: np.ndarray) -> None:
-        self.found = found
+    def __init__(self, index: WordIndex, queries: Sequence[str]) -> None:
+        self.index, self.queries = index, queries
+        self.found = index.scores(queries) if len(index) * len(queries) <= _HELD else None
 
-    def scores(self, queries: Sequence[int]) -> np.ndarray:
-        return self.found[list(queries)]
+    def scores(self, numbers: Sequence[int]) -> np.ndarray:
+        if self.found is not None:
+            return self.found[list(numbers)]
+        return self.index.scores([self.queries[at] for at in numbers])
 
 
 class _Remembering:

@@ -8,7 +8,7 @@ import pytest
 from hr_search.base import arrays
 from hr_search.data.tasks import Task
 from hr_search.evaluation.metrics import embedding_scores, rank_all
-from hr_search.search import fusion
+from hr_search.search import fusion, tuning
 from hr_search.search.memory import Memory, keys_of
 from hr_search.search.policy import SearchPolicy
 from hr_search.search.stages import evaluate_stages
@@ -113,6 +113,19 @@ def test_one_query_chooses_nothing():
     single = Task("q2d", task.queries[:1], task.documents, task.relevant[:1], task.groups[:1])
     tuned = tune(single, sides, known, goal="ndcg@10")
     assert not tuned.steps["taken"].any() and tuned.policy == SearchPolicy() and tuned.steps["se"].isna().all()
+
+
+def test_word_scores_that_do_not_fit_into_memory_choose_the_same_knobs(monkeypatch):
+    sides, known = world(turn=0.6, noise=0.8)
+    task = task_of(spelt=True)
+    held = tune(task, sides, known)
+    asked, scores = [], fusion.WordIndex.scores
+    monkeypatch.setattr(tuning, "_HELD", COUNT * COUNT - 1)
+    monkeypatch.setattr(fusion.WordIndex, "scores", lambda self, texts: asked.append(len(texts)) or scores(self, texts))
+    monkeypatch.setattr(tuning, "rank_all", lambda task, scores: rank_all(task, scores, 7))
+    found = tune(task, sides, known)
+    assert found.policy == held.policy and found.steps.equals(held.steps) and held.policy.fusion > 0
+    assert max(asked) == 7
 
 
 def test_the_same_rows_choose_the_same_knobs():
