@@ -144,9 +144,8 @@ def with_second_stage(scores: Scores, task: Task, reads: Reads, policy: SearchPo
 
 
 def word_index(task: Task, policy: SearchPolicy, memory: Memory | None) -> WordIndex:
-    """The word index of a task's documents; frequencies count the memory, too, or the queries where there is none."""
-    background = memory.background if memory else fusion.frequencies(task.queries)
-    return WordIndex.fit(task.documents, policy.words, background)
+    """The word index of a task's documents; frequencies count the memory, too, and no query, as in a search."""
+    return WordIndex.fit(task.documents, policy.words, memory.background if memory else None)
 
 
 def evaluate_stages(

@@ -14,7 +14,7 @@ from hr_search.evaluation.metrics import embedding_scores, rank_all
 from hr_search.search import fusion
 from hr_search.search.memory import Memory, keys_of
 from hr_search.search.policy import SearchPolicy
-from hr_search.search.stages import evaluate_stages, placed, reranked, stages_table
+from hr_search.search.stages import evaluate_stages, placed, reranked, stages_table, word_index
 
 NAMES = ["cosine", "+ centring", "+ mixing", "+ words", "+ second stage"]
 
@@ -160,10 +160,16 @@ def test_words_and_second_stage_follow_the_embeddings(world):
     words = rank_all(tasks["q2d"], lambda start, stop: word_scores(tasks["q2d"], known)[start:stop])
     assert found["+ words"]["rank"].tolist() == words["rank"].tolist()
     assert len(judge.read) == 2 * 12
+    policy = SearchPolicy(fusion=1.0)  # without a memory, as a search that does not know the other queries
+    words = rank_all(tasks["q2d"], lambda start, stop: word_scores(tasks["q2d"], None)[start:stop])
+    assert evaluate_stages(tasks["q2d"], sides, policy)[-1].results["rank"].tolist() == words["rank"].tolist()
+    index, whole = word_index(tasks["q2d"], policy, None), fusion.WordIndex.fit(tasks["q2d"].documents)
+    np.testing.assert_array_equal(index.idf, whole.idf)
 
 
 def word_scores(task, known):
-    return fusion.WordIndex.fit(task.documents, "tfidf", known.background).scores(task.queries).round(6)
+    background = known.background if known else None
+    return fusion.WordIndex.fit(task.documents, "tfidf", background).scores(task.queries).round(6)
 
 
 def test_leaving_out_touches_only_texts_of_the_memory(world):
