@@ -173,7 +173,7 @@ def _to_fit_on(encoder: Encoder, data: Data, test: Task) -> tuple[Memory, dict[s
     tokens = sum(_length(encoder.tokens(side_texts, side)) for side, side_texts in texts.items())
     if tokens > TOKENS:
         raise InputError(f"{tokens:,} tokens are too many to encode in a report; {how}.")
-    memory = build_memory(encoder, pairs, f"the train rows of {data.name}")
+    memory = build_memory(encoder, pairs, f"the memory (train rows of {data.name})")
     refuse_known(memory, task.documents, "repeat the run without --allowleaks")
     return memory, validation
 

@@ -117,6 +117,14 @@ def test_a_memory_that_knows_the_test_is_refused(scene):
         run_stages.examine(run, encoder, data, "q2d")
 
 
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_train_rows_that_know_the_answers_are_refused(scene, part):
+    run, data, encoder, _ = scene
+    leaky = dataclasses.replace(data, train=pd.concat([data.train, getattr(data, part)]))
+    with pytest.raises(InputError, match="give answers away"):
+        run_stages.examine(run, encoder, leaky, "q2d")
+
+
 def test_the_model_of_another_run_is_refused(scene, monkeypatch):
     run, data, encoder, _ = scene
     table = run.table("metrics")
