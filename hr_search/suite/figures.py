@@ -55,21 +55,28 @@ def dots_and_intervals(cells: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def leaders(cells: pd.DataFrame) -> str:
-    """On how many tasks and directions each system has the highest value, `e5 leads in 3 of 4 rows, tfidf in 1`."""
-    done = cells[cells["status"] == "finished"]
-    best = done.loc[done.groupby(["task", "direction"], sort=False)["value"].idxmax(), "system"]
-    counts = best.value_counts(sort=True)
-    first, *rest = counts.items()
-    words = [f"{first[0]} leads in {first[1]} of {len(best)} rows", *(f"{name} in {count}" for name, count in rest)]
-    return ", ".join(words)
+    """On how many tasks and directions each system is ahead: `e5 leads in 3 of 5 rows, tfidf in 1; a tie in 1`."""
+    best = _best(cells)
+    counts, ties = best[best.str.len() == 1].str[0].value_counts(sort=True), int((best.str.len() > 1).sum())
+    names = [f"{name}{' leads' * (not at)} in {count}" for at, (name, count) in enumerate(counts.items())]
+    if names:
+        names[0] += f" of {len(best)} rows"
+    return "; ".join([", ".join(names)] * bool(names) + [f"a tie in {ties}"] * bool(ties))
 
 
 def words_of(cells: pd.DataFrame) -> str:
     """What `dots_and_intervals` shows, for readers who cannot see it: each row with its best system."""
-    done = cells[cells["status"] == "finished"]
-    best = done.loc[done.groupby(["task", "direction"], sort=False)["value"].idxmax()]
-    words = [f"{row.task} {row.direction}: {row.system} {row.value:.2f}" for row in best.itertuples()]
+    values = cells[cells["status"] == "finished"].groupby(["task", "direction"], sort=False)["value"].max()
+    words = [f"{' '.join(row)}: {' and '.join(best)} {values[row]:.2f}" for row, best in _best(cells).items()]
     return f"Dots with 95 % intervals for each system on each task; the best are {'; '.join(words)}"
+
+
+def _best(cells: pd.DataFrame) -> pd.Series:
+    """The systems with the highest value of each task and direction, which is the index; several where they tie."""
+    done = cells[cells["status"] == "finished"]
+    rows = done.groupby(["task", "direction"], sort=False)
+    highest = done["value"] >= rows["value"].transform("max")
+    return done[highest].groupby(["task", "direction"], sort=False)["system"].agg(list)
 
 
 def _looks(cells: pd.DataFrame, systems: list[str]) -> dict[str, tuple[str, str]]:

@@ -116,5 +116,8 @@ def test_the_figure_shows_every_finished_cell(tables, closed):
     ]  # fmt: skip
     assert ax.get_title(loc="left") == "B leads in 3 of 4 rows, bm25 in 1"
     assert "three q2d: bm25 0.90" in figures.words_of(tables.cells)
+    tied = tables.cells.assign(value=tables.cells["value"].where(tables.cells["task"] != "three", 0.9))
+    assert figures.leaders(tied) == "B leads in 3 of 4 rows; a tie in 1"
+    assert "three q2d: bm25 and A 0.90" in figures.words_of(tied)
     with pytest.raises(InputError, match="no finished cells"):
         figures.dots_and_intervals(tables.cells[tables.cells["status"] == "skipped"])
