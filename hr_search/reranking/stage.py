@@ -120,7 +120,13 @@ def train_second_stage(
         table = read.ranked(read.logits(reranker))
         return {name: float(table[name].mean()) for name in METRICS} | {"se": float(table[settings.goal].sem())}
 
-    return carry_out(ListTraining(reranker, rows, miner, settings, fingerprint, accelerator), validate, report)
+    progress = carry_out(ListTraining(reranker, rows, miner, settings, fingerprint, accelerator), validate, report)
+    if read is not None and progress.best < value:
+        what = (
+            "alone, the second stage orders these texts worse than the retriever does (%s %.4f, not %.4f); `tune` tells"
+        )
+        log.warning(what + " whether a share of its score helps", settings.goal, progress.best, value)
+    return progress
 
 
 def measure_second_stage(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from hr_search.data.tasks import tasks_of
 from hr_search.evaluation.metrics import rank_all
 from hr_search.mining import Miner
 from hr_search.policies import list_policy
+from hr_search.reranking import stage
 from hr_search.reranking.candidates import Candidates, candidates_of, subset
 from hr_search.reranking.lists import lists_of, listwise, parts_of
 from hr_search.reranking.scorer import load_reranker, new_reranker
@@ -295,6 +298,23 @@ def test_same_settings_give_the_same_weights_and_an_older_model_is_replaced(fini
     run_experiment(settings, "again")
     after = load_reranker(folder / "out").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(("best", "told"), [(-0.01, True), (0.01, False)])
+def test_a_second_stage_worse_than_the_retriever_is_named(finished, monkeypatch, caplog, best, told):
+    from hr_search.base import paths
+
+    folder, settings, _ = finished
+    monkeypatch.setenv(paths.HOME_VARIABLE, str(folder / "home"))
+
+    def trained(*given):
+        first = float(re.search(r"mrr (\S+) without a second stage", caplog.text)[1])
+        return dataclasses.replace(carry_out(*given), best=first + best)
+
+    monkeypatch.setattr(stage, "carry_out", trained)
+    caplog.set_level("INFO")
+    run_experiment(settings.replace(outputpath="", epochs=1), f"told-{told}")
+    assert ("alone, the second stage orders these texts worse" in caplog.text) == told
 
 
 def test_report_leaves_drift_out_with_a_sentence(finished):
