@@ -182,7 +182,7 @@ def streamed(table: Stored, kept: np.ndarray, right: np.ndarray, held: pd.DataFr
     if len(kept) > SAMPLE:
         drawn = _FIRST + np.random.default_rng([seed, 2]).choice(len(kept) - _FIRST, SAMPLE - _FIRST, replace=False)
         places = np.concatenate([np.arange(_FIRST), np.sort(drawn)])
-    seen = np.isin(text_hashes(held["query_key"].tolist()), table.query_keys[queries])
+    seen = _among(held["query_key"], table.query_keys, table.query[kept])
     sample = pd.DataFrame(
         {
             "query": [rows.queries[at] for at in query[places]],
