@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hr_search.base import files, paths
+from hr_search.base.errors import InputError
 from hr_search.bench import peer
 from hr_search.bench.cases import CONTENDERS, Order, check_numbers
 from hr_search.bench.model_folders import model_folder
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 SAME_LOSS = 0.01  # allowed relative difference between the losses of both contenders at each step
 SCALES = (10_000, 100_000, 1_000_000)
+GROWTH = [
+    *("rows", "start_first_s", "start_again_s", "start_cpu_s", "step_ms", "start_memory_gb", "memory_above_model_gb"),
+]
 
 
 # -- equal training ------------------------------------------------------------------------------
@@ -113,7 +117,8 @@ def scale_table(
         sizes: numbers of rows.
         steps: measured.
         threads: of the processor; 0 = torch decides.
-        out: the table; empty = `metrics/scale.csv`, with `stream` `metrics/scale_stream.csv`.
+        out: the table; empty = `metrics/scale.csv`, with `stream` `metrics/scale_stream.csv`. Its rows for other
+            numbers of rows stay.
         model: "embedded", or a model's folder.
         rows: measure this number of rows alone; 0 = `sizes`.
         stream: read a JSONL file in blocks (`--stream`) instead of a CSV file.
@@ -125,19 +130,37 @@ def scale_table(
         first step, above the loaded model) and `memory_above_model_gb` (with its steps).
 
     Raises:
-        InputError: a run failed.
+        InputError: a run failed, or the file is another table.
     """
     sizes = [rows] if rows else sizes
     check_numbers({"steps": (steps, 1), "threads": (threads, 0), "rows": (min(sizes), 100)})
     path = paths.resolve(out) if out else paths.metrics() / ("scale_stream.csv" if stream else "scale.csv")
-    order = Order("start", model=model_folder(model), batchsize=32, steps=steps, threads=threads)
+    kept, order = _kept(path), Order("start", model=model_folder(model), batchsize=32, steps=steps, threads=threads)
     found = []
     for size in sizes:
         share = max(0.001, 20 / size)  # parts drawn by a hash need some groups
         recipe = {"stream": True, "validationshare": share, "testshare": share} if stream else {}
         found.append(scale_row(dataclasses.replace(order, recipe=recipe), size))
-        files.write_csv(path, pd.DataFrame(found))
+        others = kept[~kept["rows"].isin([row["rows"] for row in found])]
+        files.write_csv(path, pd.DataFrame([*others.to_dict("records"), *found]).sort_values("rows"))
     return pd.DataFrame(found)
+
+
+def _kept(path: Path) -> pd.DataFrame:
+    """The table that `scale_table` wrote at a path; no rows where there is none.
+
+    Raises:
+        InputError: the file is another table.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=GROWTH)
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError):
+        table = pd.DataFrame()
+    if list(table.columns) != GROWTH:
+        raise InputError(f"{path} is not a table of what rows cost; move it away or give another --out.")
+    return table
 
 
 def scale_row(order: Order, size: int) -> dict[str, float]:

@@ -163,7 +163,13 @@ def test_growth_is_measured_on_a_table_from_disk(tmp_path, tiny_model, monkeypat
     assert (found[times] > 0).all(axis=None)
     assert (found["memory_above_model_gb"] >= found["start_memory_gb"]).all()
     assert homes[0] == homes[1] != homes[2] == homes[3]  # two runs share a token cache, two sizes do not
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "home/metrics/scale.csv"), found, check_exact=False)
+    path = tmp_path / "home/metrics/scale.csv"
+    pd.testing.assert_frame_equal(pd.read_csv(path), found, check_exact=False)
+    again = proof.scale_table(steps=2, model=str(tiny_model), rows=150)  # the row of the other size stays
+    pd.testing.assert_frame_equal(pd.read_csv(path), pd.concat([again, found[1:]], ignore_index=True))
+    path.write_text("rows,seconds\n150,1\n")
+    with pytest.raises(InputError, match=r"scale\.csv is not a table of what rows cost"):
+        proof.scale_table((150,), 2, model=str(tiny_model))
     streamed = proof.scale_table(steps=2, model=str(tiny_model), rows=200, stream=True)
     assert streamed["rows"].tolist() == [200] and (streamed[times] > 0).all(axis=None)
     assert (tmp_path / "home/metrics/scale_stream.csv").is_file()
