@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -63,3 +64,15 @@ def test_the_embedded_model_must_be_a_folder(home, monkeypatch):
     monkeypatch.setattr(embedded, "ensure_embedded", lambda: embedded.HUB_NAME)
     with pytest.raises(InputError, match=r"multilingual-e5-small as a folder.*hr_search\[bundled\]"):
         model_folders.model_folder()
+
+
+def test_a_measurement_ends_with_who_asked_for_it(tmp_path):
+    child = (
+        "import time; from hr_search.bench import __main__ as process; process.end_with_parent(); print(1, flush=True)"
+    )
+    child += "; time.sleep(600)"
+    parent = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', sys.argv[1]]).wait())"
+    asking = subprocess.Popen([sys.executable, "-c", parent, child], stdout=subprocess.PIPE, text=True)
+    assert asking.stdout.readline() == "1\n"
+    asking.kill()
+    assert asking.communicate(timeout=120)[0] == ""  # the child holds the pipe open until it ends
