@@ -192,10 +192,9 @@ def step_plan(
         # Two rows at least, as a batch of one has no in-batch negatives.
         wanted = [max(2, round(rows * share / sum(shares))) if share else 0 for share in shares]
         drawn = [count if held else 0 for count, held in zip(wanted, drawn, strict=True)]
-    plan = StepPlan(tables, drawn, per_step, 0, 0, seed, window)
-    per_epoch = len(plan.epoch(0))
+    per_epoch = sum(_batches_of(count, per_step) for count in drawn)
     total = per_epoch * epochs
-    return dataclasses.replace(plan, per_epoch=per_epoch, total=min(total, maxsteps or total))
+    return StepPlan(tables, drawn, per_step, per_epoch, min(total, maxsteps or total), seed, window)
 
 
 def epoch_batches(count: int, batchsize: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -209,7 +208,8 @@ def _stream(count: int, start: int, length: int, seed: int, table: int, window: 
     keys = [[seed, number, _TABLES, table] if table else [seed, number] for number in passes]
     orders = [shuffled(count, window, np.random.default_rng(key)) for key in keys]
     first = start % count if count else 0
-    return np.concatenate([np.empty(0, np.int64), *orders])[first : first + length]
+    whole = orders[0] if len(orders) == 1 else np.concatenate([np.empty(0, np.int64), *orders])
+    return whole[first : first + length]
 
 
 def shuffled(count: int, window: int, generator: np.random.Generator) -> np.ndarray:
@@ -232,6 +232,12 @@ def shuffled(count: int, window: int, generator: np.random.Generator) -> np.ndar
         rows = [np.arange(block * size, min(count, (block + 1) * size)) for block in blocks[at : at + _BLOCKS]]
         parts.append(generator.permutation(np.concatenate(rows)))
     return np.concatenate(parts)
+
+
+def _batches_of(count: int, batchsize: int) -> int:
+    """How many batches `_cut` makes of `count` rows."""
+    batches = -(-count // batchsize)
+    return batches - (batches > 1 and count % batchsize == 1)
 
 
 def _cut(order: np.ndarray, batchsize: int) -> list[np.ndarray]:

@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         if self.foreign:
             return text_table(texts, side, length if length < self.maxlength else 0)
         table = tokenise(self.model.tokenizer, texts, self.prompt(side), length, cached)
-        if self.vocabulary and (highest := int(table.ids.max(initial=0))) >= self.vocabulary:
+        if self.vocabulary and (highest := table.highest()) >= self.vocabulary:
             raise InputError(
                 f"the tokenizer of {self.name} knows a token {highest} and the model has embeddings for "
                 f"{self.vocabulary}; put the tokenizer that belongs to the model into its folder."

@@ -180,7 +180,7 @@ def search(arguments: argparse.Namespace) -> int:
     searcher = _from_index(arguments, settings, values, kept) if kept else _from_corpus(arguments, settings, values)
     answers = searcher.answers([text for _, text in queries], arguments.top, progress=len(queries) > 1)
     if arguments.queries:
-        _write_answers(queries, answers, arguments.out)
+        _write_answers(queries, answers, arguments.out, arguments.json)
         return 0
     found = [{"score": round(hit.score, 4), "row": hit.row, "text": hit.text} for hit in next(iter(answers))]
     if arguments.json:
@@ -316,7 +316,9 @@ def _reading(settings: Settings) -> tuple[str, bool, bool]:
     return settings.encoding, settings.trustfile, settings.keephtml
 
 
-def _write_answers(queries: list[tuple[int, str]], answers: Iterable[list[Hit]], out: str | None) -> None:
+def _write_answers(
+    queries: list[tuple[int, str]], answers: Iterable[list[Hit]], out: str | None, as_json: bool
+) -> None:
     """Prints the answers as JSON, or writes them into a CSV or JSONL file, a row for each text found."""
     import json
 
@@ -338,7 +340,10 @@ def _write_answers(queries: list[tuple[int, str]], answers: Iterable[list[Hit]],
     else:
         with whole_file(place) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    say(f"answers to {len(queries)} queries: {place}")
+    if as_json:
+        print_json({"queries": len(queries), "out": str(place)})
+    else:
+        say(f"answers to {len(queries)} queries: {place}")
 
 
 def _add_shared(verb: argparse.ArgumentParser, *left_out: str) -> None:

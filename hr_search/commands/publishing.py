@@ -21,7 +21,7 @@ def add_publish(verbs: argparse._SubParsersAction) -> None:
     )
     verb.add_argument("--model", required=True, help="folder that a training has saved (--outputpath)")
     verb.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository; made if it is missing")
-    verb.add_argument("--licence", default="", help="of the model (default mit where base model and data are bundled)")
+    verb.add_argument("--licence", default="", help="of the model (default mit where all it was made of is bundled)")
     verb.add_argument("--private", action="store_true", help="make a new repository private")
     verb.add_argument("--overwrite", action="store_true", help="replace all files of a repository that holds some")
     verb.add_argument(

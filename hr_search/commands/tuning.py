@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -184,13 +185,19 @@ def _fitted(
 def _keep(
     arguments: argparse.Namespace, folder: Path, encoder: Encoder, known: Memory, policies: dict[str, SearchPolicy]
 ) -> None:
-    """Writes the copy of the model, if one is wanted, the memory, and last what makes a search use it."""
+    """Writes the copy of the model, if one is wanted, the memory, and last what makes a search use it.
+
+    A copy of the same model that lies there already is made anew and keeps what was chosen for the other direction.
+    """
     from hr_search.search.identity import fingerprint
-    from hr_search.search.memory import FOLDER, save_memory
-    from hr_search.search.policy import write_policies
+    from hr_search.search.memory import FOLDER, open_memory, save_memory
+    from hr_search.search.policy import read_policies, write_policies
 
     own = own_folder(arguments.model)
     if folder != own:
+        with contextlib.suppress(InputError):  # another model's memory, none, or a damaged file
+            open_memory(folder / FOLDER, fingerprint(encoder))
+            policies = read_policies(folder) | policies
         card = own / "README.md" if own else None
         text = card.read_text(encoding="utf-8") if card and card.is_file() else _CARD
         encoder.save(folder, text)

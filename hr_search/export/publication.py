@@ -104,13 +104,14 @@ def checked_licence(licence: str, settings: Settings) -> str:
     """The identifier of the model's licence; "mit" where base model and data are the bundled ones and none is given.
 
     Raises:
-        InputError: none is given and the terms of base model or data are not known here, or it is no identifier.
+        InputError: none is given and the terms of base model, teacher or data are not known here, or it is no
+            identifier.
     """
     if not licence:
-        if settings.modelname != embedded.NAME or not {*_tables(settings)} <= {*BUNDLED}:
+        if settings.modelname != embedded.NAME or settings.teacher or not {*_tables(settings)} <= {*BUNDLED}:
             raise InputError(
-                "the licence of this model depends on its base model and its data; give --licence, such as mit, "
-                "apache-2.0 or other."
+                "the licence of this model depends on its base model, its teacher if it had one, and its data; give "
+                "--licence, such as mit, apache-2.0 or other."
             )
         return "mit"
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,40}", licence):

@@ -59,12 +59,17 @@ class TokenTable(Sequence):
 
     def used(self) -> np.ndarray:
         """The distinct token ids that occur, sorted."""
-        # Slices keep the memory of a large mapped table bounded.
-        parts = [np.empty(0, np.int32)]
+        return np.unique(np.concatenate([np.empty(0, np.int32), *map(np.unique, self._sweep())]))
+
+    def highest(self) -> int:
+        """The largest token id that occurs; 0 where there is none."""
+        return max((int(part.max()) for part in self._sweep()), default=0)
+
+    def _sweep(self) -> Iterator[np.ndarray]:
+        """All tokens, some at a time: a sweep over a large mapped file would bring all of it into memory."""
         for at in range(0, len(self.ids), _SWEPT):
-            parts.append(np.unique(self.ids[at : at + _SWEPT]))
+            yield self.ids[at : at + _SWEPT]
             release(self.ids)
-        return np.unique(np.concatenate(parts))
 
 
 def set_apart(table: TokenTable, count: int) -> TokenTable:

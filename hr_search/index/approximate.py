@@ -118,7 +118,7 @@ def open_lists(index: Index, nprobe: int = 0, rescore: int | None = None) -> App
     try:
         if digests(folder) != entry["digests"]:
             raise ValueError("a file is another")
-        lists = read(folder)
+        lists, numbers = read(folder), [int(entry[name]) for name in ("nprobe", "rescore")]
         if (lists.ntotal, lists.d) != index.vectors.shape:
             raise ValueError(f"{SIZES} does not count {len(index)} texts")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, InputError) as error:
@@ -128,9 +128,7 @@ def open_lists(index: Index, nprobe: int = 0, rescore: int | None = None) -> App
         ) from error
     if not 0 <= nprobe <= lists.nlist:
         raise InputError(f"--nprobe is {nprobe}; the index has {lists.nlist} lists, so give 1 to {lists.nlist}.")
-    return Approximate(
-        lists, index.vectors, nprobe or entry["nprobe"], entry["rescore"] if rescore is None else rescore
-    )
+    return Approximate(lists, index.vectors, nprobe or numbers[0], numbers[1] if rescore is None else rescore)
 
 
 def read(folder: Path) -> Any:

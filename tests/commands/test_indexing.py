@@ -133,7 +133,8 @@ def test_many_queries_are_answered_into_a_table(home, tmp_path, model, corpus, c
     alone = json.loads(run(capsys, "search", "digs coal", "--index", tmp_path / "i", "--top", "2", "--json"))
     assert [row["row"] for row in printed[2:]] == [item["row"] for item in alone]
     run(capsys, *words, "--out", tmp_path / "a.csv")
-    run(capsys, *words, "--out", tmp_path / "a.jsonl")
+    told = json.loads(run(capsys, *words, "--out", tmp_path / "a.jsonl", "--json"))
+    assert told == {"queries": 2, "out": str(tmp_path / "a.jsonl")}
     table = pd.read_csv(tmp_path / "a.csv")
     assert list(table.columns) == ["queryrow", "query", "rank", "score", "row", "text"]
     assert table.to_dict("records") == printed

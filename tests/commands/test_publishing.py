@@ -15,8 +15,10 @@ import pytest
 from huggingface_hub import ModelCard, constants
 from sentence_transformers import SentenceTransformer
 
+from hr_search.base.errors import InputError
 from hr_search.commands import parser
 from hr_search.encoder import load_encoder
+from hr_search.export.publication import checked_licence
 from hr_search.release import command, model_card, save_model
 from hr_search.runs.folders import Run
 from hr_search.settings import Settings
@@ -244,6 +246,15 @@ def test_a_network_that_fails_leaves_nothing_half_published(hub, model, capsys, 
     assert publish(model) == 0 and "model.safetensors" in hub.files
 
 
+def test_a_licence_is_known_where_all_parts_are_bundled():
+    assert checked_licence("", Settings(datapath="esco")) == "mit"
+    for other in ({"modelname": "other"}, {"datapath": "mine.csv"}, {"teacher": "teacher"}):
+        settings = Settings(**{"datapath": "esco"} | other)
+        with pytest.raises(InputError, match="give --licence"):
+            checked_licence("", settings)
+        assert checked_licence("cc-by-4.0", settings) == "cc-by-4.0"
+
+
 def test_what_cannot_be_published_is_refused(hub, model, tmp_path, tiny_model, monkeypatch, capsys):
     def refused(*words: str, **options: str) -> str:
         assert publish(*words, **options) == 2
@@ -254,7 +265,7 @@ def test_what_cannot_be_published_is_refused(hub, model, tmp_path, tiny_model, m
     assert "is not the name of a repository" in refused(model, repo="jobs")
     assert "refused by the Hub" in refused(model, repo="me/jobs..2")
     assert "holds no saved model" in refused(tmp_path / "nothing") and "holds no saved model" in refused(tmp_path)
-    assert "depends on its base model and its data" in refused(model, licence="")
+    assert "depends on its base model, its teacher" in refused(model, licence="")
     assert "is not an identifier" in refused(model, licence="My licence")
     policy = model / "search.json"
     kept = policy.read_text()

@@ -105,6 +105,17 @@ def test_out_is_a_whole_copy_that_evaluate_can_use(home, tmp_path, tiny_model, j
     assert {"+ mixing", "stages", str(out)} == set(found)
 
 
+def test_a_copy_made_anew_keeps_the_other_direction_unless_it_is_of_another_model(home, tmp_path, model, jobs_file):
+    out = tmp_path / "out"
+    words = ["tune", "--model", str(model), "--datapath", str(jobs_file), *SHARES, "--out", str(out), "--direction"]
+    for direction in ("q2d", "d2q"):
+        assert parser.main([*words, direction]) == 0
+        write_policies(out, {direction: SearchPolicy(fusion=0.123)})
+    assert read_policies(out)["q2d"].fusion == 0.123
+    assert parser.main([*words, "d2q", "--maxlength", "24"]) == 0
+    assert list(read_policies(out)) == ["d2q"]
+
+
 def test_out_keeps_the_card(home, tmp_path, model, jobs_file):
     (model / "README.md").write_text("how it was trained")
     out = tmp_path / "out"

@@ -313,6 +313,13 @@ def test_schedule_and_plan():
     assert [rows.tolist() for rows, _ in plan.batches(4)] == [rows.tolist() for rows, _ in steps[4:]]
 
 
+@pytest.mark.parametrize("per_step", [1, 2, 3, 4, 10, 11])
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 11])
+def test_a_plan_counts_the_batches_that_an_epoch_has(count, per_step):
+    plan = batches.step_plan(count, per_step, 2, 0, 42)
+    assert plan.per_epoch == len(plan.epoch(0)) == plan.total // 2
+
+
 def test_weight_decay_spares_embeddings_biases_and_norms(tiny_model):
     encoder = load_encoder(str(tiny_model))
     decayed, rest = policies.parameter_groups(encoder, 0.1)

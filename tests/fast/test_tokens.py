@@ -85,7 +85,12 @@ def test_rows_are_found_as_in_a_list():
 def test_no_texts():
     table = tokenise(make_tokenizer(), [])
     assert_rows(table, [])
-    assert len(table) == 0 and table.used().tolist() == [] and batches_by_length(table.lengths, 10) == []
+    assert (
+        len(table) == 0
+        and table.used().tolist() == []
+        and table.highest() == 0
+        and batches_by_length(table.lengths, 10) == []
+    )
 
 
 def test_a_former_call_leaves_no_trace():
@@ -112,6 +117,16 @@ def test_a_cache_hit_equals_a_fresh_table(cached):
     for table in (first, hit):
         assert_rows(table, [row.tolist() for row in fresh])
         assert table.used().tolist() == fresh.used().tolist()
+        assert table.highest() == max(max(row.tolist()) for row in fresh)
+
+
+@pytest.mark.parametrize("sweep", [TokenTable.used, TokenTable.highest])
+def test_a_sweep_leaves_no_pages_of_a_mapped_table_in_memory(tmp_path, monkeypatch, sweep):
+    monkeypatch.setattr(tokens, "_SWEPT", 1000)
+    np.save(tmp_path / "ids.npy", np.arange(10_500, dtype=np.int32))
+    table, released = TokenTable(np.load(tmp_path / "ids.npy", mmap_mode="r"), np.array([0, 10_500])), []
+    monkeypatch.setattr(tokens, "release", lambda array: released.append(array is table.ids))
+    assert np.max(sweep(table)) == 10_499 and released == [True] * 11
 
 
 def test_a_hit_reads_what_lies_there(cached):

@@ -234,7 +234,7 @@ def test_lists_of_other_texts_are_refused(vectors, tmp_path):
         approximate.open_lists(saved.open_index(grown.folder))
 
 
-@pytest.mark.parametrize("harm", ["short", "missing", "other", "entry"])
+@pytest.mark.parametrize("harm", ["short", "missing", "other", "digests", "nprobe", "rescore"])
 def test_damaged_lists_are_refused(vectors, tmp_path, harm):
     index, _ = lists.build_lists(generated(tmp_path / "i", vectors[:300]))
     folder = index.folder / approximate.FOLDER
@@ -246,7 +246,7 @@ def test_damaged_lists_are_refused(vectors, tmp_path, harm):
         (folder / "centres.faiss").write_bytes(b"no index")
     else:
         manifest = read_json(index.folder / saved.MANIFEST)
-        del manifest["approximate"]["digests"]
+        del manifest["approximate"][harm]
         write_json(index.folder / saved.MANIFEST, manifest)
     with pytest.raises(InputError, match="are damaged .*; build them again with `python -m hr_search index"):
         approximate.open_lists(saved.open_index(index.folder))
