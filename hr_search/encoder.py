@@ -16,6 +16,7 @@ from hr_search.base.choices import SIDES
 from hr_search.base.devices import to_device, use_bf16
 from hr_search.base.errors import InputError, one_line, suggestion
 from hr_search.base.files import read_json, whole_folder, write_json
+from hr_search.base.mapped import ChangedTexts, StoredTexts
 from hr_search.base.processes import ALONE, Processes
 from hr_search.base.progress import bar, quiet
 from hr_search.fast import packing
@@ -129,7 +130,7 @@ class Encoder(nn.Module):
         length = min(length or self.maxlength, self.maxlength) if self.maxlength < opening.ENDLESS else self.maxlength
         if self.condenser and side == "document":
             condense = self.condenser.scaled(length / self.maxlength)
-            texts = [condense(text) for text in texts]
+            texts = ChangedTexts(texts, condense) if isinstance(texts, StoredTexts) else [condense(t) for t in texts]
         if self.foreign:
             return text_table(texts, side, length if length < self.maxlength else 0)
         table = tokenise(self.model.tokenizer, texts, self.prompt(side), length, cached)

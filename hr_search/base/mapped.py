@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -122,3 +122,22 @@ class StoredTexts(Sequence[str]):
         whole, first = os.pread(self._file.fileno(), ends[-1] - ends[0], ends[0]), ends[0]
         parts = (whole[left - first : right - first] for left, right in itertools.pairwise(ends))
         return [part.decode("utf-8", "surrogatepass") for part in parts]
+
+
+class ChangedTexts(Sequence[str]):
+    """Texts of which each is changed when it is asked for, so that those in files stay there."""
+
+    def __init__(self, texts: Sequence[str], change: Callable[[str], str]) -> None:
+        self._texts, self._change = texts, change
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        found = self._texts[index]
+        return self._change(found) if isinstance(found, str) else [self._change(text) for text in found]

@@ -14,11 +14,13 @@ from sentences import sentence
 
 from hr_search import batches
 from hr_search.base.errors import InputError
-from hr_search.base.mapped import GrowingArray, GrowingTexts, StoredTexts
+from hr_search.base.mapped import ChangedTexts, GrowingArray, GrowingTexts, StoredTexts
 from hr_search.batches import index_rows
 from hr_search.checks import check_settings
 from hr_search.data import blocks, duplicates, hashes, loading, reading, stream_files, tables
+from hr_search.encoder import load_encoder
 from hr_search.experiment import run_experiment
+from hr_search.models.condenser import Condenser
 from hr_search.settings import Settings
 
 GROUPS = 40
@@ -85,6 +87,20 @@ def test_texts_and_numbers_in_files_are_those_that_were_written(tmp_path):
         numbers.append(np.arange(size))
     numbers.close()
     assert np.array_equal(np.load(tmp_path / "n.npy"), np.concatenate([np.arange(3), np.arange(100_000)]))
+
+
+def test_texts_in_files_are_condensed_when_they_are_read_and_give_the_tokens_of_a_list(tmp_path, tiny_model):
+    encoder = load_encoder(str(tiny_model))
+    encoder.condenser = Condenser(20, {"bakes": 1.0})
+    texts = [f"A firm with many words about itself. Number {at} bakes bread." for at in range(30)]
+    stored = GrowingTexts(tmp_path, "a")
+    stored.append(texts)
+    stored.close()
+    kept = StoredTexts(tmp_path, "a")
+    changed = ChangedTexts(kept, encoder.condenser)
+    assert list(changed) == [encoder.condenser(text) for text in texts] and changed[-2:] == list(changed)[-2:]
+    expected, found = encoder.tokens(texts, "document"), encoder.tokens(kept, "document")
+    assert np.array_equal(expected.ids, found.ids) and np.array_equal(expected.offsets, found.offsets)
 
 
 def test_hashes_are_the_same_everywhere_and_numbers_follow_the_first_occurrence():
