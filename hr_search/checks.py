@@ -11,7 +11,7 @@ from hr_search.base.errors import InputError, shown
 from hr_search.data.stream_files import require_table
 from hr_search.dimensions import leading_sizes
 from hr_search.models.adapters import require_adapters
-from hr_search.release import require_output, require_place
+from hr_search.release import model_folder, require_output, require_place
 from hr_search.runs.tracking import require_tracker
 from hr_search.settings import Settings
 
@@ -54,14 +54,7 @@ def check_settings(settings: Settings) -> None:
         )
     if settings.resume and not settings.checkpointpath:
         raise InputError("--resume needs --checkpointpath, the file to go on from.")
-    if settings.outputpath:
-        require_output(settings.outputpath)
-    if settings.checkpointpath:
-        if Path(settings.checkpointpath).is_dir():
-            raise InputError(f"checkpointpath {settings.checkpointpath} is a folder; give the path of a file.")
-        require_place(Path(settings.checkpointpath).absolute())
-        if settings.outputpath and Path(settings.checkpointpath).resolve() == Path(settings.outputpath).resolve():
-            raise InputError(f"checkpointpath and outputpath are both {settings.outputpath}; give two places.")
+    check_targets(settings.outputpath, settings.checkpointpath)
     if settings.trainlength > settings.maxlength:
         raise InputError(
             f"trainlength {settings.trainlength} is more than maxlength {settings.maxlength}; lower it, or take 0."
@@ -73,6 +66,33 @@ def check_settings(settings: Settings) -> None:
     check_stage(settings)
     require_tracker(settings.tracker)
     require_adapters(settings.lora, settings.stage)
+
+
+def check_targets(outputpath: str, checkpointpath: str) -> None:
+    """Refuses places that cannot be written to, and a checkpoint where the saved model would take its place.
+
+    Args:
+        outputpath: of the model; empty = it is not saved.
+        checkpointpath: of the checkpoints; empty = none are written.
+
+    Raises:
+        InputError: naming the place.
+    """
+    if outputpath and checkpointpath:
+        checkpoint, folder = Path(checkpointpath).resolve(), model_folder(outputpath).resolve()
+        if checkpoint == Path(outputpath).resolve():
+            raise InputError(f"checkpointpath and outputpath are both {outputpath}; give two places.")
+        if folder in (checkpoint, *checkpoint.parents):  # saving the model replaces the whole folder
+            raise InputError(
+                f"checkpointpath {checkpointpath} would be lost when the model is saved to the folder "
+                f"{model_folder(outputpath)}; give a file outside of it."
+            )
+    if outputpath:
+        require_output(outputpath)
+    if checkpointpath:
+        if Path(checkpointpath).is_dir():
+            raise InputError(f"checkpointpath {checkpointpath} is a folder; give the path of a file.")
+        require_place(Path(checkpointpath).absolute())
 
 
 def check_training(settings: Settings) -> None:

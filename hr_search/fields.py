@@ -313,7 +313,9 @@ class OutputFields:
     outputpath: str = setting(
         "", "where the model is saved: a folder, or FILE.pt for the weights and a folder beside it"
     )
-    checkpointpath: str = setting("", "file for checkpoints, also to resume from; empty = none")
+    checkpointpath: str = setting(
+        "", "file for checkpoints, outside of the model's folder, also to resume from; empty = none"
+    )
     checkpointsteps: int = setting(1000, "steps between checkpoints", 1, MANY)
     resume: bool = setting(False, "go on from checkpointpath where it exists")
     tracker: str = setting("none", "also log to an experiment tracker (extra: track)", choices=TRACKERS)

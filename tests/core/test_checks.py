@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hr_search.base.errors import InputError
-from hr_search.checks import check_launch
+from hr_search.checks import check_launch, check_settings
+from hr_search.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,28 @@ def test_what_a_launcher_sets_by_itself_is_fine():
             "ACCELERATE_USE_FSDP": "false",
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "checkpoint"), [("out", "out/ck.pt"), ("out", "out/deep/ck.pt"), ("m.pt", "m"), ("m.pt", "m/ck.pt")]
+)
+def test_a_checkpoint_in_the_folder_of_the_model_is_refused_before_anything_is_made(tmp_path, model, checkpoint):
+    settings = Settings(outputpath=str(tmp_path / model), checkpointpath=str(tmp_path / checkpoint))
+    with pytest.raises(InputError, match="would be lost when the model is saved .*; give a file outside of it"):
+        check_settings(settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_resuming_from_the_folder_of_the_model_names_the_checkpoint(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ck.pt").write_bytes(b"a checkpoint")
+    place = {"outputpath": str(tmp_path / "out"), "checkpointpath": str(tmp_path / "out" / "ck.pt")}
+    with pytest.raises(InputError, match="checkpointpath .* would be lost"):
+        check_settings(Settings(**place, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "checkpoint"), [("out", "ck.pt"), ("out", "out.pt"), ("m.pt", "mck.pt"), ("out/m", "out/ck.pt")]
+)
+def test_a_checkpoint_beside_the_model_is_fine(tmp_path, model, checkpoint):
+    check_settings(Settings(outputpath=str(tmp_path / model), checkpointpath=str(tmp_path / checkpoint)))
