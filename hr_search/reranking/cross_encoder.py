@@ -94,8 +94,12 @@ class Reranker(nn.Module):
             vacancies: the document side, (P,).
             length: tokens of a pair, condensed in proportion; 0 = `maxlength`, which it cannot exceed.
         """
-        length = min(length or self.maxlength, self.maxlength)
+        length = self.length_of(length)
         return pair_rows(self.tokenizer, titles, self.shortened(vacancies, length), length)
+
+    def length_of(self, wanted: int) -> int:
+        """The tokens of a pair where so many are wanted: never more than `maxlength`, which 0 stands for."""
+        return min(wanted or self.maxlength, self.maxlength)
 
     def shortened(self, vacancies: Sequence[str], length: int) -> list[str]:
         """The vacancies as they are read in pairs of `length` tokens: condensed where there is a condenser."""

@@ -55,7 +55,8 @@ def open_second_stage(settings: Settings, data: Data, rows: Rows, accelerator: A
     )
     tasks = [task["q2d"] for task in (data.tasks("validation"), data.tasks("test")) if task]
     titles = [*rows.queries, *(text for task in tasks for text in task.queries)]
-    trained = reranker.shortened(rows.documents, settings.trainlength) if settings.trainlength else []
+    shorter = reranker.length_of(settings.trainlength)
+    trained = reranker.shortened(rows.documents, shorter) if shorter < reranker.maxlength else []
     texts = [*rows.documents, *(text for task in tasks for text in task.documents)]
     vacancies = [*trained, *reranker.shortened(texts, reranker.maxlength)]
     kept = reranker.compact([used_tokens(reranker, titles, vacancies)])

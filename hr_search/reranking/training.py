@@ -49,7 +49,7 @@ class ListTraining(Training):
             InputError: no row has a wrong text, or a checkpoint of another run.
         """
         self._mined = miner
-        self._length = settings.trainlength or reranker.maxlength
+        self._length = reranker.length_of(settings.trainlength)
         self._vacancies = reranker.shortened(rows.documents, self._length)
         super().__init__(reranker, rows, {}, settings, fingerprint, accelerator)
 

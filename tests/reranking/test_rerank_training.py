@@ -20,12 +20,14 @@ from hr_search.base.errors import InputError
 from hr_search.base.signals import Interrupted
 from hr_search.batches import index_rows
 from hr_search.checks import check_settings
+from hr_search.data.loading import load_data
 from hr_search.data.tasks import tasks_of
 from hr_search.evaluation.metrics import rank_all
 from hr_search.mining import Miner
 from hr_search.policies import list_policy
 from hr_search.reranking import stage
 from hr_search.reranking.candidates import Candidates, candidates_of, subset
+from hr_search.reranking.cross_encoder import Reranker
 from hr_search.reranking.lists import lists_of, listwise, parts_of
 from hr_search.reranking.scorer import load_reranker, new_reranker
 from hr_search.reranking.training import ListTraining
@@ -84,14 +86,14 @@ class Fixed:
         return np.random.default_rng([self.seed, len(table)]).standard_normal((len(table), 8)).astype(np.float32)
 
 
-def training(tiny_model, **changes) -> ListTraining:
+def training(tiny_model, reads=32, **changes) -> ListTraining:
     pairs = job_pairs()
     settings = settings_for(tiny_model, "unused", **changes)
     rows, accelerator = index_rows(pairs), make_accelerator()
     tokens = {"query": rows.queries, "document": rows.documents}
     miner = Miner(rows, tokens, list_policy(settings), 1, settings.seed)
     miner.refresh(Fixed(), accelerator, 0)
-    reranker = new_reranker(settings.modelname, 32, "fp32", 0.0, "cpu", settings.seed)
+    reranker = new_reranker(settings.modelname, reads, "fp32", 0.0, "cpu", settings.seed)
     return ListTraining(reranker, rows, miner, settings, "data", accelerator)
 
 
@@ -129,6 +131,27 @@ def test_gradients_do_not_depend_on_the_parts(tiny_model):
     titles = [run.rows.queries[at] for at in lists.titles]
     logits = run.encoder(run.encoder.rows(titles, [run.rows.documents[at] for at in lists.vacancies]))
     assert listwise(logits, lists.sizes)[0].mean().item() == pytest.approx(float(found[0][0][0]), abs=1e-6)
+
+
+def test_a_trainlength_beyond_what_the_model_takes_is_lowered(tiny_model, monkeypatch):
+    run = training(tiny_model, reads=9, maxlength=1024, trainlength=600)
+    lengths, original = [], Reranker.forward
+    monkeypatch.setattr(
+        Reranker, "forward", lambda self, rows, *a: lengths.extend(map(len, rows)) or original(self, rows, *a)
+    )
+    chosen, _, lists = next(run.batches())
+    run.gradients(lists, chosen)
+    assert max(lengths) == 9
+
+
+def test_the_vocabulary_is_that_of_the_lengths_that_are_read(tiny_model, monkeypatch, jobs_file):
+    settings = settings_for(tiny_model, jobs_file, maxlength=1024, trainlength=600, condense=60)
+    data, lengths, original = load_data(settings), [], Reranker.shortened
+    monkeypatch.setattr(
+        Reranker, "shortened", lambda self, texts, length: lengths.append(length) or original(self, texts, length)
+    )
+    reranker = stage.open_second_stage(settings, data, data.rows(), make_accelerator())
+    assert reranker.maxlength < 600 and set(lengths) == {reranker.maxlength}
 
 
 def test_training_lowers_the_loss_and_learns_the_pairs(tiny_model):
