@@ -108,11 +108,14 @@ def run_step(
     queries, documents = context.tokens["query"], context.tokens["document"]
     texts = [queries[i] for i in batch.queries] + [documents[i] for i in batch.documents]
     texts += [context.tokens[lesson.side][i] for i in lesson.further] if lesson else []
-    tokens = sum(len(row) for row in texts)
+    tokens, count = sum(len(row) for row in texts), len(texts)
+    # A process without a text would leave the others waiting; what it encodes instead counts for nothing.
+    texts += [min(texts, key=len)] * (accelerator.num_processes - count)
 
     recent: list[Tensor] = []
 
     def objective(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings = embeddings[:count]
         recent[:] = [sides_of(embeddings, batch)[1].detach()]
         return batch_loss(embeddings, batch, context, step, lesson)
 
