@@ -59,16 +59,18 @@ class Bank:
     def masks(self, rows: Rows, batch: Batch) -> tuple[Tensor, Tensor]:
         """Which entries are positives, and which negatives, of each row of a batch: two masks (B, size).
 
-        Groups decide, as within a batch. A document of the batch itself is neither, since it is there
-        already, and neither is an empty place.
+        Groups decide, as within a batch, and what matches in part is neither. A document of the batch itself is
+        neither, since it is there already, and neither is an empty place.
         """
         usable = (self.documents >= 0) & ~np.isin(self.documents, batch.documents)
         places = np.flatnonzero(usable)
-        fits = np.zeros((len(batch.queries), len(usable)), dtype=bool)
-        groups = rows.document_groups[self.documents[places]]
-        fits[:, places] = (rows.query_groups[batch.queries] @ groups.T).toarray() > 0
-        relevant = fits[batch.query]
-        both = to_device(np.stack([relevant, usable & ~relevant]), self.embeddings.device)
+        held, shape = self.documents[places], (len(batch.queries), len(usable))
+        fits, near = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        fits[:, places] = (rows.query_groups[batch.queries] @ rows.document_groups[held].T).toarray() > 0
+        if rows.query_softgroups is not None:
+            near[:, places] = (rows.query_softgroups[batch.queries] @ rows.document_softgroups[held].T).toarray() > 0
+        relevant, wrong = fits[batch.query], usable & ~(fits | near)[batch.query]
+        both = to_device(np.stack([relevant, wrong]), self.embeddings.device)
         return both[0], both[1]
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -127,6 +127,17 @@ def test_rows_of_one_query_have_rows_of_their_own():
     assert relevant[:, 0].tolist() == [True, False] and wrong[:, 0].tolist() == [False, True]
 
 
+def test_what_matches_in_part_is_neither():
+    soft = [("q", "a", "A"), ("r", "b", "B"), ("s", "c", "C")]
+    pairs = pd.DataFrame(soft, columns=["query", "positive", "group"]).assign(softgroup=["72", "72", ""])
+    rows, bank = index_rows(pairs), Bank(4, 4)
+    bank.add(unit(3), np.array([rows.documents.index(text) for text in "abc"]))
+    relevant, wrong = bank.masks(rows, make_batch(rows, np.array([0])))
+    assert not relevant.any() and wrong.tolist() == [[False, False, True, False]]
+    relevant, wrong = bank.masks(index_rows(pairs.assign(group=["A", "A", "C"])), make_batch(rows, np.array([0])))
+    assert relevant.tolist() == [[False, True, False, False]] and wrong.tolist() == [[False, False, True, False]]
+
+
 def test_empty_places_are_neither():
     for bank in (Bank(3, 4), held("e", size=3)):
         relevant, wrong = bank.masks(ROWS, make_batch(ROWS, np.array([0, 4])))
