@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator
 from scipy import sparse
 
+from hr_search.anchors import anchors, matching
 from hr_search.base.arrays import incidence
 from hr_search.base.choices import SAMPLINGS
 from hr_search.base.errors import InputError, suggestion
@@ -301,10 +302,9 @@ class Miner:
     def refresh(self, encoder: Encoder, accelerator: Accelerator, step: int) -> None:
         """Mines anew with the encoder's present weights; the processes of a launch share the work."""
         started, sought, processes = time.perf_counter(), self.policy.side, Processes.of(accelerator)
-        groups = {"query": self.rows.query_groups, "document": self.rows.document_groups}
         anchor = "document" if sought == "query" else "query"
         sides = {side: encoder.embed(table, progress=True, processes=processes) for side, table in self.tokens.items()}
-        positives = groups[anchor][self._anchors] @ groups[sought].T
+        positives = matching(self.rows, sought, self._anchors)
         texts, seed = (sides[anchor][self._anchors], sides[sought]), self.seed + step
         mined = mine(*texts, positives, self._own, self.policy, seed, accelerator.device, processes)
         self.negatives = mined.negatives
@@ -329,20 +329,3 @@ class Miner:
         """Restores what `state_dict` gave."""
         self.negatives = None if state["negatives"] is None else state["negatives"].numpy()
         self.history = state["history"]
-
-
-def anchors(rows: Rows, side: str = "document") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The texts that negatives are mined for.
-
-    Args:
-        rows: the train rows.
-        side: what is mined: "document" (for each query) or "query" (for each positive document).
-
-    Returns:
-        Their indices (A,), the place of each row's among them (N,), and the positive whose score the share
-        rule looks at, that of the anchor's first row (A,).
-    """
-    pair = rows.query, rows.positive
-    anchor, other = pair if side == "document" else pair[::-1]
-    distinct, first, place = np.unique(anchor, return_index=True, return_inverse=True)
-    return distinct, place, other[first]

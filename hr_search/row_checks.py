@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from hr_search.anchors import anchors, matching
 from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows
 from hr_search.data.duplicates import normalised
 from hr_search.dimensions import leading_sizes
-from hr_search.mining import MiningPolicy, anchors
+from hr_search.mining import MiningPolicy
 from hr_search.policies import list_policy, mining_policy, plan_of, search_policy
 from hr_search.search.policy import SearchPolicy, sides_of
 from hr_search.settings import Settings
@@ -67,7 +68,8 @@ def check_rows(
     if mined:
         check_mining(settings, rows)
     wanted = settings.teachercandidates if settings.teacher else 0
-    if wanted and (fewest := fewest_wrong(rows, sides_of(settings.direction)[1])) < wanted:
+    # A teacher also says how well partial matches match.
+    if wanted and (fewest := fewest_wrong(rows, sides_of(settings.direction)[1], partly=False)) < wanted:
         raise InputError(
             f"--teacher scores {wanted} wrong texts for each text searched with, and one has only {fewest}; "
             "lower --teachercandidates."
@@ -169,7 +171,7 @@ def check_mining(settings: Settings, rows: Rows) -> None:
     if (fewest := fewest_wrong(rows, sought)) < policy.count:
         raise InputError(
             f"--negatives mined takes {policy.count} from each row's wrong ones, and a row has only {fewest}, as its "
-            "group holds all others; lower --minepool or look at --groupcolumn."
+            "groups hold all others; lower --minepool or look at --groupcolumn and --softgroupcolumn."
         )
 
 
@@ -184,11 +186,16 @@ def _check_window(policy: MiningPolicy, pool: int, owner: str, counts: str) -> N
         ) from error
 
 
-def fewest_wrong(rows: Rows, sought: str) -> int:
-    """The fewest texts of the side `sought` that are wrong for a text of the other side."""
-    groups = {"query": rows.query_groups, "document": rows.document_groups}
-    anchor = groups["document" if sought == "query" else "query"][anchors(rows, sought)[0]]
-    return groups[sought].shape[0] - int(np.diff((anchor @ groups[sought].T).tocsr().indptr).max())
+def fewest_wrong(rows: Rows, sought: str, partly: bool = True) -> int:
+    """The fewest texts of the side `sought` that are wrong for a text of the other side.
+
+    Args:
+        rows: the train rows.
+        sought: "document" or "query".
+        partly: whether partial matches are not wrong either.
+    """
+    found = matching(rows, sought, anchors(rows, sought)[0], partly)
+    return found.shape[1] - int(np.diff(found.indptr).max())
 
 
 def most_documents(settings: Settings, rows: Rows, step: int) -> int:

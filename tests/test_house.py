@@ -9,7 +9,7 @@ import hr_search
 
 HOUSE = Path(hr_search.__file__).parent
 ORDER = """
-base losses dimensions nearest fast models batches lessons drift sources fields settings places data encoder mixing bank cvs runs history checkpoint mining release
+base losses dimensions nearest fast models batches anchors lessons drift sources fields settings places data encoder mixing bank cvs runs history checkpoint mining release
 evaluation search index export shards step reports policies grids suite train checks row_checks reranking preparation experiment bench commands __main__
 """
 SHIMS = {"__init__", "condensing"}  # the public face, and an old name for cards of saved models

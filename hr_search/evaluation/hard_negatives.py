@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from hr_search.anchors import anchors
 from hr_search.base.arrays import incidence
 from hr_search.base.errors import InputError
 from hr_search.base.text import shortened
 from hr_search.batches import index_rows
 from hr_search.encoder import Encoder
-from hr_search.mining import Mined, MiningPolicy, anchors, indices_of_positives, mine, statistics
+from hr_search.mining import Mined, MiningPolicy, indices_of_positives, mine, statistics
 from hr_search.nearest import nearest_chunks
 
 

@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
+from hr_search.anchors import anchors
 from hr_search.base import paths
 from hr_search.base.errors import one_line
 from hr_search.base.files import digest, whole_file
@@ -30,7 +31,7 @@ from hr_search.encoder import Encoder
 from hr_search.fast import tokens as cutting
 from hr_search.fast.tokens import TokenTable
 from hr_search.lessons import Lessons
-from hr_search.mining import MiningPolicy, anchors, mine
+from hr_search.mining import MiningPolicy, mine
 from hr_search.reranking.scorer import load_reranker
 from hr_search.search.identity import fingerprint
 from hr_search.search.policy import sides_of

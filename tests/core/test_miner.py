@@ -11,6 +11,7 @@ from hr_search.batches import index_rows
 from hr_search.encoder import load_encoder
 from hr_search.mining import Miner, anchors
 from hr_search.policies import mining_policy
+from hr_search.row_checks import check_mining, fewest_wrong
 from hr_search.settings import Settings
 from hr_search.train import make_accelerator
 
@@ -33,6 +34,33 @@ def test_a_document_is_judged_by_its_query_and_given_negatives_are_none(jobs):
     distinct, place, own = anchors(rows, "query")
     assert "nobody is paid for this" in rows.documents and len(distinct) == len(rows.documents) - 1
     assert distinct[place].tolist() == rows.positive.tolist() and own[place].tolist() == rows.query.tolist()
+
+
+# -- partial matches -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["document", "query"])
+def test_partial_matches_are_never_mined(settings, jobs, side):
+    titles = sorted(set(jobs["query"]))
+    kind = dict(zip(titles, np.arange(len(titles)) % 3, strict=True))
+    rows = index_rows(jobs.assign(softgroup=[str(kind[title]) for title in jobs["query"]]))
+    encoder = load_encoder(settings.modelname, settings.maxlength, settings.precision)
+    tables = {"query": encoder.tokens(rows.queries, "query"), "document": encoder.tokens(rows.documents, "document")}
+    given = settings.replace(
+        negatives="mined", mineside=side, loss="infonce", softgroupcolumn="kind", minepool=4, mineshare=0.0
+    )
+    found = Miner(rows, tables, mining_policy(given), 6, given.seed)
+    found.refresh(encoder, make_accelerator(), 0)
+    kinds = {"query": np.array([kind[title] for title in rows.queries])}
+    kinds["document"] = np.array([kind[jobs.set_index("positive")["query"][text]] for text in rows.documents])
+    distinct, _, _ = anchors(rows, side)
+    own = kinds["query" if side == "document" else "document"][distinct]
+    assert (found.negatives >= 0).all() and (kinds[side][found.negatives] != own[:, None]).all()
+    left = {"document": 16, "query": 8}[side]  # a third of the 24 documents, or 12 titles, is of the kind
+    assert fewest_wrong(rows, side) == left and fewest_wrong(rows, side, partly=False) == {16: 22, 8: 11}[left]
+    check_mining(given.replace(minepool=left), rows)
+    with pytest.raises(InputError, match=f"a row has only {left}, .*--softgroupcolumn"):
+        check_mining(given.replace(minepool=left + 1), rows)
 
 
 # -- wrong queries for each document ---------------------------------------------------------------
