@@ -34,6 +34,7 @@ class Progress:
         mining: one row per mining, once the run is over.
         sums: loss, active share and spread since the last validation, and a teacher's term where there is a teacher,
             summed over steps, (3,) or (4,) float64.
+        single: steps of these that had no spread, a number; a tensor, so that a GPU need not be waited for.
         counts: rows, tokens and steps since then.
         window: seconds since then.
         rewarmed: the step at which the learning rate began to rise anew, when a finished run went on; else 0.
@@ -50,15 +51,21 @@ class Progress:
     best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     mining: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     sums: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    single: Tensor = dataclasses.field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     counts: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
     window: float = 0.0
     rewarmed: int = 0
     pruned: bool = False
 
     def count(self, figures: Tensor, rows: int, tokens: int) -> None:
-        """Adds a step: its figures, of the shape of `sums`, its rows and its tokens."""
+        """Adds a step: its figures, of the shape of `sums`, its rows and its tokens.
+
+        A spread that is NaN, that of a single document, is left out of the mean.
+        """
         self.step += 1
-        self.sums = self.sums.to(figures.device) + figures
+        loss, active, spread, *teacher = figures.unbind()
+        self.single = self.single.to(figures.device) + spread.isnan()
+        self.sums = self.sums.to(figures.device) + torch.stack([loss, active, spread.nan_to_num(0.0), *teacher])
         self.counts = [old + new for old, new in zip(self.counts, (rows, tokens, 1), strict=True)]
 
     def validated(self, step: int) -> bool:
@@ -79,7 +86,9 @@ class Progress:
             figures: further columns; `epoch` and `learningrate` come first, `rows_per_s` is filled in here.
         """
         rows, tokens, steps = self.counts
-        loss, active, spread, *teacher = (self.sums / steps).tolist() if steps else [math.nan] * len(self.sums)
+        divisors = torch.full_like(self.sums, steps)
+        divisors[2] -= self.single
+        loss, active, spread, *teacher = (self.sums / divisors).tolist()  # NaN where there was no step
         speeds = (rows / self.window, tokens / self.window) if steps else (math.nan, math.nan)
         self.history.append(
             {
@@ -99,6 +108,7 @@ class Progress:
             }
         )
         self.sums, self.counts = torch.zeros(len(self.sums), dtype=torch.float64), [0, 0, 0]
+        self.single = torch.zeros((), dtype=torch.float64)
         value = metrics[goal]
         if math.isnan(value):
             self.best_step = self.step
@@ -141,8 +151,13 @@ class Progress:
         return False
 
 
-def checked_progress(state: dict[str, Any], weights: dict[str, Tensor]) -> Progress:
-    """The progress that a checkpoint holds; `weights` are those of the model it should belong to.
+def checked_progress(state: dict[str, Any], weights: dict[str, Tensor], figures: int = 3) -> Progress:
+    """The progress that a checkpoint holds.
+
+    Args:
+        state: of the progress.
+        weights: of the model it should belong to.
+        figures: that a step of the run has: 4 with a teacher, else 3.
 
     Raises:
         Exception: of any kind, where it is not the progress of such a run.

@@ -243,11 +243,13 @@ def spread(embeddings: Tensor) -> Tensor:
     """How far embeddings stand apart: 1 - their mean pairwise cosine, 0 when all are one point.
 
     Args:
-        embeddings: (N, D), L2-normalised, N >= 2.
+        embeddings: (N, D), L2-normalised.
 
     Returns:
-        A scalar in [0, 2].
+        A scalar in [0, 2]; NaN where there is no pair.
     """
     count = len(embeddings)
+    if count < 2:
+        return embeddings.new_full((), torch.nan)
     total = embeddings.sum(dim=0).square().sum()  # sum of all N² cosines without the (N, N) matrix
     return 1 - (total - count) / (count * (count - 1))

@@ -49,3 +49,20 @@ def test_the_history_has_the_standard_error():
     progress.record({"mrr": 0.5, "se": 0.1}, "mrr", nn.Linear(1, 1), FIGURES)
     assert progress.history[0]["se"] == 0.1 and progress.best == pytest.approx(0.5)
     assert torch.equal(progress.sums, torch.zeros(3, dtype=torch.float64))
+
+
+def recorded(progress: Progress, *steps: list[float]) -> dict:
+    """The history's row after steps with these figures."""
+    for figures in steps:
+        progress.count(torch.tensor(figures, dtype=torch.float64), 2, 10)
+    progress.record({"mrr": 0.5}, "mrr", nn.Linear(1, 1), FIGURES)
+    return progress.history[-1]
+
+
+def test_a_step_with_one_document_has_no_part_in_the_mean_spread():
+    progress = Progress(window=1.0)
+    row = recorded(progress, [1.0, 0.5, 0.4], [3.0, 0.5, math.nan], [2.0, 0.5, 0.2])
+    assert (row["loss"], row["active"], row["collapsed"]) == (2.0, 0.5, 0) and row["spread"] == pytest.approx(0.3)
+    row = recorded(progress, [1.0, 0.5, math.nan])
+    assert row["loss"] == 1.0 and math.isnan(row["spread"]) and row["collapsed"] == 0
+    assert recorded(progress, [1.0, 0.5, 0.01])["collapsed"] == 1  # what was counted before is gone

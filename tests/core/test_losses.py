@@ -467,3 +467,8 @@ def test_spread_is_one_minus_the_mean_pairwise_cosine():
     points = unit(20, 6)
     cosines = (points @ points.T).numpy()
     assert spread(points).item() == pytest.approx(1 - cosines[np.triu_indices(20, 1)].mean())
+
+
+def test_one_point_has_no_spread():
+    for angle in (0, 40, 123):  # whose squares do not add up to 1 to the last digit
+        assert spread(at_angles(angle)).isnan() and spread(at_angles(angle).float()).isnan()
