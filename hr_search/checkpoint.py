@@ -71,7 +71,13 @@ def store(
 
 
 def restore(
-    path: str, settings: dict[str, Any], origin: str, parts: Parts, schedule: Any, process: int = 0
+    path: str,
+    settings: dict[str, Any],
+    origin: str,
+    parts: Parts,
+    schedule: Any,
+    process: int = 0,
+    figures: int = 3,
 ) -> tuple[Progress, dict[str, Any]] | None:
     """Loads a checkpoint into the parts, the schedule and the random generators of a run, in its `process`-th process.
 
@@ -84,6 +90,7 @@ def restore(
         parts: what has a state of its own.
         schedule: of the learning rate.
         process: number of this process in its launch.
+        figures: that a step of the run has.
 
     Returns:
         The progress and the settings it was made with; None where there is no checkpoint yet.
@@ -91,7 +98,8 @@ def restore(
     Raises:
         InputError: no file there is a whole checkpoint, or it belongs to other settings or data.
     """
-    found = load_checkpoint(path, settings, origin, lambda state: (_load(state, parts, schedule, process), state))
+    own = parts, schedule, process, figures
+    found = load_checkpoint(path, settings, origin, lambda state: (_load(state, *own), state))
     if found is None:
         log.info("no checkpoint at %s yet: starting from the beginning", path)
         return None
@@ -100,13 +108,13 @@ def restore(
     return progress, state["settings"]
 
 
-def _load(state: dict[str, Any], parts: Parts, schedule: Any, process: int) -> Progress:
+def _load(state: dict[str, Any], parts: Parts, schedule: Any, process: int, figures: int) -> Progress:
     """Puts the state of a checkpoint into a run.
 
     Raises:
         Exception: of any kind, where a part is missing, or has another type or shape than this run.
     """
-    progress = checked_progress(state["progress"], parts["model"].state_dict())
+    progress = checked_progress(state["progress"], parts["model"].state_dict(), figures)
     if set(state["parts"]) != set(parts):
         raise ValueError(f"it has the parts {sorted(state['parts'])}, not {sorted(parts)}")
     if state["schedule"]["last_epoch"] != progress.step:

@@ -170,9 +170,10 @@ def checked_progress(state: dict[str, Any], weights: dict[str, Tensor], figures:
         raise ValueError("its times are not finite")
     if not all(isinstance(row, dict) and type(row["step"]) is int for row in [*progress.history, *progress.mining]):
         raise ValueError("its history is not a list of rows")
-    taught = any("teacher" in row for row in progress.history)
-    if progress.sums.shape != (3 + taught,) or not all(
-        isinstance(number, float) for number in (progress.best, progress.best_se)
+    if (
+        progress.sums.shape != (figures,)
+        or progress.single.shape != ()
+        or not all(isinstance(number, float) for number in (progress.best, progress.best_se))
     ):
         raise ValueError("its sums or its best value have another type")
     shapes = [{name: tuple(value.shape) for name, value in part.items()} for part in (progress.best_weights, weights)]

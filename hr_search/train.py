@@ -196,6 +196,7 @@ class Training:
             self.parts,
             self.schedule,
             self.accelerator.process_index,
+            len(fresh.sums),
         )
         if found is None:
             return fresh

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hr_search.history import Progress
+from hr_search.history import Progress, checked_progress
 
 FIGURES = {"epoch": 0.0, "learningrate": 1e-4, "memory_gb": 1.0}
 
@@ -66,3 +66,12 @@ def test_a_step_with_one_document_has_no_part_in_the_mean_spread():
     row = recorded(progress, [1.0, 0.5, math.nan])
     assert row["loss"] == 1.0 and math.isnan(row["spread"]) and row["collapsed"] == 0
     assert recorded(progress, [1.0, 0.5, 0.01])["collapsed"] == 1  # what was counted before is gone
+
+
+@pytest.mark.parametrize("history", [[], [{"step": 0}], [{"step": 0, "teacher": math.nan}]])
+@pytest.mark.parametrize("figures", [3, 4])
+def test_the_sums_are_those_of_the_run_whatever_its_history_holds(history, figures):
+    state = vars(Progress(history=history, sums=torch.zeros(figures, dtype=torch.float64)))
+    assert checked_progress(state, {}, figures).history == history
+    with pytest.raises(ValueError, match="its sums"):
+        checked_progress(state, {}, 7 - figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import numpy as np
 import pandas as pd
@@ -164,3 +165,18 @@ def test_a_checkpoint_whose_sums_do_not_fit_its_history_is_not_whole(tiny_model,
     torch.save(state, place)
     with pytest.raises(InputError, match="is not a whole checkpoint"):
         fit(resume=True)
+
+
+def test_a_run_stopped_in_its_first_validation_goes_on(tiny_model, jobs, tmp_path, monkeypatch):
+    lessons, path = lessons_of(index_rows(jobs)), str(tmp_path / "c.pt")
+    more = {**TAUGHT, "epochs": 1, "checkpointpath": path, "lessons": lessons}
+    whole, _ = run(tiny_model, jobs, **more | {"checkpointpath": ""})
+
+    def stopped(step):
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the validation went on")
+
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 0 of 3"):
+        run(tiny_model, jobs, validate=stopped, **more)
+    again, progress = run(tiny_model, jobs, resume=True, **more)
+    assert progress.step == 3 and torch.equal(weights(whole), weights(again))
