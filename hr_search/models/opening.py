@@ -90,7 +90,12 @@ def limits(model: Any, maxlength: int) -> tuple[int, int]:
     A folder says where the model was cut so far, often in training; the table of positions says how far it can go. One
     that has neither reads `maxlength` tokens, or 128.
     """
-    own, places = own_limit(model), positions_of(getattr(model[0], "auto_model", None))
+    return limits_of(getattr(model[0], "auto_model", None), own_limit(model), maxlength)
+
+
+def limits_of(transformer: nn.Module | None, own: int, maxlength: int) -> tuple[int, int]:
+    """As `limits`, of a transformer whose folder says `own`, 0 where it knows no limit."""
+    places = positions_of(transformer)
     most = places if places < ENDLESS else own or maxlength or _LENGTH
     return min(own or most, most), most
 

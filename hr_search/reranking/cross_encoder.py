@@ -54,10 +54,10 @@ class Reranker(nn.Module):
         super().__init__()
         self.model, self.tokenizer, self.name, self.condenser = model, tokenizer, name, condenser
         self._dropouts = dropouts or {}  # those of the model's own configuration, for `save`
-        limit = own_limit(model, tokenizer) or maxlength or _LENGTH
-        if maxlength > limit:
-            log.warning("%s takes at most %d tokens; maxlength %d is lowered", name, limit, maxlength)
-        self.maxlength = min(maxlength or limit, limit)
+        own, most = opening.limits_of(model.base_model, own_limit(tokenizer), maxlength)
+        if maxlength > most:
+            log.warning("%s takes at most %d tokens; maxlength %d is lowered", name, most, maxlength)
+        self.maxlength = min(maxlength or own, most)
         self.bf16 = use_bf16(precision, self.device)
         self.packs = packing.packs(model.base_model)
         self.dropout = max((module.p for module in model.modules() if isinstance(module, nn.Dropout)), default=0)
@@ -236,11 +236,7 @@ class _Exact(nn.Linear):
             return super().forward(x.float())
 
 
-def own_limit(model: Any, tokenizer: Any) -> int:
-    """Tokens of a pair that a model can take; 0 where it knows no limit."""
-    places = opening.positions_of(model.base_model)
-    known = [int(size) for size in (tokenizer.model_max_length, places) if size and size < opening.ENDLESS]
-    return min(known, default=0)
-
-
-_LENGTH = 128  # tokens, for a model that knows no limit
+def own_limit(tokenizer: Any) -> int:
+    """Tokens that a model was saved to cut its texts to; 0 where its folder does not say."""
+    length = tokenizer.model_max_length
+    return int(length) if length and length < opening.ENDLESS else 0

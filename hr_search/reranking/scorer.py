@@ -49,8 +49,8 @@ def load_reranker(
         reranker = Reranker(model, tokenizer, name, maxlength, precision)
         if (kept := Path(source) / CONDENSER_FILE).is_file():
             # Its characters belong to the length it was saved with.
-            share = reranker.maxlength / (own_limit(model, tokenizer) or reranker.maxlength)
-            reranker.condenser = Condenser.from_dict(read_json(kept)).scaled(share)
+            saved, _ = opening.limits_of(model.base_model, own_limit(tokenizer), reranker.maxlength)
+            reranker.condenser = Condenser.from_dict(read_json(kept)).scaled(reranker.maxlength / saved)
         settle(reranker)
     except InputError:
         raise
@@ -74,7 +74,7 @@ def new_reranker(
 
     Args:
         name: "embedded", a folder or a Hub name; the head of a cross-encoder is kept.
-        maxlength: tokens of a pair; 0 = as many as the model takes.
+        maxlength: tokens of a pair; 0 = as many as the model's folder says, or as it takes.
         precision: "auto", "fp32" or "bf16".
         dropout: in training; negative = the model's own.
         device: such as "cpu" or "cuda"; None = the best one present.

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hr_search.base.errors import InputError
+from hr_search.encoder import load_encoder
 from hr_search.models import condenser
 from hr_search.reranking.pairs import SECOND, pair_rows
 from hr_search.reranking.scorer import load_reranker, new_reranker
@@ -201,6 +202,20 @@ def test_pooler_of_zeros_gets_weights_and_gradients_reach_the_body(tmp_path):
 def test_new_reranker_from_an_encoder_folder(tiny_model, tmp_path):
     SentenceTransformer(str(tiny_model), device="cpu").save(str(tmp_path / "encoder"))
     assert new_reranker(str(tmp_path / "encoder"), 32).maxlength == 32
+
+
+def test_a_length_an_encoder_was_saved_with_is_no_limit(tiny_model, tmp_path, caplog):
+    load_encoder(str(tiny_model), 16).save(tmp_path / "encoder")
+    for longest in (16, 48, 80):
+        assert new_reranker(str(tmp_path / "encoder"), longest).maxlength == longest
+    assert new_reranker(str(tmp_path / "encoder")).maxlength == 16 and not caplog.text
+    longer = new_reranker(str(tmp_path / "encoder"), 81, "fp32")
+    assert longer.maxlength == 80 and "takes at most 80 tokens; maxlength 81 is lowered" in caplog.text
+    rows = longer.rows(["welder"], ["joins metal " * 100])
+    assert len(rows[0]) == 80 and np.isfinite(longer.eval().infer(rows)).all()
+    longer.save(tmp_path / "second")
+    assert load_reranker(tmp_path / "second").maxlength == 80
+    assert load_reranker(tmp_path / "second", 90).maxlength == 80
 
 
 # -- bad input -----------------------------------------------------------------------------------
