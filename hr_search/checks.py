@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from hr_search.base.errors import InputError, shown
 from hr_search.data.stream_files import require_table
 from hr_search.dimensions import leading_sizes
+from hr_search.fields import LossFields, MiningFields, MixingFields, OptimisationFields, TeacherFields
 from hr_search.models.adapters import require_adapters
 from hr_search.release import model_folder, require_output, require_place
 from hr_search.runs.tracking import require_tracker
@@ -38,6 +40,13 @@ _ENCODING = (
 _SEARCHING = (
     "centre searchmixing searchstrategy searchk searchtemperature searchweight fusion words scaling rerank rerankweight"
 )
+# Settings of training, which a search does without; seed draws samples there, too, and lora is refused.
+_GROUPS = LossFields, MiningFields, TeacherFields, MixingFields, OptimisationFields
+_TRAINING = " ".join(
+    [field.name for group in _GROUPS for field in dataclasses.fields(group) if field.name not in ("seed", "lora")]
+)
+_TRAINING += " trainlength dropout gradecolumn softgroupcolumn softweight candidates evalsteps patience target probes"
+_TRAINING += " checkpointpath checkpointsteps resume"
 _DEFAULTS = Settings()
 
 
@@ -170,6 +179,7 @@ def check_stage(settings: Settings) -> None:
                 "--stage search trains nothing, so there is no model for an --outputpath; leave it out (--outputpath= "
                 "over a recipe's); `tune` keeps the stages of a search beside a model."
             )
+        _name_idle(settings, _TRAINING)
         return
     if knobs := _changed(settings, _SEARCHING):
         raise InputError(f"--{knobs[0]} belongs to --stage search; add that, or leave it out.")
@@ -177,8 +187,13 @@ def check_stage(settings: Settings) -> None:
         return
     if settings.teacher:
         raise InputError("--teacher teaches an encoder, and --stage rerank trains the second stage; leave one out.")
-    if changed := _changed(settings, _ENCODING):
-        log.warning("without effect in --stage rerank: %s", ", ".join(changed))
+    _name_idle(settings, _ENCODING)
+
+
+def _name_idle(settings: Settings, names: str) -> None:
+    """Logs those of the settings named that were changed, as they have no effect in this stage."""
+    if changed := _changed(settings, names):
+        log.warning("without effect in --stage %s: %s", settings.stage, ", ".join(changed))
 
 
 def _changed(settings: Settings, names: str) -> list[str]:

@@ -60,3 +60,13 @@ def test_resuming_from_the_folder_of_the_model_names_the_checkpoint(tmp_path):
 )
 def test_a_checkpoint_beside_the_model_is_fine(tmp_path, model, checkpoint):
     check_settings(Settings(outputpath=str(tmp_path / model), checkpointpath=str(tmp_path / checkpoint)))
+
+
+def test_settings_of_training_without_effect_in_a_search_are_named(tmp_path, caplog):
+    searching = Settings(stage="search", searchk=5, seed=3, maxlength=64)
+    check_settings(searching)
+    assert not caplog.text
+    given = {"loss": "infonce", "epochs": 3, "teacher": "second", "negatives": "mined", "bank": 9, "trainlength": 16}
+    check_settings(searching.replace(**given, checkpointpath=str(tmp_path / "c.pt")))
+    named = caplog.text.partition("without effect in --stage search: ")[2].strip().split(", ")
+    assert set(named) == {*given, "checkpointpath"}
