@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hr_search.anchors import anchors, matching
+from hr_search.anchors import anchors, group_pairs, matching
 from hr_search.base.errors import InputError, shown
 from hr_search.batches import Rows
 from hr_search.data.duplicates import normalised
@@ -21,6 +21,7 @@ from hr_search.settings import Settings
 log = logging.getLogger(__name__)
 
 _LONELY = 0.1  # share of rows or batches that may have no negative at all
+_ENTRIES = 2**22  # matches held at a time while they are counted: about 64 MB
 
 
 def check_dimensions(settings: Settings, dimension: int) -> None:
@@ -194,8 +195,15 @@ def fewest_wrong(rows: Rows, sought: str, partly: bool = True) -> int:
         sought: "document" or "query".
         partly: whether partial matches are not wrong either.
     """
-    found = matching(rows, sought, anchors(rows, sought)[0], partly)
-    return found.shape[1] - int(np.diff(found.indptr).max())
+    texts, pairs = anchors(rows, sought)[0], group_pairs(rows, sought, partly)
+    # No text matches more than its groups hold together; the product of all is as large as the squares of the groups.
+    bounds = sum(theirs[texts] @ ours.sum(axis=0, dtype=np.int64) for theirs, ours in pairs)
+    order, most, at = np.argsort(-bounds, kind="stable"), 0, 0
+    while at < len(order) and bounds[order[at]] > most:
+        part = order[at : at + max(1, _ENTRIES // bounds[order[at]])]
+        most = max(most, int(np.diff(matching(rows, sought, texts[part], partly).indptr).max()))
+        at += len(part)
+    return pairs[0][1].shape[0] - most
 
 
 def most_documents(settings: Settings, rows: Rows, step: int) -> int:

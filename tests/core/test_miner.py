@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import itertools
+import tracemalloc
 
-from hr_search import experiment
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
+
+from hr_search import experiment, row_checks
 from hr_search.base.errors import InputError
 from hr_search.batches import index_rows
 from hr_search.encoder import load_encoder
@@ -61,6 +68,40 @@ def test_partial_matches_are_never_mined(settings, jobs, side):
     check_mining(given.replace(minepool=left), rows)
     with pytest.raises(InputError, match=f"a row has only {left}, .*--softgroupcolumn"):
         check_mining(given.replace(minepool=left + 1), rows)
+
+
+# -- how many are wrong ----------------------------------------------------------------------------
+
+TEXTS = st.tuples(*(st.sampled_from(letters) for letters in ("qrst", "abcdef", "ABC", ["", "1", "2"])))
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=14, unique=True))
+@settings_of_hypothesis(deadline=None, derandomize=True)
+def test_the_fewest_wrong_texts_are_those_of_the_whole_product(found):
+    pairs = pd.DataFrame(found, columns=["query", "positive", "group", "softgroup"])
+    for rows in (index_rows(pairs), index_rows(pairs.drop(columns="softgroup"))):
+        for side, partly in itertools.product(("document", "query"), (True, False)):
+            fits = rows.query_groups @ rows.document_groups.T
+            if partly and rows.query_softgroups is not None:
+                fits = fits + rows.query_softgroups @ rows.document_softgroups.T
+            wrong = (fits.toarray() == 0).sum(axis=1 if side == "document" else 0)
+            with pytest.MonkeyPatch.context() as patch:
+                for entries in (1, 5, 2**22):
+                    patch.setattr(row_checks, "_ENTRIES", entries)
+                    assert fewest_wrong(rows, side, partly) == wrong.min()
+
+
+def test_counting_the_wrong_texts_of_a_large_group_takes_little_memory(monkeypatch):
+    monkeypatch.setattr(row_checks, "_ENTRIES", 10_000, raising=False)
+    pairs = pd.DataFrame({"query": [f"q{at}" for at in range(1500)], "positive": [f"d{at}" for at in range(1500)]})
+    rows = index_rows(pairs.assign(group=["A"] * 1499 + ["B"]))
+    tracemalloc.start()
+    try:
+        assert fewest_wrong(rows, "document") == 1
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2e6  # the whole product has 2 million entries
 
 
 # -- wrong queries for each document ---------------------------------------------------------------
