@@ -91,7 +91,7 @@ def separated_rows(text: str, separator: str, path: Path | str, named: Sequence[
     even = len({len(row.fields) for row in body}) == 1
     if quoted and separator == "\t":
         if even and not _by_a_writer(body, quoted):
-            return plain
+            return _told(plain, quoted, path)
         if not (line := _swallowed(quoted, text, separator, len(body[0].fields), path)):
             return quoted
     if failed and '\\"' in text:
@@ -101,13 +101,14 @@ def separated_rows(text: str, separator: str, path: Path | str, named: Sequence[
             return [row._replace(fields=[_shown_again(field) for field in row.fields]) for row in rows]
     wrapped = any(field[:1] == field[-1:] == '"' and len(field) > 1 for row in body for field in row.fields)
     if even and not (wrapped and (quoted or separator != "\t")):
-        return plain
+        return _told(plain, quoted, path)
     if failed:
         what = "does not end before a separator or the end of the line"
         raise InputError(f"{path}, line {failed}: a quote opens a text that {what}; {_ADVICE}")
     raise InputError(
         f"{path}, line {line}: a quote opens a text that ends some lines below, and each line between looks like a "
-        "row; double the quotes that are characters, or put quotes around their text."
+        "row; double the quotes that are characters and put quotes around their text, or, if it is one text, save the "
+        "table as JSONL or with quotes around the names in the header too."
     )
 
 
@@ -132,6 +133,20 @@ def _strict(text: str, separator: str) -> tuple[list[Row], int]:
         last = rows[-1].last if rows else 0
         return [], next(number for number, line in enumerate(lines, 1) if number > last and line.strip())
     return rows, 0
+
+
+def _told(plain: list[Row], quoted: Sequence[Row], path: Path | str) -> list[Row]:
+    """The rows with quotes as characters; a warning names the first line that quotes may join with the next ones."""
+    if several := [row.first for row in quoted if row.last > row.first]:
+        logger.warning(
+            "%s: its quotes are read as characters and each line as a row, although they may hold texts of several "
+            "lines (%d, the first from line %d on), because those lines look like rows; if they are texts, save the "
+            "table as JSONL",
+            path,
+            len(several),
+            several[0],
+        )
+    return plain
 
 
 def _shown_again(field: str) -> str:
@@ -161,12 +176,12 @@ def _swallowed(rows: Sequence[Row], text: str, separator: str, width: int, path:
     lines = io.StringIO(text, newline="").readlines()
     if lines[0].startswith('"'):  # the writer puts quotes around all texts, which a row within one would have as well
         return 0
-    # In prose a space follows the comma or semicolon, between fields rarely; and no empty lines separate rows.
-    sign = re.escape(separator) + (r"(?! )" if separator in ",;" and f"{separator} " not in lines[0] else "")
+    # No empty lines separate rows.
+    sign = _between_fields(separator, lines[0])
     odd = [
         row.first
         for row in several
-        if all(len(re.findall(sign, line)) == width - 1 for line in lines[row.first - 1 : row.last])
+        if all(len(sign.findall(line)) == width - 1 for line in lines[row.first - 1 : row.last])
     ]
     if odd and 2 * len(odd) <= len(several):
         logger.warning(
@@ -174,6 +189,18 @@ def _swallowed(rows: Sequence[Row], text: str, separator: str, width: int, path:
         )
         return 0
     return odd[0] if odd else 0
+
+
+def _between_fields(separator: str, header: str) -> re.Pattern[str]:
+    """What finds the separators in a line that rather stand between fields than in prose.
+
+    In prose a space or the end of the line follows a comma or semicolon, between fields rarely, and a comma between
+    digits is a decimal point or groups thousands. Lists of duties end each line with a semicolon.
+    """
+    sign = re.escape(separator)
+    if separator in ",;":
+        sign += r'(?!"?\s*$)' + ("" if f"{separator} " in header else "(?! )")
+    return re.compile(rf"(?<!\d){sign}|{sign}(?!\d)" if separator == "," else sign)
 
 
 def _announced(text: str) -> tuple[str, int, str]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hr_search.base.errors import InputError
 from hr_search.data import qrels
 from hr_search.data.formats import read_table
+from hr_search.data.separated import read_separated
 from hr_search.data.tables import read_pairs, read_texts
 
 
@@ -88,6 +92,76 @@ def test_a_few_rows_that_look_swallowed_are_told(tmp_path, caplog):
     good = 'a,"one\ntwo, three, four\nfive"\n' * 3
     assert len(cells(stored(tmp_path, f'query,positive\n{good}cook,"soup\nbaker,bread"\n'))) == 4
     assert "1 rows of several lines look like several rows, the first at line 11" in caplog.text
+
+
+def spelled(rows: list[list[str]], separator: str = ",", rule: int = csv.QUOTE_MINIMAL) -> str:
+    """What Python's CSV writer makes of a header and rows."""
+    file = io.StringIO()
+    csv.writer(file, delimiter=separator, quoting=rule).writerows([["query", "positive"], *rows])
+    return file.getvalue()
+
+
+DUTIES = "Обязанности:\n- ведение учёта;\n- сдача отчётности;"
+
+
+@pytest.mark.parametrize(
+    ("separator", "text"),
+    [
+        (";", DUTIES),
+        (";", DUTIES + " "),
+        (";", "Обязанности:\nучёт; сдача\nотчёты; сверка"),
+        (",", "Salary from\n50,000 rub"),
+        (",", "Стаж от\n3,5 лет"),
+        (",", "Skills:\nC++,\nSQL,"),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_prose_of_several_lines_is_not_taken_for_rows(tmp_path, caplog, separator, text, newline):
+    caplog.set_level(logging.WARNING)
+    text = text.replace("\n", newline)
+    for rows in ([["a", text]] * 3, [["a", text], *([["b", "c"]] * 1000)], [["a", '"b"'], ["c", text]]):
+        assert cells(stored(tmp_path, spelled(rows, separator))) == rows
+    assert not caplog.text
+
+
+def test_quotes_read_as_characters_over_texts_of_several_lines_are_told(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    assert len(cells(stored(tmp_path, spelled([["cook", "soup"], ["driver", "classes\nB,C"]])))) == 3
+    assert "each line as a row, although they may hold texts of several lines (1, the first from line 3" in caplog.text
+    caplog.clear()
+    assert len(cells(stored(tmp_path, spelled([["driver", "classes\nB\tC"]], "\t")))) == 2
+    assert "(1, the first from line 2 on)" in caplog.text
+
+
+def test_a_table_that_is_refused_can_be_saved_so_that_it_is_read(tmp_path):
+    rows = [["cook, baker", "soup"], ["driver", "classes\nB,C"]]
+    assert "if it is one text, save the table as JSONL or with quotes around the names in the header" in refused(
+        stored(tmp_path, spelled(rows))
+    )
+    assert cells(stored(tmp_path, spelled(rows).replace("query,positive", '"query","positive"'))) == rows
+
+
+PIECES = st.sampled_from([*' ab1,;|\t"\n\r\\', ", ", ";\n", "\r\n", "да", "5", '""', "\na,b", "\na;b"])
+CELLS = st.lists(PIECES, min_size=1, max_size=3).map("".join)
+
+
+@given(
+    st.lists(st.tuples(CELLS, CELLS).map(list), min_size=1, max_size=3),
+    st.sampled_from(",;|\t"),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_what_a_csv_writer_wrote_comes_back_or_is_told(rows, separator, rule):
+    told = []
+    log = logging.getLogger("hr_search.data.separated")
+    log.addFilter(keep := lambda record: bool(told.append(record)))
+    try:
+        table = read_separated(spelled(rows, separator, rule), "t.csv")
+    except InputError:
+        return
+    finally:
+        log.removeFilter(keep)
+    assert told or table.values.tolist() == rows
 
 
 @pytest.mark.parametrize("kind", [".csv", ".tsv", ".jsonl", ".json"])
