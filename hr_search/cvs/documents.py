@@ -13,6 +13,7 @@ from typing import Any
 from hr_search.base.errors import InputError, one_line, shown
 from hr_search.base.paths import extension
 from hr_search.cvs.header import with_head_apart
+from hr_search.cvs.word import word_lines
 from hr_search.data.formats import read_table, read_text
 from hr_search.data.json_tables import json_values
 from hr_search.data.resume_texts import listed
@@ -195,7 +196,7 @@ def _pdf_text(path: Path, trustfile: bool) -> str:
 
 
 def _docx_text(path: Path, trustfile: bool) -> str:
-    """The paragraphs and table cells of a DOCX file in their order, without page headers and footers.
+    """The paragraphs, text boxes and table cells of a DOCX file in their order, without page headers and footers.
 
     Raises:
         InputError: python-docx is not installed, or the file is damaged or holds no text.
@@ -208,27 +209,11 @@ def _docx_text(path: Path, trustfile: bool) -> str:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             room.take(sum(part.file_size for part in archive.infolist()))
-        lines = _lines_of(docx.Document(io.BytesIO(data)).iter_inner_content())
+        lines = word_lines(docx.Document(io.BytesIO(data)).element.body)
     except InputError:
         raise
     except Exception as error:  # a damaged archive or XML may fail at any step
         raise InputError(f"{path} is not a readable DOCX file ({one_line(error)}); save it again.") from error
     if not any(line.strip() for line in lines):
-        raise InputError(f"{path} holds no text outside of pictures and text boxes; save it as plain text.")
+        raise InputError(f"{path} holds no text outside of pictures; save it as plain text.")
     return "\n".join(lines)
-
-
-def _lines_of(blocks: Iterable[Any]) -> list[str]:
-    """The lines of paragraphs and tables; a merged cell counts once."""
-    lines = []
-    for block in blocks:
-        if not hasattr(block, "rows"):
-            lines.append(block.text)
-            continue
-        seen = set()
-        for row in block.rows:
-            for cell in row.cells:
-                if cell._tc not in seen:
-                    seen.add(cell._tc)
-                    lines += _lines_of(cell.iter_inner_content())
-    return lines

@@ -148,6 +148,82 @@ def test_each_kind_of_file_is_read(tmp_path):
     assert list(texts) == ["a.txt", "b.md", "d.docx", "deep/c.pdf", "7", "e.csv:2", "f.json", "own", "x"]
 
 
+def paragraph(inner):
+    return f"<w:p>{inner}</w:p>"
+
+
+def run(text):
+    return f'<w:r><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+def control(inner, properties=""):
+    return f"<w:sdt><w:sdtPr>{properties}</w:sdtPr><w:sdtContent>{inner}</w:sdtContent></w:sdt>"
+
+
+def cell(inner, properties=""):
+    return f"<w:tc><w:tcPr>{properties}</w:tcPr>{inner}</w:tc>"
+
+
+def box(text):
+    """A text box as Word writes it: once for itself, once for old programs."""
+    content = f"<w:txbxContent>{paragraph(run(text))}</w:txbxContent>"
+    return (
+        '<w:r><mc:AlternateContent xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006">'
+        f'<mc:Choice Requires="wps"><w:drawing>{content}</w:drawing></mc:Choice>'
+        f"<mc:Fallback><w:pict>{content}</w:pict></mc:Fallback></mc:AlternateContent></w:r>"
+    )
+
+
+DELETED = "<w:del><w:r><w:delText>not </w:delText></w:r></w:del>"
+FIRST = '<w:vMerge w:val="restart"/>'
+HINT = "<w:showingPlcHdr/>"
+WORD = {
+    "a control among paragraphs": (control(paragraph(run("Welder"))), ["Welder"]),
+    "a control in a line": (paragraph(run("Skills: ") + control(run("soup"))), ["Skills: soup"]),
+    "a hint of a template": (
+        control(paragraph(run("Enter text"))) + control(paragraph(run("Hint")), HINT),
+        ["Enter text"],
+    ),
+    "tracked changes": (
+        paragraph(run("I ") + DELETED + f"<w:ins>{run('weld')}</w:ins><w:moveFrom>{run('gone')}</w:moveFrom>"),
+        ["I weld"],
+    ),
+    "smart tags and links": (
+        paragraph(f"<w:smartTag>{run('Moscow')}</w:smartTag>{run(', ')}<w:hyperlink>{run('site')}</w:hyperlink>"),
+        ["Moscow, site"],
+    ),
+    "text boxes": (paragraph(run("Cook") + box("Skills: soup")), ["Cook", "Skills: soup"]),
+    "tabs and breaks": (
+        paragraph(
+            '<w:pPr><w:tabs><w:tab w:val="left" w:pos="9"/></w:tabs></w:pPr><w:r><w:t>a</w:t><w:tab/><w:t>b</w:t><w:br/>'
+            '<w:t>c</w:t><w:br w:type="page"/><w:noBreakHyphen/></w:r>'
+        ),
+        ["a\tb\nc-"],
+    ),
+    "tables": (
+        f"<w:tbl><w:tr>{cell(paragraph(run('a')), FIRST)}{control(cell(paragraph(run('b'))))}</w:tr>"
+        + control(f"<w:tr>{cell(paragraph(''), '<w:vMerge/>')}{cell(control(paragraph(run('c'))))}</w:tr>")
+        + "</w:tbl>",
+        ["a", "b", "c"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WORD)
+def test_all_that_word_shows_is_read(tmp_path, case):
+    import docx
+    from docx.oxml import parse_xml
+    from docx.oxml.ns import nsdecls
+
+    inner, expected = WORD[case]
+    document = docx.Document()
+    for element in parse_xml(f"<w:body {nsdecls('w')}>{inner}</w:body>"):
+        document.element.body.insert_element_before(element, "w:sectPr")
+    document.save(tmp_path / "cv.docx")
+    (cv,), wrong = read_cvs([tmp_path / "cv.docx"])
+    assert not wrong and cv.resume.body == "\n".join(expected)
+
+
 BAD = {
     "picture.pdf": (lambda: pdf(), "holds no text, its pages are pictures"),
     "broken.pdf": (lambda: b"%PDF-1.7 nothing", "is not a readable PDF"),
