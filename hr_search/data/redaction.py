@@ -82,10 +82,12 @@ _GAP = rf"[{_SPACES}.{_HYPHENS}]{{0,3}}"  # between the digits of a number
 _SPREAD = rf"(?:[{_SPACES}.{_HYPHENS}()]{{0,4}}\d)"
 _COUNTRY = r"(?:2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|[2-9]\d\d)"
 _START = r"(?<![A-Za-z0-9_+])(?<!\d[.,:/-])"
-_MONEY = r"(?!\s{0,2}(?:руб|р\.|₽|rub|rur|тыс|млн|тенге|тг\b|₸|kzt|сум\b|грн|uah|byn|usd|eur|долл|евро|[$€£%]))"
+_MONEY = re.compile(
+    r"\s{0,2}(?:руб|р\.|₽|rub|rur|тыс|млн|тенге|тг\b|₸|kzt|сум\b|грн|uah|byn|usd|eur|долл|евро|[$€£%])", re.IGNORECASE
+)
 _NUMBER = re.compile(rf"[+(\d][{_SPACES}.{_HYPHENS}()\d]{{4,}}")
-_PHONE = re.compile(
-    rf"{_START}(?:\+\s?[17]{_SPREAD}{{10}}|\+\s?{_COUNTRY}{_SPREAD}{{7,12}}"
+_DIGITS = (
+    rf"(?:\+\s?[17]{_SPREAD}{{10}}|\+\s?{_COUNTRY}{_SPREAD}{{7,12}}"
     # 8 or 7 without a plus: only grouped as a phone, because "80 000 - 120 000" has eleven digits too.
     rf"|[78]{_GAP}\(\s?\d{{3,5}}\s?\)(?:{_GAP}\d){{5,7}}"
     rf"|[78]{_GAP}\d{{3}}{_GAP}\d{{3}}{_GAP}\d\d{_GAP}\d\d"
@@ -96,20 +98,25 @@ _PHONE = re.compile(
     rf"|\(\s?\d{{4}}\s?\){_GAP}\d\d{_GAP}\d\d{_GAP}\d\d"
     rf"|\(\s?\d{{5}}\s?\){_GAP}\d{_GAP}\d\d{_GAP}\d\d"
     r"|[3489]\d\d[ -]\d{3}-\d\d-\d\d|9\d\d \d{3} \d\d \d\d|[2-9]\d\d-\d{3}-\d{4})"
-    rf"(?!\d){_MONEY}",
-    re.IGNORECASE,
+    r"(?!\d)"
 )
+_PHONE = re.compile(_START + _DIGITS)
+_JOINED = re.compile(rf"([.,:/-])({_DIGITS})")  # directly after another phone
 # After a word that announces a phone, any number of five digits or more is one.
 _CALL = re.compile(r"тел|моб|сот|факс|phone|tel|mob|cell|fax", re.IGNORECASE)
 _ANNOUNCED = re.compile(
     r"(?<![^\W_])((?:тел|телефон|моб|сот|факс|phone|tel|mob|mobile|cell|fax)(?:\.\s?:?|\s?[:№])\s?)"
-    rf"(?!(?:19|20)\d\d\D)(\(?\d{_SPREAD}{{4,14}})(?!\d){_MONEY}",
+    rf"(?!(?:19|20)\d\d\D)(\(?\d{_SPREAD}{{4,14}})(?!\d)",
     re.IGNORECASE,
 )
 # Amounts in thousands, and ranges of them: "+15 000 - 20 000".
 _THOUSANDS = rf"\d{{1,3}}(?:[.{_SPACES}]\d{{3}})+"
 _AMOUNT = re.compile(rf"\+?\s?{_THOUSANDS}(?:\s?[{_HYPHENS}]\s?{_THOUSANDS})?")
-_BEYOND = 16  # characters after a number that may show it to be an amount of money
+# What an amount of money, or a range of such, may look like: shorter than a phone with its prefix, in one spelling.
+_CENTS = r"(?:[.,]\d\d)?"
+_GROUPED, _BARE = rf"\d{{1,3}}(?:[.{_SPACES}]\d{{3}}){{1,3}}{_CENTS}", rf"\d{{4,9}}{_CENTS}"
+_SUMS = re.compile(rf"\+?\s?(?:{_GROUPED}(?:\s?[{_HYPHENS}]\s?{_GROUPED})?|{_BARE}(?:\s?[{_HYPHENS}]\s?{_BARE})?)")
+_BEYOND = 16  # characters after a number that are looked at, for digits and currencies
 
 
 def redact(text: str) -> tuple[str, Counter[str]]:
@@ -139,23 +146,37 @@ def redact(text: str) -> tuple[str, Counter[str]]:
         text = _replaced(text, _MENTION.finditer(text), "handles", found)
     text = _replaced(text, _phones(text), "phones", found)
     if _CALL.search(text):
-        text = _replaced(text, (each for each in _ANNOUNCED.finditer(text) if not _is_amount(each[2])), "phones", found)
+        before = found["phones"]
+        announced = (each for each in _ANNOUNCED.finditer(text) if not _is_amount(each, 2))
+        text = _replaced(text, announced, "phones", found)
+        if found["phones"] > before:  # a phone may be joined to one that a word announced
+            text = _replaced(text, _phones(text), "phones", found)
     return text, found
 
 
 def _phones(text: str) -> Iterator[re.Match[str]]:
-    """The phones among the numbers of a text, amounts of money left out."""
+    """The phones of a text that need no word before them; those of a list without spaces are joined to the first."""
     end = 0
     for number in _NUMBER.finditer(text):
         for phone in _PHONE.finditer(text, max(end, number.start()), number.end() + _BEYOND):
-            if phone.start() < number.end() and not _is_amount(phone[0]):
+            if end <= phone.start() < number.end() and not _is_amount(phone):
                 yield phone
                 end = phone.end()
+                while (joined := _JOINED.match(text, end)) and not _is_amount(joined, 2):
+                    yield joined
+                    end = joined.end()
 
 
-def _is_amount(number: str) -> bool:
-    """Whether a number is an amount in thousands: groups of three digits, one of them 000."""
-    return bool(_AMOUNT.fullmatch(number.strip())) and "000" in re.split(r"\D+", number)
+def _is_amount(number: re.Match[str], group: int = 0) -> bool:
+    """Whether a number is an amount in thousands with a group of 000, or an amount before a currency.
+
+    The abbreviations of tenge and roubles also stand for Telegram and a river, so a currency alone makes no amount of
+    what is written as a phone.
+    """
+    digits = number[group].strip()
+    if _AMOUNT.fullmatch(digits) and "000" in re.split(r"\D+", digits):
+        return True
+    return bool(_SUMS.fullmatch(digits) and _MONEY.match(number.string, number.end(group)))
 
 
 def _replaced(text: str, matches: Iterator[re.Match[str]], kind: str, found: Counter[str]) -> str:

@@ -138,6 +138,36 @@ def test_a_word_announces_shorter_phones(text: str, expected: str) -> None:
     assert redact(text) == (expected, {"phones": 1})
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("89161234567,89167654321", "[phone],[phone]"),
+        ("89161234567/89167654321/+79161234567", "[phone]/[phone]/[phone]"),
+        ("89161234567.8-916-123-45-67:8(916)1234567-89161234567", "[phone].[phone]:[phone]-[phone]"),
+        ("тел.: 123-45-67,89161234567", "тел.: [phone],[phone]"),
+        ("8 916 123-45-67/68", "[phone]/68"),
+    ],
+)
+def test_phones_joined_without_spaces(text: str, expected: str) -> None:
+    assert redact(text) == (expected, {"phones": expected.count("[phone]")})
+
+
+@pytest.mark.parametrize("phone", PHONES)
+@pytest.mark.parametrize("frame", ["{} тг", "{}тг", "{} р.Волга", "{} руб"])
+def test_no_currency_hides_a_phone_or_a_part_of_it(phone: str, frame: str) -> None:
+    assert redact(frame.format(phone)) == (frame.format("[phone]"), {"phones": 1})
+
+
+@pytest.mark.parametrize(
+    "amount",
+    ["250 000", "250 500", "8 500 000", "80 000 - 120 000", "+250 500 - 300 500", "+15500-200500", "8000-1200000"],
+)
+@pytest.mark.parametrize("currency", [" тг", " руб.", "₸", " р. в месяц"])
+def test_amounts_before_a_currency_stay(amount: str, currency: str) -> None:
+    for text in (f"оклад {amount}{currency}", f"тел: {amount}{currency}"):
+        assert redact(text) == (text, {})
+
+
 def test_a_text_with_everything() -> None:
     text = (
         "Сварщик, 80 000 - 120 000 руб, 5/2. Анна: 8(916)123-45-67, +7 495 1234567, anna@mail.ru, @anna_hr, "
@@ -167,7 +197,25 @@ def test_any_text_is_worked_on_and_only_loses(text: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["8", "8 ", "8 (", "+7 ", "+4 ", "a", "a.", "a-", "a@", "@a", "http://", "t.me/", "vk ", "тел. 1", "(at) ", ". "],
+    [
+        "8",
+        "8 ",
+        "8 (",
+        "+7 ",
+        "+4 ",
+        "a",
+        "a.",
+        "a-",
+        "a@",
+        "@a",
+        "http://",
+        "t.me/",
+        "vk ",
+        "тел. 1",
+        "89161234567,",
+        "(at) ",
+        ". ",
+    ],
 )
 def test_long_hostile_texts_come_to_an_end(unit: str) -> None:
     """A pattern whose time grows with the square of the length would take minutes here."""
