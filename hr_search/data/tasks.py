@@ -11,7 +11,11 @@ import pandas as pd
 from scipy import sparse
 
 from hr_search.base.arrays import incidence
+from hr_search.base.errors import InputError, shown
 from hr_search.data.duplicates import normalised
+
+PAIRS = 100_000_000
+"""Pairs of a query and a document relevant to it that the tasks of a table may have: they take about 1 GB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +67,16 @@ def tasks_of(pairs: pd.DataFrame) -> dict[str, Task]:
 
     Returns:
         The tasks "q2d" and "d2q".
+
+    Raises:
+        InputError: the groups are so large that more than `PAIRS` pairs would be relevant.
     """
     groups, names = pd.factorize(pairs["group"])
     queries, query_groups, query_first = _texts(pairs["query"], groups)
     documents, document_groups, document_first = _texts(pairs["positive"], groups)
-    relevance = (query_groups @ document_groups.T).tocsr()
-    relevance.data[:] = 1  # not how many groups they share
+    _refuse_large_groups(query_groups, document_groups, names)
+    # Of booleans, because it does not matter how many groups they share, and of one byte each.
+    relevance = (query_groups.astype(bool) @ document_groups.T.astype(bool)).tocsr()
     labels = [str(names[index]) for index in query_first], [str(names[index]) for index in document_first]
     return both_directions(queries, documents, relevance, *labels)
 
@@ -97,13 +105,14 @@ def both_directions(
     answers = len(document_groups)
     sides = {
         "q2d": (queries, documents, relevance, query_groups),
-        "d2q": (documents[:answers], queries, relevance[:, :answers].T.tocsr(), document_groups),
+        "d2q": (documents[:answers], queries, _turned(relevance, answers), document_groups),
     }
     graded = bool((relevance.data != 1).any())
     tasks = {}
     for name, (asking, searched, matrix, groups) in sides.items():
-        relevant, grades = _rows(matrix)
-        given = grades if graded else None
+        matrix.sort_indices()
+        relevant = _rows(matrix, matrix.indices)
+        given = _rows(matrix, matrix.data.astype(np.float64)) if graded else None
         tasks[name] = Task(name, asking, searched, relevant, list(groups), grades=given, relevantfrom=relevantfrom)
     return tasks
 
@@ -159,12 +168,33 @@ def _texts(texts: pd.Series, groups: np.ndarray) -> tuple[list[str], sparse.csr_
     codes, distinct = pd.factorize(normalised(texts))
     first = np.unique(codes, return_index=True)[1]
     shape = (len(distinct), int(groups.max(initial=-1)) + 1)
-    return texts.iloc[first].tolist(), incidence(codes, groups, shape), groups[first]
+    short = codes.astype(np.int32), groups.astype(np.int32)  # SciPy keeps this type for the indices of all products
+    return texts.iloc[first].tolist(), incidence(*short, shape), groups[first]
 
 
-def _rows(matrix: sparse.csr_array) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The sorted column indices of each row, and the values there."""
-    matrix.sort_indices()
-    places = list(zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True))
-    indices, values = matrix.indices.astype(np.int64), matrix.data.astype(np.float64)
-    return [indices[start:stop] for start, stop in places], [values[start:stop] for start, stop in places]
+def _refuse_large_groups(queries: sparse.csr_array, documents: sparse.csr_array, names: Sequence[object]) -> None:
+    """Checks how many pairs the texts of each group make, from matrices (texts, G) and the names of the groups.
+
+    Raises:
+        InputError: more than `PAIRS`, which the memory would not hold; the sentence names the largest group.
+    """
+    sizes = [np.asarray(each.sum(axis=0), np.int64).ravel() for each in (queries, documents)]
+    found = sizes[0] * sizes[1]
+    if found.sum() > PAIRS:
+        at = int(found.argmax())
+        raise InputError(
+            f"the groups of {queries.shape[0]:,} queries and {documents.shape[0]:,} documents make {found.sum():,} "
+            f"pairs that are relevant to each other, and at most {PAIRS:,} fit (the largest group, "
+            f'"{shown(names[at])}", has {sizes[0][at]:,} queries and {sizes[1][at]:,} documents); take a finer '
+            "--groupcolumn, a smaller share of validation and test rows, or a part of the rows with --split."
+        )
+
+
+def _turned(relevance: sparse.csr_array, answers: int) -> sparse.csr_array:
+    """The relevance of queries (answers, Q) to the first `answers` documents of a matrix (Q, N)."""
+    return (relevance if answers == relevance.shape[1] else relevance[:, :answers]).T.tocsr()
+
+
+def _rows(matrix: sparse.csr_array, values: np.ndarray) -> list[np.ndarray]:
+    """The values of each row of a matrix, as views, because a copy for each would double the memory."""
+    return [values[start:stop] for start, stop in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from sentences import toy
 
+from hr_search.base.errors import InputError
+from hr_search.data import tasks
 from hr_search.data.tasks import both_directions, tasks_of
 
 
@@ -39,7 +44,7 @@ def test_relevance_is_symmetric_and_means_a_shared_group(rows: list[tuple[int, i
         for j, document in enumerate(there.documents)
         if groups[0][query] & groups[1][document]
     }
-    assert all((np.diff(found) > 0).all() and found.dtype == np.int64 and len(found) for found in there.relevant)
+    assert all((np.diff(found) > 0).all() and found.dtype.kind == "i" and len(found) for found in there.relevant)
     assert len(there.relevant) == len(there.queries) == len(there.groups)
     assert there.grades is None and back.grades is None  # not how many groups two texts share
 
@@ -54,3 +59,36 @@ def test_grades_go_both_ways() -> None:
     assert back.queries == ["x", "y"] and [rows.tolist() for rows in back.relevant] == [[0], [0, 1]]
     assert [rows.tolist() for rows in back.grades] == [[2], [0.5, 1]] and back.relevantfrom == 1
     assert [back.right(query).tolist() for query in (0, 1)] == [[0], [1]]
+
+
+def grouped(rows: int, groups: int) -> pd.DataFrame:
+    """A table of `rows` distinct queries and documents in equal groups."""
+    texts = {"query": [f"q{row}" for row in range(rows)], "positive": [f"d{row}" for row in range(rows)]}
+    return pd.DataFrame({**texts, "group": [f"g{row % groups}" for row in range(rows)]})
+
+
+def test_large_groups_are_refused_before_they_take_memory(monkeypatch) -> None:
+    assert 10**7 <= tasks.PAIRS <= 2**31 // 20  # what a table may take in memory
+    monkeypatch.setattr(tasks, "PAIRS", 2_000)
+    with pytest.raises(InputError) as caught:
+        tasks_of(grouped(100, 2))
+    assert str(caught.value).startswith(
+        "the groups of 100 queries and 100 documents make 5,000 pairs that are relevant to each other, and at most 2,000 "
+        'fit (the largest group, "g0", has 50 queries and 50 documents); take a finer --groupcolumn, a smaller share'
+    )
+    monkeypatch.setattr(tasks, "PAIRS", 50)
+    assert len(tasks_of(grouped(10, 2))) == 2
+    with pytest.raises(InputError, match="52 pairs"):
+        tasks_of(pd.concat([grouped(10, 2), grouped(2, 2).assign(group=["g2", "g3"])]))
+
+
+def test_a_relevant_pair_takes_few_bytes() -> None:
+    table = grouped(2_000, 2)
+    tasks_of(table)
+    tracemalloc.start()
+    try:
+        tasks_of(table)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * 2 * 1_000**2
