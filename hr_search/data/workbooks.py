@@ -84,9 +84,18 @@ def _rows(sheet: Any, room: Room) -> list[list[Any]]:
     return rows
 
 
+def _unescaped(text: str) -> str:
+    """A text as it was typed: XLSX writes control characters, line ends of Windows above all, as in `_x000D_`."""
+    from openpyxl.utils.escape import unescape
+
+    return unescape(text) if "_x" in text else text
+
+
 def _cell(cell: Any) -> Any:
     """The value of a cell: a text, a number, None, or `Unread` for anything else."""
     value = cell.value
+    if isinstance(value, str):
+        value = _unescaped(value)
     if value is None or cell.data_type == "e" or (isinstance(value, str) and not value.strip()):
         return None
     return value if isinstance(value, str | int | float) else Unread(type(value).__name__)

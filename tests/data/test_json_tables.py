@@ -139,6 +139,18 @@ def test_excel(tmp_path, caplog):
         read_table(path.rename(tmp_path / "t.csv"))
 
 
+def test_escapes_of_excel_become_the_characters_they_stand_for(tmp_path):
+    rows = [
+        ["ti_x000D_tle", "description"],
+        ["Cook", "soup_x000D_\nbread"],
+        ["Smith", "_x005F_x000D_"],
+        ["x", "_x000D_\n"],
+    ]
+    table = read_table(book(tmp_path / "t.xlsx", {"A": rows}))
+    assert list(table.columns) == ["ti\rtle", "description"]
+    assert table["description"].tolist() == ["soup\r\nbread", "_x000D_", None]
+
+
 def test_excel_files_that_are_refused(tmp_path, monkeypatch):
     path = book(tmp_path / "t.xlsx", {"A": [HEADER, *BODY], "B": [HEADER, *BODY]})
     assert '"A", "B"' in refused(path) and "save the sheet with the table as CSV UTF-8" in refused(path)
