@@ -64,6 +64,7 @@ def read_workbook(data: bytes, path: Path | str, named: Sequence[str] = (), trus
         logger.warning("%s: %d rows above the header are left out", path, start)
     names = ["" if name is None else str(name).strip() for name in rows[start]]
     width = max(len(row) for row in rows[start:])
+    Room(path, trustfile).take_cells(len(rows) - start, width)  # one cell far to the right makes every row as wide
     names = [name or f"column {place}" for place, name in enumerate([*names, *[""] * (width - len(names))], 1)]
     cells = [[*row, *[None] * (width - len(row))] for row in rows[start + 1 :]]
     return raw_frame(names, zip(*cells, strict=True) if cells else ([] for _ in names))

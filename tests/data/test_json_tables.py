@@ -151,6 +151,15 @@ def test_escapes_of_excel_become_the_characters_they_stand_for(tmp_path):
     assert table["description"].tolist() == ["soup\r\nbread", "_x000D_", None]
 
 
+def test_one_cell_far_to_the_right_counts_for_every_row(tmp_path, monkeypatch):
+    rows = [["title", "description"], *([["Cook", "soup"]] * 300), ["Smith", "iron", *[None] * 300, "x"]]
+    path = book(tmp_path / "t.xlsx", {"A": rows})
+    assert read_table(path).shape == (301, 303)
+    monkeypatch.setattr(unpacking, "LIMIT", 400_000)
+    assert "unpacks to more than 400,000 bytes" in refused(path)
+    assert len(read_pairs(path, trustfile=True)[0]) == 301
+
+
 def test_excel_files_that_are_refused(tmp_path, monkeypatch):
     path = book(tmp_path / "t.xlsx", {"A": [HEADER, *BODY], "B": [HEADER, *BODY]})
     assert '"A", "B"' in refused(path) and "save the sheet with the table as CSV UTF-8" in refused(path)
