@@ -15,7 +15,7 @@ from hr_search.base import files
 from hr_search.base.errors import InputError, one_line, shown
 from hr_search.base.paths import extension
 from hr_search.data.formats import NEEDED
-from hr_search.data.frames import raw_frame
+from hr_search.data.frames import arrow_frame
 from hr_search.data.json_tables import read_json_lines
 
 KINDS = (".parquet", ".jsonl")
@@ -87,17 +87,12 @@ def _parquet(path: Path) -> Iterator[pd.DataFrame]:
             for part in file.iter_batches(_READ):
                 kept.append(part)
                 if sum(each.nbytes for each in kept) >= BYTES or sum(each.num_rows for each in kept) >= ROWS:
-                    yield _frame(pyarrow.Table.from_batches(kept))
+                    yield arrow_frame(pyarrow.Table.from_batches(kept))
                     kept = []
             if kept:
-                yield _frame(pyarrow.Table.from_batches(kept))
+                yield arrow_frame(pyarrow.Table.from_batches(kept))
     except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path} is not a readable Parquet file ({one_line(error)}); write it again.") from error
-
-
-def _frame(table: object) -> pd.DataFrame:
-    """An Arrow table as a raw one, cells as plain Python values."""
-    return raw_frame(table.column_names, (column.to_pylist() for column in table.columns))
 
 
 def _lines(path: Path, encoding: str) -> Iterator[pd.DataFrame]:

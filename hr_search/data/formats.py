@@ -12,7 +12,7 @@ import pandas as pd
 from hr_search.base.errors import InputError, one_line, shown
 from hr_search.base.paths import extension
 from hr_search.data.encodings import decoded
-from hr_search.data.frames import raw_frame
+from hr_search.data.frames import arrow_frame
 from hr_search.data.json_tables import read_json_table
 from hr_search.data.pickles import read_pickle_frame
 from hr_search.data.separated import read_separated
@@ -81,7 +81,7 @@ def read_text(path: Path | str, encoding: str = "", trustfile: bool = False) -> 
 
 
 def _read_parquet(path: Path | str, trustfile: bool = False) -> pd.DataFrame:
-    """The table of a Parquet file; cells become plain Python values, including lists."""
+    """The table of a Parquet file, unpacked part by part."""
     import pyarrow.parquet
 
     room = Room(path, trustfile)
@@ -92,8 +92,7 @@ def _read_parquet(path: Path | str, trustfile: bool = False) -> pd.DataFrame:
         for part in file.iter_batches(_ROWS):
             parts.append(part)
             room.take(max(part.nbytes, CELL * part.num_rows * width))  # an empty cell is free in Parquet only
-        table = pyarrow.Table.from_batches(parts, file.schema_arrow)
-        return raw_frame(table.column_names, (column.to_pylist() for column in table.columns))
+        return arrow_frame(pyarrow.Table.from_batches(parts, file.schema_arrow))
     except InputError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:

@@ -12,6 +12,8 @@ import pytest
 
 from hr_search.base.errors import InputError
 from hr_search.data import unpacking
+from hr_search.data.blocks import read_blocks
+from hr_search.data.cleaning import Unread
 from hr_search.data.formats import read_table
 from hr_search.data.tables import read_pairs
 
@@ -106,6 +108,25 @@ def test_parquet_is_limited_in_bytes_of_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(unpacking, "LIMIT", 5_000_000)
     assert "unpacks to more than 5,000,000 bytes" in refused(tmp_path / "t.parquet")
     assert len(read_pairs(tmp_path / "t.parquet", trustfile=True)[0]) == 6000
+
+
+def test_dates_that_python_has_not_are_not_read(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    cells = {
+        "sentinel": pa.array([2**61, None], pa.timestamp("us")),
+        "day": pa.array([10**7, None], pa.date32()),
+        "time": pa.array([2**62, None], pa.duration("s")),
+        "zone": pa.array([1, None], pa.timestamp("us", "Mars/Base")),
+    }
+    texts = {"query": ["cook", "smith"], "positive": ["soup", "iron"]}
+    pa.parquet.write_table(pa.table({**texts, **cells}), tmp_path / "t.parquet")
+    (block,) = read_blocks(tmp_path / "t.parquet")
+    for table in (read_table(tmp_path / "t.parquet"), block):
+        assert all(table[name].tolist() == [Unread("date"), None] for name in cells)
+    assert len(read_pairs(tmp_path / "t.parquet")[0]) == 2
+    assert 'row 1, column "day" holds a date' in refused(tmp_path / "t.parquet", positivecolumn="day")
 
 
 def book(path: Path, sheets: dict[str, list[list[object]]]) -> Path:
