@@ -69,7 +69,7 @@ def read_table(
 
 
 def read_text(path: Path | str, encoding: str = "", trustfile: bool = False) -> str:
-    """The text of a file.
+    """The text of a file; where it has carriage returns only, they end its lines and become line feeds.
 
     Raises:
         InputError: the file is missing, empty, not text, or in an unknown encoding.
@@ -77,7 +77,7 @@ def read_text(path: Path | str, encoding: str = "", trustfile: bool = False) -> 
     text = decoded(content(path, trustfile), path, encoding)
     if not text.strip():
         raise InputError(f"{path} is empty; {NEEDED}")
-    return text
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def _read_parquet(path: Path | str, trustfile: bool = False) -> pd.DataFrame:

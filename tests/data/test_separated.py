@@ -216,6 +216,22 @@ def test_tab_separated_txt_files_are_tables_where_their_header_says_so(tmp_path)
     assert read_texts(path) == ["first\tone", "second"]
 
 
+def test_carriage_returns_alone_end_lines(tmp_path):
+    assert read_texts(stored(tmp_path, "soup\rbread\riron", "o.txt")) == ["soup", "bread", "iron"]
+    assert read_texts(stored(tmp_path, "id\ttext\r1\tsoup\r2\tiron\r", "o.txt")) == ["soup", "iron"]
+    assert cells(stored(tmp_path, 'query,positive\rcook,"a, b"\r')) == [["cook", "a, b"]]
+    assert cells(stored(tmp_path, '{"query": "a", "positive": "b"}\r{"query": "c", "positive": "d"}', "o.jsonl")) == [
+        ["a", "b"],
+        ["c", "d"],
+    ]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    stored(folder, "id\ttext\rq0\tcook\r", "queries.tsv")
+    stored(folder, "id\ttext\rd0\tsoup\rd1\tiron\r", "corpus.tsv")
+    stored(folder, "q0\t0\td0\t1\rq0\t0\td1\t1\r", "qrels.tsv")
+    assert qrels.read_folder(str(folder))[0]["q2d"].relevant[0].tolist() == [0, 1]
+
+
 def test_a_corpus_alone_has_the_rows_it_has_in_a_folder(tmp_path):
     texts = [text for _, text in STRAY]
     corpus = stored(tmp_path, "id\ttext\n" + "".join(f"d{n}\t{text}\n" for n, text in enumerate(texts)), "corpus.tsv")
