@@ -120,7 +120,7 @@ def _decoded(block: bytes, path: Path, encoding: str, line: int) -> str:
         text = block.decode(encoding).replace("\0", " ")
     except LookupError as error:
         raise InputError(f'--encoding "{shown(encoding)}" is unknown; write cp1251, for example.') from error
-    except UnicodeDecodeError as error:
-        wrong = line + block.count(b"\n", 0, error.start)
+    except UnicodeError as error:  # some encodings, such as idna, do not say where
+        wrong = line + block.count(b"\n", 0, getattr(error, "start", 0))
         raise InputError(f"{path}, line {wrong} is not text in {encoding}; name another --encoding.") from error
     return text.removeprefix("\ufeff") if line == 1 else text

@@ -159,8 +159,17 @@ def _as_told(data: bytes, path: Path | str, encoding: str) -> str:
         raise InputError(f'--encoding "{shown(encoding)}" is unknown; write cp1251, for example.') from error
     except ValueError as error:
         start = error.start if isinstance(error, UnicodeDecodeError) else 0
-        line = data[:start].decode(encoding, "ignore").count("\n") + 1
-        raise InputError(f"{path}, line {line} is not text in {encoding}; name another --encoding.") from error
+        raise InputError(
+            f"{path}, line {_line(data[:start], encoding)} is not text in {encoding}; name another --encoding."
+        ) from error
+
+
+def _line(before: bytes, encoding: str) -> int:
+    """The line, from 1, that follows some bytes of a file."""
+    try:
+        return before.decode(encoding, "ignore").count("\n") + 1
+    except ValueError:  # idna and punycode cannot leave out what they do not know
+        return before.count(b"\n") + 1
 
 
 def _wide(data: bytes) -> str | None:

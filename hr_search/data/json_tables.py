@@ -117,6 +117,8 @@ def _rows_of(value: dict[str, Any], path: Path | str, named: Sequence[str]) -> l
     if are_names(texts, named) and not all(isinstance(item, list) for item in value.values()):
         return [value]
     if {"columns", "data"} <= set(value) and _is_list_of(value["data"], list):  # pandas: orient="split"
+        if not isinstance(value["columns"], list):
+            raise InputError(f'{path}: "columns" beside "data" is no list of names; write one object per line.')
         names = [str(name) for name in value["columns"]]
         if len(set(names)) < len(names) or any(len(row) != len(names) for row in value["data"]):
             raise InputError(f"{path}: its columns do not fit its rows; write one object per line.")

@@ -9,6 +9,7 @@ import pytest
 from hr_search.base.errors import InputError
 from hr_search.base.files import refuse_pointer
 from hr_search.commands.parser import main
+from hr_search.data.blocks import read_blocks
 from hr_search.data.encodings import decoded, refuse_misread
 from hr_search.data.formats import read_table
 from hr_search.data.tables import read_pairs, read_texts
@@ -104,10 +105,17 @@ def test_the_named_encoding_wins():
     assert decoded("\ufeffа\0б".encode(), "t.csv", "utf-8") == "а б"
     assert "line 2 is not text in utf-8; name another --encoding" in refused(RUSSIAN.encode("cp1251"), "utf-8")
     assert "line 2 is not text in ascii" in refused(RUSSIAN.encode(), "ascii")
+    assert "t.csv, line 2 is not text in idna; name another" in refused(b"a,b\n\xff..\xff", "idna")
     for name in ("utf-9", "hex", "rot13", ""):
         if name:
             assert f'--encoding "{name}" is unknown' in refused(b"a", name)
     assert "is not text in utf-16" in refused(b"\xff\xfe" + "ё,я\n".encode("utf-16-le") + b"x")
+
+
+def test_blocks_in_an_encoding_that_does_not_say_where_it_fails(tmp_path):
+    (tmp_path / "t.jsonl").write_bytes(b'{"a": "\xff..\xff"}\n')
+    with pytest.raises(InputError, match="line 1 is not text in idna; name another --encoding"):
+        list(read_blocks(tmp_path / "t.jsonl", "idna"))
 
 
 def test_the_flag_reaches_every_reader(tmp_path, capsys):

@@ -73,6 +73,9 @@ def test_shapes_that_are_no_table(tmp_path):
     assert "found" in refused(stored(tmp_path, {"error": "not found", "code": 404}))
     twice = {"columns": ["title", "title"], "data": [["a", "b"]]}
     assert "do not fit" in refused(stored(tmp_path, twice))
+    for columns in (2, None, "title"):
+        sentence = refused(stored(tmp_path, {"columns": columns, "data": [["a", "b"]]}))
+        assert '"columns" beside "data" is no list of names; write one object per line' in sentence
 
 
 def test_rows_with_several_positives_make_a_pair_each(tmp_path):
