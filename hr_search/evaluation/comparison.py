@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 from collections.abc import Sequence
 
@@ -13,11 +14,13 @@ from hr_search.base.errors import InputError, suggestion
 from hr_search.base.text import SHORT, shortened
 from hr_search.evaluation.significance import holm, paired_comparison, verdict
 from hr_search.runs.folders import Run, list_runs, open_run
+from hr_search.settings import FIELDS
 
-# Settings that decide which rows are tested.
+# Settings that decide which rows are tested, what their texts are and which documents count as right.
 _SPLITTING = (
     *("datapath", "testpath", "querycolumn", "positivecolumn", "groupcolumn", "template", "documenttemplate"),
-    *("redact", "validationpath", "validationshare", "testshare", "splitseed"),
+    *("redact", "keephtml", "identity", "encoding", "relevantfrom", "stream", "allowleaks"),
+    *("validationpath", "validationshare", "testshare", "splitseed"),
 )
 
 
@@ -70,7 +73,7 @@ def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr
     """Each run against the first, query by query: whether the difference between them is real.
 
     Args:
-        runs: two or more finished runs tested on the same rows.
+        runs: two or more finished runs tested on the same rows, among the same documents.
         direction: "q2d" or "d2q".
         metric: one of `choices.METRICS`.
         seed: of the randomisation test and the bootstrap.
@@ -80,7 +83,8 @@ def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr
         effect, verdict.
 
     Raises:
-        InputError: fewer than two runs, a run twice, runs tested on different rows, no such direction or metric.
+        InputError: fewer than two runs, a run twice, runs tested on different rows or among different documents, no
+            such direction or metric.
     """
     _check_names(direction, metric)
     if len(runs) < 2:
@@ -111,7 +115,7 @@ def setting_differences(a: Run, b: Run) -> pd.DataFrame:
 
 
 def find_other(run: Run, otherid: str = "") -> Run | None:
-    """The run named `otherid`, or the newest other run tested on the same rows; None where there is none.
+    """The run named `otherid`, or the newest other run tested on the same rows and documents; None where there is none.
 
     Raises:
         InputError: there is no finished run named `otherid`.
@@ -229,6 +233,28 @@ def _obstacle(a: Run, b: Run) -> str:
         if unlike.size:
             where = f"{direction} query {unlike[0] + 1} is {_contrast(x[unlike[0]], y[unlike[0]])}"
             return f"{a.id} and {b.id} were tested on different rows: {where}; {_advice(a, b)}"
+    unlike = _other_documents(a, b)
+    return f"{unlike}; {_advice(a, b)}" if unlike else ""
+
+
+def _other_documents(a: Run, b: Run) -> str:
+    """How the documents searched by two runs differ; empty where they are the same.
+
+    Equal queries with equal right documents do not show it: a collection of judged documents may have got more wrong
+    ones, and a search among more is harder.
+    """
+    paths = [run.folder / "documents.csv" for run in (a, b)]
+    if not all(path.is_file() for path in paths) or filecmp.cmp(*paths, shallow=False):  # equal files need no reading
+        return ""
+    for direction in DIRECTIONS:
+        x, y = (documents(run, direction)[["index", "text"]].to_numpy(dtype=object) for run in (a, b))
+        if len(x) != len(y):
+            return f"{a.id} searched {len(x):,} {direction} documents and {b.id} {len(y):,}"
+        unlike = np.flatnonzero((x != y).any(axis=1))
+        if unlike.size:
+            first, second = (" ".join(texts[unlike[0]][1].split())[:60] for texts in (x, y))
+            where = f'{direction} document {unlike[0] + 1} is "{first}" in the first and "{second}" in the second'
+            return f"{a.id} and {b.id} searched different documents: {where}"
     return ""
 
 
@@ -242,9 +268,10 @@ def _contrast(x: np.ndarray, y: np.ndarray) -> str:
 
 def _advice(a: Run, b: Run) -> str:
     """Which settings may have given two runs different test rows, and what to do."""
+    usual = {name: FIELDS[name].default for name in _SPLITTING}  # of settings that a run is older than
     # Before there was a splitseed, the seed split the data.
-    first, second = ({"splitseed": run.config.get("seed")} | run.config for run in (a, b))
-    names = [name for name in _SPLITTING if first.get(name) != second.get(name)]
-    reasons = [f"{name} ({first.get(name)!r} and {second.get(name)!r})" for name in names]
+    first, second = ({**usual, "splitseed": run.config.get("seed"), **run.config} for run in (a, b))
+    names = [name for name in _SPLITTING if first[name] != second[name]]
+    reasons = [f"{name} ({first[name]!r} and {second[name]!r})" for name in names]
     cause = f"they differ in {', '.join(reasons)}" if reasons else "their data changed in between"
     return f"{cause}; give both the same data, shares and splitseed."

@@ -198,6 +198,40 @@ def test_a_refusal_names_the_difference(make_run, change, message):
     assert comparison.find_other(odd) is None
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t[t["text"] != "7"], "good searched 8 q2d documents and odd 7; their data changed in between"),
+        (
+            lambda t: t.assign(text=t["text"].where((t["direction"] == "q2d") | (t["text"] != "007"), "008")),
+            r"good and odd searched different documents: d2q document 2 is \"007\" in the first and \"008\" in the "
+            r"second; their data changed in between",
+        ),
+    ],
+)
+def test_runs_that_searched_other_documents_are_refused(make_run, change, message):
+    good, odd = make_run("good"), make_run("odd")
+    odd.write("documents", change(odd.table("documents")))
+    with pytest.raises(InputError, match=message):
+        comparison.compare_runs([good, odd])
+    assert comparison.find_other(odd) is None
+
+
+def test_documents_may_differ_in_what_a_search_does_not_see(make_run):
+    good, older = make_run("good"), make_run("older")
+    older.write("documents", older.table("documents").drop(columns="length"))  # runs had none once
+    assert comparison.find_other(older) == good
+
+
+def test_a_refusal_names_settings_of_reading_and_judging(make_run):
+    good, odd = make_run("good"), make_run("odd", "other rows", relevantfrom=2.0, keephtml=True)
+    config = good.config
+    del config["stream"]  # a run from before there was this setting
+    files.write_json(good.folder / "config.json", config)
+    with pytest.raises(InputError, match=r"they differ in keephtml \(False and True\), relevantfrom \(0.0 and 2.0\);"):
+        comparison.compare_runs([good, odd])
+
+
 def test_the_seed_split_the_data_of_older_runs(make_run):
     good, older = make_run("good"), make_run("older", "other rows", seed=7)
     config = older.config
