@@ -167,7 +167,7 @@ def movers(texts: pd.DataFrame, checkpoints: Checkpoints, count: int = 10, k: in
 
     Args:
         texts: the P probe texts: side, text, group.
-        checkpoints: step to their (P, D) embeddings.
+        checkpoints: step to their (P, D) embeddings; those of a run up to its kept step (`probes.until_kept`).
         count: how many texts.
         k: nearest other texts listed; copies of a text do not count.
 

@@ -51,6 +51,31 @@ def load_probes(run_folder: Path | str) -> tuple[pd.DataFrame, dict[int, np.ndar
     return texts, {step: x.astype(np.float32, copy=False) for step, x in checkpoints.items()}
 
 
+def until_kept(checkpoints: Checkpoints, kept: int) -> tuple[dict[int, np.ndarray], str]:
+    """The checkpoints that led to the model which a run kept, and a sentence that says which ones these are.
+
+    Later ones were thrown away with the training that a run's patience ended. All are returned where the base model
+    was kept, because they show what did not help, and where the kept step has no probes.
+
+    Args:
+        checkpoints: from `load_probes`.
+        kept: the run's `best_step`.
+    """
+    whole, last = dict(checkpoints), max(checkpoints)
+    if kept == 0:
+        rest = f"; the steps up to {last:,}, which were thrown away, are shown all the same" if last else ""
+        return whole, f"the kept model is the base model{rest}."
+    if kept not in whole:
+        return whole, (
+            f"the model of step {kept:,} was kept, but there are no probes of it, as the run was resumed after it; "
+            f"shown are steps up to {last:,}, which was not kept."
+        )
+    if kept == last:
+        return whole, f"the model of step {kept:,} was kept, the last one validated."
+    left = {step: x for step, x in whole.items() if step <= kept}
+    return left, f"the model of step {kept:,} was kept; the steps after it, up to {last:,}, were thrown away."
+
+
 def usable_texts(checkpoints: Checkpoints) -> np.ndarray:
     """Which texts have a finite embedding at every checkpoint, (P,) booleans; the log counts the others.
 

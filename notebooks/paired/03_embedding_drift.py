@@ -3,8 +3,8 @@
 #
 # **Question:** how did training change the embedding space: how far did texts move, and which neighbours did they keep?
 #
-# Reads the probe embeddings of a run (validation texts at every validation step); writes `drift.csv` and
-# `drift_parts.csv` into its folder.
+# Reads the probe embeddings of a run (validation texts at every validation step) up to the model that was kept; writes
+# `drift.csv` and `drift_parts.csv` into its folder.
 
 # %% jupyter={"source_hidden": true} tags=["setup"]
 # Installs hr_search where it is missing, as on Colab; does nothing elsewhere.
@@ -33,7 +33,7 @@ from hr_search.base.progress import show_log
 from hr_search.base.sections import section
 from hr_search.data.languages import languages
 from hr_search.drift import figures, interactive_map, measures, umap_layout
-from hr_search.drift.probes import load_probes
+from hr_search.drift.probes import load_probes, until_kept
 from hr_search.reports.parameters import check_parameters
 
 show_log()
@@ -49,9 +49,11 @@ seed = 42  # of the map
 # %%
 check_parameters("03_embedding_drift")
 run = experiment.open_or_smoke(runid)
-texts, probes = load_probes(run.folder)
+texts, validated = load_probes(run.folder)
+probes, kept = until_kept(validated, run.summary["best_step"])
 chosen = umap_layout.thin(probes, checkpoints)
 print(f"run {run.id}: {len(texts)} probe texts at {len(probes)} checkpoints")
+print(kept)
 
 # %% [markdown]
 # ## Measured in the full space
@@ -62,7 +64,7 @@ print(f"run {run.id}: {len(texts)} probe texts at {len(probes)} checkpoints")
 # *alignment*: squared distance of matching pairs, lower is better; *uniformity*: how evenly the sphere is used, lower is
 # more even; *anisotropy*: mean cosine of two texts; *isoscore*: the share of the dimensions that is used evenly.
 #
-# The table shows the last checkpoint.
+# The table shows the last of these checkpoints; the line above says which model was kept.
 
 # %%
 table = measures.drift_table(probes, texts["side"], texts["group"])
@@ -74,7 +76,7 @@ display(last.pivot(index="measure", columns="side", values="value").round(3))
 
 # %%
 with section("the figure of the measures"):
-    plots.show(figures.drift_over_steps(table), "Drift measures over the training steps")
+    plots.show(figures.drift_over_steps(table), "Drift measures over the training steps, up to the last checkpoint")
 
 # %% [markdown]
 # ### By language and by group
@@ -98,14 +100,14 @@ display(ends.loc[ends["by"] == "group", shown].head(10).round(3))
 # %% [markdown]
 # ## The texts that moved most
 #
-# The nearest other texts before training and at the end; ✓ marks texts of the same group.
+# The nearest other texts before training and at the last of these checkpoints; ✓ marks texts of the same group.
 
 # %%
 with section("the table of the texts that moved most"):
     display(measures.movers(texts, probes, 10).round({"displacement": 3}))
 
 # %% [markdown]
-# How far all texts moved: a narrow peak means that the space moved as a whole, a long tail that a few texts did.
+# How far all texts moved up to there: a narrow peak means that the space moved as a whole, a long tail that a few texts did.
 
 # %%
 steps = sorted(probes)
@@ -113,7 +115,7 @@ with section("the histogram"):
     moved = measures.displacement(probes[steps[0]], probes[steps[-1]])
     plots.show(
         figures.displacement_histogram(moved, texts["side"]),
-        "Histogram of cosine displacement of queries and documents",
+        "Histogram of the cosine displacement of queries and documents between the first and the last checkpoint",
     )
 
 # %% [markdown]
@@ -148,7 +150,7 @@ if placed:
     with section("the map of paths"):
         plots.show(
             figures.drift_arrows(placed, texts),
-            "Map of the probe texts with an arrow from the base model's position to the trained model's",
+            "Map of the probe texts, each with an arrow from its place at the first checkpoint to that at the last",
         )
 
 # %% [markdown]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from hr_search.base.errors import InputError
-from hr_search.drift.probes import cut, load_probes
+from hr_search.drift.probes import cut, load_probes, until_kept
 
 X = np.random.default_rng(0).normal(size=(8, 16))
 
@@ -33,6 +33,22 @@ def test_probes_come_back_as_written_in_the_order_of_steps(tmp_path: Path):
     assert list(checkpoints) == [0, 120, 1_000_000]
     assert all(x.dtype == np.float32 for x in checkpoints.values())
     assert checkpoints[1_000_000] == pytest.approx(X[:2], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kept", "steps", "sentence"),
+    [
+        (80, [0, 40, 80], "the model of step 80 was kept; the steps after it, up to 1,200, were thrown away."),
+        (1200, [0, 40, 80, 1200], "the model of step 1,200 was kept, the last one validated."),
+        (0, [0, 40, 80, 1200], "the kept model is the base model; the steps up to 1,200, which were thrown away, are"),
+        (60, [0, 40, 80, 1200], "the model of step 60 was kept, but there are no probes of it, as the run was resumed"),
+    ],
+)
+def test_checkpoints_end_with_the_model_that_was_kept(kept, steps, sentence):
+    checkpoints = dict.fromkeys((0, 40, 80, 1200), X[:2])
+    left, said = until_kept(checkpoints, kept)
+    assert list(left) == steps and said.startswith(sentence)
+    assert until_kept({0: X[:2]}, 0)[1] == "the kept model is the base model."
 
 
 def test_broken_probes_are_named(tmp_path: Path):

@@ -6,9 +6,10 @@ import json
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 
-from hr_search.base import paths
+from hr_search.base import files, paths
 from hr_search.base.errors import InputError
 from hr_search.base.sections import section
 from hr_search.experiment import run_experiment
@@ -30,12 +31,14 @@ def test_sections_without_enough_texts_say_so_in_their_place(home, tmp_path, tin
     run = run_experiment(settings, "small")
     (run.folder / "scores.csv").unlink()  # as an older version left it
     (run.folder / "timing.csv").write_text("")
+    files.write_json(run.folder / "summary.json", {**run.summary, "best_step": 1})  # as if step 2 had been worse
     broken = paths.runs() / "broken"
     broken.mkdir()
     (broken / "summary.json").write_text('{"data": {}}')
     shown = outputs(run_notebook(paths.notebooks() / "03_embedding_drift.ipynb", tmp_path, {"runid": "small"}))
     assert "the map is left out: a drift map needs at least 10 texts" in shown and "could not be made" not in shown
-    assert (run.folder / "drift.csv").is_file() and "written: drift.csv" in shown
+    assert "the model of step 1 was kept; the steps after it, up to 2, were thrown away" in shown
+    assert pd.read_csv(run.folder / "drift.csv")["step"].max() == 1 and "written: drift.csv" in shown
     shown = outputs(run_notebook(paths.notebooks() / "04_analyse_metrics.ipynb", tmp_path, {"runid": "small"}))
     assert "what a cosine says is left out: the run small has no scores.csv" in shown
     assert "the table of waiting times could not be made (EmptyDataError" in shown
