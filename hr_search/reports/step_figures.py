@@ -122,7 +122,7 @@ def _part(name: str) -> str:
 def _grid(ax: Axes, queries: Sequence[str], columns: int) -> None:
     """Query texts as row labels, document numbers as column labels, thin lines between the cells."""
     short = [text if len(text) <= 32 else text[:31] + "…" for text in queries]
-    ax.set_yticks(range(len(short)), short)
+    ax.set_yticks(range(len(short)), short, parse_math=False)
     ax.set_xticks(range(columns), range(1, columns + 1))
     ax.set_xticks(np.arange(-0.5, columns), minor=True)
     ax.set_yticks(np.arange(-0.5, len(short)), minor=True)
