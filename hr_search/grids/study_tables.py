@@ -20,11 +20,13 @@ from hr_search.evaluation import comparison
 from hr_search.evaluation.significance import LABELS
 from hr_search.grids.grid_file import grid_folder, read_grid, source_folder
 from hr_search.runs.folders import Run
+from hr_search.settings import TYPES
 
 log = logging.getLogger(__name__)
 
 FACTS = ("status", "value", "validations", "seconds", "run", "place", "notebook", "error")
 SMOKE = "smoke_study"
+EMPTY = "(empty)"  # how a figure names the empty text
 _WIDE = 20  # a setting whose largest value is so many times the smallest gets a logarithmic axis
 
 
@@ -38,9 +40,12 @@ def read_study(name: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     if not (place / "trials.csv").is_file():
         known = sorted(path.parent.name for path in grid_folder("").glob("*/trials.csv"))
         raise InputError(f"there is no study {name}; {suggestion(name, known) if known else 'none has been begun yet'}")
-    texts = dict.fromkeys(("run", "place", "notebook", "error", "status"), str)
+    # The empty text is a value of such a setting, and "256" is not a number.
+    settings = [name for name, kind in TYPES.items() if kind is str]
+    texts = dict.fromkeys(("run", "place", "notebook", "error", "status", *settings), str)
     try:
-        table = pd.read_csv(place / "trials.csv", dtype=texts).fillna(dict.fromkeys(texts, ""))
+        table = pd.read_csv(place / "trials.csv", dtype=texts)
+        table = table.fillna({name: "" for name in texts if name in table})
         curves, importance = (pd.read_csv(place / f"{part}.csv") for part in ("curves", "importance"))
         return table[["trial", *settings_of(table), *FACTS]], curves, importance
     except (OSError, ValueError, KeyError) as error:
@@ -194,13 +199,13 @@ def slices(table: pd.DataFrame, goal: str = "goal", axes: list[Axes] | None = No
     for ax, name in zip(axes, settings, strict=False):
         values, places = table[name], None
         if not pd.api.types.is_numeric_dtype(values) or values.dtype == bool:
-            names = list(dict.fromkeys(map(str, values.dropna())))
-            values, places = values.map(lambda each, names=names: names.index(str(each))), names
+            values, names = pd.factorize(values.map(str))
+            values, places = pd.Series(values, table.index), [name or EMPTY for name in names]
         for status, mark, colour in (("pruned", "v", GREY), ("finished", "o", BLUE)):
             part = table["status"] == status
             ax.plot(values[part], table.loc[part, "value"], mark, color=colour, label=status)
         ax.plot(values[best.name], best["value"], "*", color=ORANGE, markersize=13, label="best")
-        finish(ax, f"best at {_word(best[name])}", name, "")
+        finish(ax, f"best at {EMPTY if best[name] == '' else _word(best[name])}", name, "")
         if places is not None:
             ax.set_xticks(range(len(places)), places, parse_math=False)
             ax.set_xlim(-0.5, len(places) - 0.5)

@@ -16,7 +16,7 @@ import pytest
 from conftest import drawn, title
 from stand_ins import scripted, trained, write_grid
 
-from hr_search.base import paths
+from hr_search.base import files, paths
 from hr_search.base.cores import THREAD_VARIABLES
 from hr_search.base.errors import InputError
 from hr_search.grids import runner, study_tables, workers
@@ -294,6 +294,28 @@ def test_figures_mark_the_best_and_the_pruned(closed):
     shares = pd.DataFrame({"setting": ["$oops_", "learningrate"], "importance": [0.75, 0.25]})
     ax = drawn(study_tables.importances(shares))
     assert [text.get_text() for text in ax.texts] == [" 25%", " 75%"]
+
+
+def test_the_empty_text_is_a_value_of_a_setting(home, closed):
+    table = pd.DataFrame(
+        {
+            "trial": range(4),
+            "dimensions": ["256", "", "", "512"],
+            "symmetric": [True, False, True, False],
+            **dict.fromkeys(study_tables.FACTS, ""),
+            "status": ["finished", "finished", "pruned", "finished"],
+            "value": [0.5, 0.75, 0.25, 0.5],
+        }
+    )
+    for name, part in (("trials", table), ("curves", table[["trial"]]), ("importance", table[["trial"]])):
+        files.write_csv(paths.metrics() / "grids" / "tiny" / f"{name}.csv", part)
+    read = study_tables.read_study("tiny")[0]
+    assert read["dimensions"].tolist() == ["256", "", "", "512"]
+    axes = study_tables.slices(read)
+    assert [title(drawn(ax)) for ax in axes] == ["best at (empty)", "best at False"]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["256", "(empty)", "512"]
+    assert axes[0].lines[1].get_xdata().tolist() == [0, 1, 2]  # the finished ones
+    assert "(dimensions=, symmetric=False)" in study_tables.summed_up(read, "mrr")
 
 
 def test_studies_to_read_are_named_or_the_newest(inline, home, tmp_path):
