@@ -14,6 +14,7 @@ from hr_search.base import files, paths
 from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError
 from hr_search.base.processes import Processes
+from hr_search.data.tasks import fingerprint
 from hr_search.dimensions import leading_sizes
 from hr_search.evaluation import scoring, timing
 from hr_search.evaluation.dimensions import dimensions_table, goal_at
@@ -238,6 +239,8 @@ def summarise(prepared: Prepared, progress: Progress) -> dict:
     """The summary of a run: what it was, its metrics, and a sentence whether training, or the stages, helped."""
     settings, run, data = prepared.settings, prepared.run, prepared.data
     tested = run.has("metrics")
+    # Runs that share it were tested alike, whatever they trained on.
+    tested_data = {"test_fingerprint": fingerprint(prepared.test[0]["q2d"])} if tested else {}
     sentence = "no test rows, so no verdict: give --testpath or a --testshare above 0."
     if tested:
         table = run.table("comparison")
@@ -261,7 +264,7 @@ def summarise(prepared: Prepared, progress: Progress) -> dict:
         "steps": progress.step,
         "best_step": progress.best_step,
         **({"pruned": True} if progress.pruned else {}),
-        "data": {"name": data.name, "fingerprint": data.fingerprint, **data.sizes},
+        "data": {"name": data.name, "fingerprint": data.fingerprint, **tested_data, **data.sizes},
         "model": settings.modelname,
         "fingerprint": provenance.fingerprint(run.config, run.environment),
         "command": command(settings, prepared.accelerator.num_processes),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from hr_search.base import files
 from hr_search.base.arrays import incidence
 from hr_search.base.errors import InputError, shown
 from hr_search.data.duplicates import normalised
@@ -161,6 +162,16 @@ def identical_sentence(task: Task) -> str:
         f"{task.name}: {count} of {len(task.queries)} queries occur word for word among the documents without being "
         f"marked as relevant; these documents are {choice}."
     )
+
+
+def fingerprint(task: Task) -> str:
+    """16 hex digits that two tests share if they search with the same queries among the same documents, judged alike.
+
+    What was left out of rankings is no part of it: of several tables, the table of each query says it.
+    """
+    sizes = [len(each) for each in task.relevant]
+    judged = [sizes, *(np.concatenate(each).tolist() for each in (task.relevant, task.grades) if each)]
+    return files.digest(task.queries, task.documents, *judged, float(task.relevantfrom), task.tables or [])
 
 
 def _texts(texts: pd.Series, groups: np.ndarray) -> tuple[list[str], sparse.csr_array, np.ndarray]:

@@ -37,7 +37,9 @@ class Row:
     Attributes:
         id: the run's folder.
         started, when: the time in UTC for sorting, and as the run noted it.
-        data, rows, fingerprint: the name of the data, its rows in words, and what equal test rows share.
+        data, rows: the name of the data, and its rows in words.
+        fingerprint, tested: of all rows, and of those of the test; the latter is empty where an older run does not say
+            it and no other run on the same rows does.
         model, config: the base model, and the settings.
         steps, seconds: None where unknown.
         verdict, command: the run's sentence, and the command that repeats it.
@@ -48,7 +50,7 @@ class Row:
         pages: names of the run's pages.
         chips: settings that differ from their defaults, as `name=value`.
         anchor: the row's id on the page.
-        best: whether no other run on the same data has a higher MRR, if there are others.
+        best: whether no other run with the same test has a higher MRR, if there are others.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Row:
     data: str
     rows: str
     fingerprint: str
+    tested: str
     model: str
     config: dict[str, Any]
     steps: float | None
@@ -127,12 +130,14 @@ def read_runs() -> tuple[list[Row], list[tuple[str, str]]]:
         except UNREADABLE as error:
             skipped.append((folder.name, one_line(error, 200).replace(f"{folder}/", "").rstrip(".")))
     runs.sort(key=lambda run: (run.started, run.id), reverse=True)
+    known = {run.fingerprint: run.tested for run in runs if run.tested}
     rivals: dict[str, list[float]] = defaultdict(list)
     for run in runs:
+        run.tested = run.tested or known.get(run.fingerprint, "")
         if run.mrr is not None:
-            rivals[run.fingerprint].append(run.mrr)
+            rivals[run.tested or run.fingerprint].append(run.mrr)
     for number, run in enumerate(runs):
-        others = rivals[run.fingerprint]
+        others = rivals[run.tested or run.fingerprint]
         run.anchor, run.best = f"run-{number}", len(others) > 1 and run.mrr == max(others)
     return runs, skipped
 
@@ -152,6 +157,7 @@ def read_run(folder: Path) -> Row:
         data=str(data["name"]),
         rows=", ".join(f"{part} {data[part]}" for part in ("train", "validation", "test") if part in data),
         fingerprint=str(data.get("fingerprint", "")),
+        tested=str(data.get("test_fingerprint", "")),
         model=str(summary["model"]),
         config=values,
         steps=_finite(summary["steps"]),
@@ -224,6 +230,7 @@ def _script_data(runs: Sequence[Row], varied: Sequence[str]) -> dict[str, Any]:
         {
             "id": run.id,
             "fingerprint": run.fingerprint,
+            "tested": run.tested,
             "settings": {name: run.config.get(name) for name in varied},
             "facts": {name: getattr(run, name) for name in ("data", "model", "started", "steps", "seconds", "gain")},
             "metrics": {

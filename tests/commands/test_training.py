@@ -11,6 +11,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from hr_search.commands import parser
+from hr_search.data.loading import load_data
+from hr_search.data.tasks import fingerprint
 from hr_search.encoder import load_encoder
 from hr_search.experiment import command, save_model
 from hr_search.runs import folders
@@ -52,6 +54,8 @@ def test_the_documented_command_to_the_letter(home, tmp_path, monkeypatch, tiny_
     assert run.id.startswith("paraphrase-training-")
     assert run.config["margin"] == 0.3 and run.config["seed"] == 42
     assert "--learningrate=1e-05" in run.summary["command"]
+    tested = load_data(Settings.from_mapping(run.config)).tasks("test")["q2d"]
+    assert run.summary["data"]["test_fingerprint"] == fingerprint(tested)
     card = (tmp_path / "paraphrasemodel" / "README.md").read_text()
     assert run.summary["verdict"] in card and run.summary["command"] in card
 

@@ -16,6 +16,7 @@ from sentences import sentence, toy
 from hr_search.base.errors import InputError
 from hr_search.data import exploration, loading, splits
 from hr_search.data.counts import Counts
+from hr_search.data.tasks import fingerprint
 from hr_search.settings import Settings
 
 PARTS = ("train", "validation", "test")
@@ -298,6 +299,8 @@ def test_maxrows_is_a_seeded_sample_of_train(table: str) -> None:
     places = [order[query] for query in some.train["query"]]
     assert places == sorted(places) != list(range(30))
     pd.testing.assert_frame_equal(some.validation, everything.validation)
+    tested = [fingerprint(data.tasks("test")["q2d"]) for data in (everything, some, load(table, splitseed=7))]
+    assert tested[0] == tested[1] != tested[2]
     assert len(load(table, maxrows=1000).train) == 96
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from sentences import toy
 
 from hr_search.base.errors import InputError
 from hr_search.data import tasks
-from hr_search.data.tasks import both_directions, tasks_of
+from hr_search.data.tasks import both_directions, fingerprint, tasks_of
 
 
 def test_tasks_of_a_toy_table() -> None:
@@ -92,3 +93,20 @@ def test_a_relevant_pair_takes_few_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 16 * 2 * 1_000**2
+
+
+def test_the_fingerprint_of_a_test_changes_with_all_that_decides_a_metric() -> None:
+    task = tasks_of(toy())["q2d"]
+    graded = replace(task, grades=[np.full(len(found), 2.0) for found in task.relevant])
+    fewer = [task.relevant[0][:1], *task.relevant[1:]]
+    changed = [
+        replace(task, queries=["cook", *task.queries[1:]]),
+        replace(task, documents=[*task.documents, "a distractor"]),
+        replace(task, relevant=fewer),
+        replace(task, tables=["a", "a", "a", "b"]),
+        graded,
+        replace(graded, relevantfrom=3.0),
+    ]
+    assert len({fingerprint(each) for each in [task, *changed]}) == 7
+    assert fingerprint(task) == fingerprint(tasks_of(toy())["q2d"])
+    assert fingerprint(replace(task, groups=["other"] * 4)) == fingerprint(task)

@@ -483,7 +483,7 @@ def test_chosen_runs_are_compared(visit, site):
     assert ["bm25 q2d mrr", "–", "0.300 (0.250–0.350)"] in rows
     assert panel.locator("td.most").first.inner_text().startswith("0.800")
     page.get_by_label("Compare d").check()
-    assert "Tested on different data: the metrics cannot be compared" in panel.inner_text()
+    assert "Other train or test rows: the command compare says whether the metrics can be" in panel.inner_text()
     assert page.locator("#jump").inner_text() == "3 chosen: compare"
     page.locator("#clear").click()
     assert not panel.is_visible() and page.locator("#runs input:checked").count() == 0

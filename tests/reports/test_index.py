@@ -153,6 +153,19 @@ def test_runs_on_different_data_do_not_compete(home):
     assert {run.id: run.best for run in runs} == {"a": False, "b": False, "c": True} and skipped == []
 
 
+def test_runs_on_the_same_test_compete_whatever_they_trained_on(home):
+    data = {"name": "esco", "train": 900, "validation": 100, "test": 101}
+    write_run("all", mrr=0.6, data=data | {"fingerprint": "one", "test_fingerprint": "same"})
+    write_run("fewer", mrr=0.9, data=data | {"fingerprint": "two", "test_fingerprint": "same"})
+    write_run("older", mrr=0.7, fingerprint="one")  # it trained on all rows and does not say what it was tested on
+    write_run("unknown", mrr=0.8, fingerprint="three")
+    runs = runs_index.read_runs()[0]
+    assert {run.id: run.tested for run in runs} == {"all": "same", "fewer": "same", "older": "same", "unknown": ""}
+    assert [run.id for run in runs if run.best] == ["fewer"]
+    data = json.loads(index()[1].find("script", id="data").string)
+    assert {run["id"]: run["tested"] for run in data["runs"]} == {run.id: run.tested for run in runs}
+
+
 def test_runs_of_different_time_zones_are_in_order(home):
     write_run("first", started="2026-11-21T10:00:00+03:00")
     write_run("second", started="2026-11-21T09:00:00+00:00")

@@ -167,9 +167,15 @@
     const changed = all.filter((name) => differs(settings.map((each) => each[name])));
     const lines = [part(changed.length ? "Settings that differ" : "No setting differs", chosen.length)];
     for (const name of changed) lines.push(line(name, settings.map((each) => each[name])));
-    if (differs(chosen.map((run) => run.fingerprint))) {
-      lines.push(part("Tested on different data: the metrics cannot be compared", chosen.length));
-      lines.push(line("data fingerprint", chosen.map((run) => run.fingerprint)));
+    // Older runs have no fingerprint of the test alone; that of all rows also changes with what a run trained on.
+    const tests = chosen.every((run) => run.tested);
+    const prints = chosen.map((run) => (tests ? run.tested : run.fingerprint));
+    if (differs(prints)) {
+      const unlike = tests
+        ? "Tested on different data: the metrics cannot be compared"
+        : "Other train or test rows: the command compare says whether the metrics can be compared";
+      lines.push(part(unlike, chosen.length));
+      lines.push(line(tests ? "test fingerprint" : "data fingerprint", prints));
     }
     lines.push(part("Metrics, with 95 % intervals", chosen.length));
     for (const name of new Set(chosen.flatMap((run) => Object.keys(run.metrics)))) {
