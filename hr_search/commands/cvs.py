@@ -37,7 +37,7 @@ def add_cvs(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--out", default="", help=".jsonl file for the columns id and text")
     verb.add_argument("--skip", action="store_true", help="leave out what cannot be read; the exit code is then 1")
     verb.add_argument("--audit", action="store_true", help="swap names and report how the rankings move")
-    verb.add_argument("--model", default="embedded", help="with --audit: embedded, a folder or a Hub name")
+    verb.add_argument("--model", default="", help="with --audit: embedded (default), a folder or a Hub name")
     verb.add_argument("--queries", default="", help="with --audit: table or .txt file of vacancies")
     verb.add_argument("--column", default="", help="with --audit: column of the vacancies; default: found by name")
     verb.add_argument("--json", action="store_true", help="print one line of JSON")
@@ -49,7 +49,7 @@ def cvs(arguments: argparse.Namespace) -> int:
     """`cvs`: writes the texts, or prints the audit; 1 where something was skipped."""
     values = given(arguments, (*_READ, *_MODEL))
     settings = settings_from(None, values)
-    out = _place(arguments)
+    out = _place(arguments, values)
     from hr_search.cvs.documents import read_cvs
 
     places = [paths.resolve(source) for source in arguments.source]
@@ -69,8 +69,12 @@ def cvs(arguments: argparse.Namespace) -> int:
     return int(bool(wrong))
 
 
-def _place(arguments: argparse.Namespace) -> Path | None:
+def _place(arguments: argparse.Namespace, values: dict[str, Any]) -> Path | None:
     """Where the table goes; None for an audit alone.
+
+    Args:
+        arguments: of the command line.
+        values: the settings that it gives.
 
     Raises:
         InputError: flags that do not fit together, or a place that is no .jsonl file.
@@ -81,8 +85,10 @@ def _place(arguments: argparse.Namespace) -> Path | None:
         )
     if arguments.audit and not arguments.queries:
         raise InputError("--audit ranks the CVs for vacancies; give --queries, a table or .txt file of them.")
-    if arguments.queries and not arguments.audit:
-        raise InputError("--queries is for --audit; give it, too, or leave --queries out.")
+    idle = [name for name in ("queries", "model", "column") if getattr(arguments, name)]
+    idle += [name for name in _MODEL if name in values]
+    if idle and not arguments.audit:
+        raise InputError(f"--{idle[0]} is for --audit; give it, too, or leave --{idle[0]} out.")
     if not arguments.out:
         return None
     out = paths.resolve(arguments.out)
@@ -128,7 +134,7 @@ def _audit(arguments: argparse.Namespace, settings: Settings, found: list[Cv], l
     from hr_search.index.texts import read_corpus
 
     queries = read_corpus(arguments.queries, arguments.column, settings.encoding, settings.trustfile).texts
-    encoder = encoder_for(arguments.model, settings, longer, 0)
+    encoder = encoder_for(arguments.model or "embedded", settings, longer, 0)
     resumes, told = [cv.resume for cv in found], {}
     for name, identity in (("left out", False), ("kept", True)):
         table = audit_model(encoder, queries, resumes, identity)

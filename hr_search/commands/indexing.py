@@ -20,6 +20,7 @@ from hr_search.commands.knobs import (
     memory_for,
     policies_from,
     reader_for,
+    require_memory,
     require_stages,
 )
 from hr_search.commands.output import print_json, say
@@ -56,6 +57,7 @@ def index(arguments: argparse.Namespace) -> int:
     """`index`: writes the index of a corpus, or adds new texts to it."""
     values = given(arguments, SEARCHED)
     settings = settings_from(None, values)
+    require_memory(arguments, values)
     folder = paths.resolve(arguments.out)
     approximating.require_building(arguments)
     if not arguments.corpus and arguments.scheduler:
@@ -169,6 +171,7 @@ def search(arguments: argparse.Namespace) -> int:
     values = given(arguments, SEARCHED)
     settings = settings_from(None, values)
     _require_words(arguments)
+    require_memory(arguments, values)
     approximating.require_searching(arguments)
     from hr_search.search.policy import sides_of
 

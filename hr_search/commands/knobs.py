@@ -113,6 +113,23 @@ def own_folder(model: str) -> Path | None:
         return None
 
 
+def require_memory(arguments: argparse.Namespace, values: Mapping[str, Any]) -> None:
+    """Checks that a document column of known pairs is not given where no such pairs are.
+
+    Args:
+        arguments: of a verb whose corpus has a `--column` of its own.
+        values: the settings that the command line gives.
+
+    Raises:
+        InputError: it is; the corpus would be read by another column than the one that was meant.
+    """
+    if "positivecolumn" in values and not arguments.memory:
+        raise InputError(
+            "--positivecolumn names the document column of a --memory, and none is given; name a column of the corpus "
+            "with --column."
+        )
+
+
 def memory_for(
     arguments: argparse.Namespace, encoder: Encoder, settings: Settings, *policies: SearchPolicy
 ) -> Memory | None:

@@ -64,6 +64,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from hr_search.search.stages import stages_table
 
     policies, processes = policies_from(arguments, arguments.model), launched()
+    if arguments.leaveout and all(policy.mixing == "none" for policy in policies.values()):
+        raise InputError(
+            "--leaveout is for mixing, and nothing is mixed; give --searchmixing as well, or leave it out."
+        )
     tasks = loading.search_tasks(settings, arguments.split, arguments.dropidentical)
     encoder = encoder_for(arguments.model, settings, "maxlength" in values, arguments.dimensions)
     stages = _stages(arguments, settings, policies, tasks, encoder, processes)

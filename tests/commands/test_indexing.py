@@ -240,6 +240,14 @@ def test_stages_chosen_for_the_model_are_used(home, tmp_path, model, corpus, job
         (["index", "--corpus", "none.txt", "--out", "i"], "none.txt does not exist"),
         (["index", "--corpus", "q.txt", "--out", "."], "holds files that are no index"),
         (["index", "--corpus", "q.txt", "--out", "i", "--fusion", "2"], "must be between 0 and 1"),
+        (
+            ["index", "--corpus", "q.txt", "--out", "i", "--positivecolumn", "b"],
+            "name a column of the corpus with --column",
+        ),
+        (
+            ["search", "x", "--corpus", "q.txt", "--positivecolumn", "b"],
+            "names the document column of a --memory, and none",
+        ),
     ],
 )
 def test_bad_flags_are_one_sentence(home, tmp_path, monkeypatch, capsys, words, message):

@@ -165,6 +165,8 @@ def test_rows_of_the_test_are_refused_in_a_memory_unless_left_out(tuned, jobs_fi
     assert "documents that are searched" in said and "--split test" in said and "--leaveout" in said
     assert "+ mixing" in evaluated(capsys, *words[1:], "--leaveout")
     assert "+ words" in evaluated(capsys, *words[1:], "--searchmixing", "none")  # which gives nothing away
+    said = refused(capsys, *words, "--leaveout", "--searchmixing", "none")
+    assert "--leaveout is for mixing, and nothing is mixed; give --searchmixing as well" in said
 
 
 def test_tune_reads_the_settings_that_decide_the_split():

@@ -332,6 +332,10 @@ def test_unreadable_files_stop_the_verb_unless_skipped(tmp_path, capsys):
         (["--audit"], "give --queries"),
         (["--out", "x.csv"], "must end in .jsonl"),
         (["--out", "a.jsonl", "--queries", "q.txt"], "--queries is for --audit"),
+        (["--out", "a.jsonl", "--model", "embedded"], "--model is for --audit; give it, too, or leave --model out"),
+        (["--out", "a.jsonl", "--column", "text"], "--column is for --audit"),
+        (["--out", "a.jsonl", "--maxlength", "64"], "--maxlength is for --audit"),
+        (["--out", "a.jsonl", "--precision", "fp32"], "--precision is for --audit"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(capsys, words, sentence):
