@@ -78,7 +78,7 @@ def first_found(scores: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
         InputError: there are no scores.
     """
     if scores.empty:
-        raise InputError("no cosines of that system are kept: word scores or a second stage have made them sums.")
+        raise InputError("no cosines of that system are kept: word scores or a second stage order its documents.")
     wide = scores.pivot(index="query", columns="kind", values="score").reindex(columns=["best", "nearest"])
     right = ~(wide["nearest"] >= wide["best"])  # where all documents are right there is no nearest wrong one
     group = groups.iloc[wide.index].to_numpy()

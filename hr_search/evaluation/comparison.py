@@ -69,6 +69,16 @@ def documents(run: Run, direction: str) -> pd.DataFrame:
     return table[table["direction"] == direction].reset_index(drop=True)
 
 
+def cosines(run: Run, direction: str) -> pd.DataFrame:
+    """The sample of cosines of one direction that a run kept, as in `scores.csv`.
+
+    Runs of a second stage once kept its scores there, too; they are left out, since they are no cosines.
+    """
+    table = run.table("scores")
+    table = table[table["direction"] == direction]
+    return table[table["system"] != "trained"] if run.config.get("stage") == "rerank" else table
+
+
 def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr", seed: int = 0) -> pd.DataFrame:
     """Each run against the first, query by query: whether the difference between them is real.
 

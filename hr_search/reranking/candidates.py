@@ -48,33 +48,6 @@ class Candidates:
         """The second stage's scores of the candidates, (Q, top)."""
         return reranker.infer(self.pairs, progress).reshape(self.found.shape)
 
-    def samples(self, logits: np.ndarray, system: str, limit: int, seed: int) -> pd.DataFrame:
-        """Scores of right and wrong candidates, as `scoring.scores_table` gives cosines; a logit becomes its sigmoid.
-
-        Args:
-            logits: (Q, top).
-            system: its name in the table.
-            limit: queries at most, drawn by the seed.
-            seed: of the draw.
-
-        Returns:
-            system, direction, query, kind ("positive" and "best": the best right candidate, 0 where there is none;
-            "nearest": the best wrong one) and score.
-        """
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(self.found))[:limit])
-        rows = []
-        for query in chosen:
-            score = 0.5 + 0.5 * np.tanh(logits[query].astype(np.float64) / 2)
-            right = np.isin(self.found[query], self.task.right(query))
-            wrong = ~np.isin(self.found[query], self.task.relevant[query])
-            best = float(score[right].max(initial=0))
-            kinds = {"positive": best, "best": best}
-            if wrong.any():
-                kinds["nearest"] = float(score[wrong].max())
-            rows += [(system, self.task.name, query, kind, value) for kind, value in kinds.items()]
-        table = pd.DataFrame(rows, columns=["system", "direction", "query", "kind", "score"])
-        return table.assign(score=table["score"].round(6))
-
 
 def candidates_of(
     reranker: Reranker, task: Task, sides: Mapping[str, np.ndarray], top: int, limit: int = 0, seed: int = 0

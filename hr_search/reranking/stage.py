@@ -142,16 +142,16 @@ def measure_second_stage(
         settings: of the run.
 
     Returns:
-        The per-query results of the system "trained", a sample of its scores, and what it costs: what, unit, value.
+        The per-query results of the system "trained", an empty table in place of cosines, as a second stage's scores
+        are none, and what it costs: what, unit, value.
     """
-    results, samples, costs = {}, [], []
+    results, costs = {}, []
     for direction, task in tasks.items():
         started = time.perf_counter()
         read = candidates_of(reranker, task, sides, settings.reranktop)
         logits = read.logits(reranker, progress=True)
         each = 1000 * (time.perf_counter() - started) / len(read.found)
         results["trained", direction] = read.ranked(logits)
-        samples.append(read.samples(logits, "trained", scoring.SAMPLE, settings.seed))
         costs.append({"what": f"second stage, {direction}: top {read.found.shape[1]}", "unit": "ms", "value": each})
         log.info("the second stage reads %d texts a query in %.0f ms (%s)", read.found.shape[1], each, direction)
-    return results, pd.concat(samples), pd.DataFrame(costs)
+    return results, pd.DataFrame(), pd.DataFrame(costs)

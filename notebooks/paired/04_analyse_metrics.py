@@ -202,7 +202,8 @@ if staged and staged.fitted is not None:
 # %% [markdown] jp-MarkdownHeadingCollapsed=true
 # ## What a cosine says
 #
-# For readers who want to accept or reject single answers by their cosine. The cosines of queries with a relevant document, a
+# For readers who want to accept or reject single answers by their cosine; a second stage's scores are none, so a run of
+# `--stage rerank` has only the base's here. The cosines of queries with a relevant document, a
 # random irrelevant one and the nearest irrelevant one. *Overlap* is the area that both distributions share; *AUC* is how
 # often a relevant document scores above an irrelevant one. The nearest irrelevant document is the best of all of them, so
 # an AUC below 0.5 against it is not an error.
@@ -210,7 +211,7 @@ if staged and staged.fitted is not None:
 # %%
 first = {}
 with section("what a cosine says"):
-    scores = run.table("scores").query("direction == @direction")
+    scores = analysis.cosines(run, direction)
     display(calibration.separation(scores).round(3))
     plots.show(
         figures.score_distributions(scores),
@@ -227,7 +228,7 @@ with section("what a cosine says"):
 
 # %%
 with section("the threshold of a cosine"):
-    scores = run.table("scores").query("direction == @direction")
+    scores = analysis.cosines(run, direction)
     systems = {name: scores.query("system == @name") for name in ("base", "trained")}
     first = {name: calibration.first_found(part, after["group"]) for name, part in systems.items()}
     points = {name: calibration.operating_points(part) for name, part in first.items()}

@@ -333,6 +333,16 @@ def test_documents_of_a_direction(make_run):
     assert table["length"].tolist() == [1, 1, 1, 2, 3, 1, 1, 90]
 
 
+def test_scores_of_a_second_stage_are_no_cosines(make_run):
+    rows = [(name, direction, 0, "best", 0.5) for name in ("base", "trained") for direction in ("q2d", "d2q")]
+    table = pd.DataFrame(rows, columns=["system", "direction", "query", "kind", "score"])
+    for runid, stage, systems in (("a", "encode", ["base", "trained"]), ("b", "rerank", ["base"])):
+        run = make_run(runid, stage=stage)
+        run.write("scores", table)
+        found = comparison.cosines(run, "d2q")
+        assert found["system"].tolist() == systems and set(found["direction"]) == {"d2q"}
+
+
 def test_metrics_with_intervals(make_run):
     metrics = make_run("a").table("metrics")
     table = comparison.with_intervals(metrics, "q2d")

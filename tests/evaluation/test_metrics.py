@@ -20,7 +20,7 @@ from hr_search.base.errors import InputError
 from hr_search.data.tasks import Task
 from hr_search.evaluation import metrics, scoring
 from hr_search.evaluation.metrics import embedding_scores, rank_all, rank_metrics, relevant_ranks, summarise
-from hr_search.reranking.candidates import Candidates, subset
+from hr_search.reranking.candidates import subset
 
 
 def task_of(relevant: list[list[int]], documents: int, **more) -> Task:
@@ -205,11 +205,6 @@ def test_a_partial_match_is_neither_right_nor_wrong():
     assert first.round(3).to_dict() == {"positive": 0.707, "best": 0.707, "negative": 0, "nearest": 0}
     second = subset(both["q2d"], np.array([1]))
     assert second.grades[0].tolist() == [2] and second.relevant[0].tolist() == [1] and second.relevantfrom == 2
-    read = Candidates(both["q2d"], fixed(np.zeros((2, 3))), np.array([[0, 1, 2], [1, 0, 2]]), [])
-    kinds = read.samples(np.array([[0.0, 3.0, -1.0], [1.0, 0.0, -1.0]]), "base", 2, 0).set_index(["query", "kind"])[
-        "score"
-    ]
-    assert kinds[0, "best"] == 0.5 and kinds[0, "nearest"] == pytest.approx(1 / (1 + np.e), abs=1e-6)
     train = pd.DataFrame({"query": ["query 0"]})
     assert scoring.seen_titles(train, both)["d2q"].tolist() == [True, False]  # query 0 is only close to document 1
 

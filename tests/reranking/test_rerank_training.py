@@ -26,7 +26,7 @@ from hr_search.evaluation.metrics import rank_all
 from hr_search.mining import Miner
 from hr_search.policies import list_policy
 from hr_search.reranking import stage
-from hr_search.reranking.candidates import Candidates, candidates_of, subset
+from hr_search.reranking.candidates import candidates_of
 from hr_search.reranking.cross_encoder import Reranker
 from hr_search.reranking.lists import lists_of, listwise, parts_of
 from hr_search.reranking.scorer import load_reranker, new_reranker
@@ -252,18 +252,6 @@ def test_limit_draws_the_same_queries_by_seed(tiny_model, jobs):
     assert all(np.array_equal(a, task.relevant[at]) for a, at in zip(drawn[0].task.relevant, places, strict=True))
 
 
-def test_samples_have_zero_where_nothing_right_was_found(jobs):
-    task = subset(tasks_of(jobs)["d2q"], np.array([0, 1]))
-    right = int(task.relevant[0][0])
-    others = [at for at in range(len(task.documents)) if at not in (right, *task.relevant[1])][:2]
-    read = Candidates(task, None, np.array([[right, others[0]], others]), [])
-    table = read.samples(np.array([[1.0, 0.0], [2.0, 3.0]]), "trained", 10, 0)
-    assert table[table["query"] == 0].set_index("kind")["score"].to_dict() == pytest.approx(
-        {"positive": 0.731059, "best": 0.731059, "nearest": 0.5}
-    )
-    assert table[(table["query"] == 1) & (table["kind"] == "best")]["score"].tolist() == [0.0]
-
-
 # -- a whole run ---------------------------------------------------------------------------------
 
 
@@ -292,7 +280,7 @@ def test_run_has_the_tables_of_any_run(finished):
     assert run.summary["verdict"] and run.summary["metrics"]["trained"]["q2d"]["mrr"][0] <= 1
     assert run.config["stage"] == "rerank" and "--stage=rerank" in run.summary["command"]
     assert {"second stage, q2d: top 4", "second stage, d2q: top 3"} <= set(run.table("timing")["what"])
-    assert set(run.table("scores")["system"]) == {"base", "trained"}
+    assert set(run.table("scores")["system"]) == {"base"}  # the scores of a second stage are no cosines
     assert len(run.table("mining")) == 1 and not (run.folder / "probes").exists()
     queries = run.table("queries")
     behind = [queries.query("system == @name and direction == 'q2d'") for name in ("base", "trained")]
