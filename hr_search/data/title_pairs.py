@@ -80,6 +80,8 @@ def write_titles(
         raise InputError(
             f"each is {each}, across {across} and digits {digits}; they must be at least 1, at least 0, and 1 to 4."
         )
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed is {seed}; it must be between 0 and {2**31 - 1}.")
     if not sources:
         raise InputError('there is no source of job names; give tables of names, or "esco".')
     parts = [read_names(source).assign(source=number) for number, source in enumerate(dict.fromkeys(sources))]

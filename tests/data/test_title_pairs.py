@@ -135,6 +135,9 @@ def test_bad_sources_and_numbers_are_refused_and_nothing_is_written(tmp_path, fo
         title_pairs.write_titles(out, [write(tmp_path / "b.csv", [{"preferredLabel": "a", "altLabels": "b"}])])
     with pytest.raises(InputError, match="each is 0"):
         title_pairs.write_titles(out, ["esco"], each=0)
+    for seed in (-1, 2**31, 2**32):
+        with pytest.raises(InputError, match=f"seed is {seed}; it must be between 0 and 2147483647"):
+            title_pairs.write_titles(tmp_path / "out.csv", ["esco"], seed=seed)
     with pytest.raises(InputError, match="no source"):
         title_pairs.write_titles(out, [])
     with pytest.raises(InputError, match="no pairs of names are left"):  # one title each
