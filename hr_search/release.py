@@ -227,7 +227,7 @@ document, d2q = document to query; in brackets 95 % intervals over the queries; 
 
 ## Training
 
-{summary["data"]["train"]} rows, {summary["steps"]} steps, best at step {summary["best_step"]}. To repeat:
+{summary["data"]["train"]} rows, {summary["steps"]} steps, kept: step {summary["best_step"]}. To repeat:
 
 ```
 {summary["command"]}

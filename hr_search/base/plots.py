@@ -65,10 +65,18 @@ def group_sizes(groups: Sequence[str], ax: Axes | None = None) -> Axes:
     return finish(ax, title, "Rows in a group (20 = 20 or more)", "Groups (log scale)")
 
 
-def history(table: pd.DataFrame, goal: str = "mrr", axes: Sequence[Axes] | None = None) -> np.ndarray:
-    """Loss above, validation metric `goal` below, the best step marked in both, from a run's `history.csv`.
+def history(
+    table: pd.DataFrame, goal: str = "mrr", axes: Sequence[Axes] | None = None, kept: int | None = None
+) -> np.ndarray:
+    """Loss above, validation metric `goal` below, the step whose model was kept marked in both.
 
     Without validation rows there is only the loss.
+
+    Args:
+        table: `history.csv` of a run.
+        goal: the metric that decides.
+        axes: where to draw; None = a new figure.
+        kept: the run's `best_step`, the last one within a standard error of the best; None = the best is marked.
     """
     require_columns(table, ("step", "loss", goal), "the history")
     if table[goal].isna().all():
@@ -76,13 +84,17 @@ def history(table: pd.DataFrame, goal: str = "mrr", axes: Sequence[Axes] | None 
         _line(axes[0], table, "loss", RED)
         finish(axes[0], "Loss; no validation rows, so no best step", STEP, "Loss")
         return axes
-    best = table.iloc[table[goal].argmax()]
+    best, last = table.iloc[table[goal].argmax()], table["step"].max()
+    marked, title = best, f"Best validation {goal} {best[goal]:.3f} at step {best['step']:,.0f} of {last:,.0f}"
+    if kept is not None and (table["step"] == kept).any():
+        marked = table[table["step"] == kept].iloc[0]
+        title = f"Kept: step {kept:,} of {last:,.0f}, validation {goal} {marked[goal]:.3f}"
+        title += f" (best: {best[goal]:.3f} at step {best['step']:,.0f})" if best["step"] != kept else ", the best"
     axes = new_axes(axes, 2, 1, (7, 5), sharex=True)
     for ax, name, colour in zip(axes, ("loss", goal), (RED, BLUE), strict=True):
         _line(ax, table, name, colour)
-        ax.axvline(best["step"], color=GREY, linestyle="--", linewidth=1)
-    axes[1].plot(best["step"], best[goal], marker="*", markersize=13, color=BLUE)
-    title = f"Best validation {goal} {best[goal]:.3f} at step {best['step']:,.0f} of {table['step'].max():,.0f}"
+        ax.axvline(marked["step"], color=GREY, linestyle="--", linewidth=1)
+    axes[1].plot(marked["step"], marked[goal], marker="*", markersize=13, color=BLUE)
     finish(axes[0], title, "", "Loss")
     finish(axes[1], "", STEP, f"Validation {goal}")
     return axes

@@ -97,11 +97,12 @@ before = experiment.test_before(prepared)
 # %% [markdown]
 # ## Fit
 #
-# One line per validation. Step 0 is the base model. The weights of the best validation stay in `encoder`.
+# One line per validation. Step 0 is the base model. The weights that stay in `encoder` are those of the last validation
+# within one standard error of the best: between these, validation cannot tell which model is better.
 
 # %%
 progress = experiment.train_encoder(prepared)
-print(f"{progress.step} steps in {progress.seconds:.0f} s, best at step {progress.best_step}")
+print(f"{progress.step} steps in {progress.seconds:.0f} s, kept: step {progress.best_step}")
 
 # %% [markdown]
 # ### History
@@ -113,7 +114,8 @@ print(f"{progress.step} steps in {progress.seconds:.0f} s, best at step {progres
 # %%
 if run.has("history"):
     history = run.table("history")
-    plots.show(plots.history(history, settings.goal), "Training loss and validation metric over the steps")
+    drawn = plots.history(history, settings.goal, kept=progress.best_step)
+    plots.show(drawn, "Training loss and validation metric over the steps; a line marks the step that was kept")
     plots.show(plots.active_and_spread(history), "Share of active rows and spread of the embeddings over the steps")
     display(history[["step", "loss", "active", "spread", "rows_per_s", "tokens_per_s", "memory_gb", settings.goal]])
     print(provenance.collapse_sentence(history) or "No validation found the embeddings collapsed.")

@@ -95,6 +95,18 @@ def test_history_marks_the_best_step_on_both_axes():
     drawn(axes[0])
 
 
+def test_history_marks_the_step_that_was_kept():
+    axes = plots.history(history_table(), kept=1800)
+    value = history_table()["mrr"].iloc[-1]
+    assert title(axes[0]) == f"Kept: step 1,800 of 1,800, validation mrr {value:.3f} (best: 0.700 at step 1,200)"
+    assert all(list(ax.lines[1].get_xdata()) == [1800, 1800] for ax in axes)
+    star = axes[1].lines[2]
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (1800, value)
+    drawn(axes[0])
+    axes = plots.history(history_table(), kept=1200)
+    assert title(axes[0]) == "Kept: step 1,200 of 1,800, validation mrr 0.700, the best"
+
+
 def test_history_takes_the_goal_and_given_axes_and_does_without_a_goal():
     given = plt.subplots(1, 2)[1]
     table = history_table().assign(**{"ndcg@10": [0.1, 0.4, 0.2, np.nan]})
