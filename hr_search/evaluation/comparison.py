@@ -201,10 +201,14 @@ def failures(run: Run, direction: str = "q2d", system: str = "trained", count: i
     texts = shortened(documents(run, direction).set_index("index")["text"])
     worst = table[table["rank"] > 1].sort_values("rank", ascending=False, kind="stable").head(count)
     rows = []
-    for query, rank, found, expected in worst[["query", "rank", "found", "expected"]].itertuples(index=False):
-        right = json.loads(expected)
-        shown = {"right": right[0]} | {str(place): index for place, index in enumerate(json.loads(found), 1)}
-        rows += [(rank, query[:SHORT], place, "✓ " * (index in right) + texts[index]) for place, index in shown.items()]
+    for row in worst.to_dict("records"):
+        found, expected = json.loads(row["found"]), json.loads(row["expected"])
+        # Older runs know at most five right documents of a query, and which found one is the best of them all.
+        known = [index in expected or place == row["rank"] for place, index in enumerate(found, 1)]
+        hits = json.loads(row["hits"]) if "hits" in row else known
+        shown = [("right", expected[0], 1), *zip(map(str, range(1, 6)), found, hits, strict=False)]
+        query = row["query"][:SHORT]
+        rows += [(row["rank"], query, place, "✓ " * int(hit) + texts[index]) for place, index, hit in shown]
     return pd.DataFrame(rows, columns=["rank", "query", "place", "text"])
 
 

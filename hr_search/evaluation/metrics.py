@@ -67,8 +67,8 @@ def rank_all(task: Task, scores: Scores, chunk: int = 256, processes: Processes 
     Returns:
         One row per query: `query`, `group`, `relevant` (how many are right: relevant, and of a grade that
         reaches `task.relevantfrom`), `rank` (of the best right document, from 1), a column for each of METRICS,
-        `found` (JSON list of the first five documents) and `expected` (JSON list of up to five right ones),
-        both as indices into `task.documents`.
+        `found` (JSON list of the first five documents), `hits` (JSON list, for each of these 1 if it is right, else
+        0) and `expected` (JSON list of up to five right ones); documents are indices into `task.documents`.
 
     Raises:
         InputError: a query without a right document, indices, grades or scores that do not fit the task, or
@@ -212,7 +212,7 @@ def _ranked(task: Task, query: int, scores: np.ndarray) -> dict[str, object]:
     if task.barred is not None and len(barred := task.barred[query]):
         scores = scores.copy()  # it may be a view of the caller's array
         scores[barred] = -np.inf
-    ranks = relevant_ranks(scores, relevant)
+    ranks, found = relevant_ranks(scores, relevant), _first(scores, relevant, grades)
     ordered = grades[np.lexsort((grades, -scores[relevant]))]  # of the documents at these ranks
     return {
         "query": task.queries[query],
@@ -220,7 +220,8 @@ def _ranked(task: Task, query: int, scores: np.ndarray) -> dict[str, object]:
         "relevant": len(right),
         "rank": int(ranks[ordered >= task.relevantfrom][0]),
         **rank_metrics(ranks, ordered, task.relevantfrom),
-        "found": json.dumps(_first(scores, relevant, grades).tolist()),
+        "found": json.dumps(found.tolist()),
+        "hits": json.dumps(np.isin(found, right).astype(int).tolist()),
         "expected": json.dumps(right[:_LISTED].tolist()),
     }
 

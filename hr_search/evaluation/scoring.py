@@ -47,7 +47,8 @@ def evaluate(encoder: Encoder, tasks: Mapping[str, Task], progress: bool = False
         `relevant` (how many relevant documents count as right, see `Task`), `rank` (of the best one, from 1; in a
         tie it ranks last),
         `mrr`, `pass@1`, `pass@5`, `recall@10`, `ndcg@10` and `map` (each from 0 to 1), `found` and `expected`
-        (JSON lists of up to five indices into the task's documents). `metrics.summarise` averages it.
+        (JSON lists of up to five indices into the task's documents) and `hits` (which found
+        ones are right). `metrics.summarise` averages it.
 
     Raises:
         InputError: a task has no queries or no documents, a query has no relevant document, or an embedding

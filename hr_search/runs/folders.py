@@ -19,7 +19,7 @@ from hr_search.base import claims, files, paths
 from hr_search.base.errors import InputError, one_line, suggestion
 
 TABLE_NAMES = ("history", "metrics", "queries", "documents", "comparison", "timing", "mining", "scores", "dimensions")
-_TEXTS = ("query", "group", "text", "found", "expected")  # columns that are never parsed as numbers
+_TEXTS = ("query", "group", "text", "found", "hits", "expected")  # columns that are never parsed as numbers
 
 
 @dataclass(frozen=True)

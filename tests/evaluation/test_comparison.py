@@ -327,6 +327,21 @@ def test_failures(make_run):
     assert perfect.empty and list(perfect) == list(table)
 
 
+def test_failures_mark_every_right_document(make_run):
+    """Also those that are not among the five expected ones, since a query may have many."""
+    every = np.arange(1, COUNT)
+    task = Task("q2d", QUERIES[:1], DOCUMENTS, [every], ["a"])
+    scores = np.array([[8.0, 1, 2, 3, 4, 5, 7, 6]])
+    found = rank_all(task, lambda start, stop: scores[start:stop])
+    assert found["hits"].tolist() == ["[0, 1, 1, 1, 1]"]
+    run = make_run("a")
+    run.write("queries", scoring.queries_table({("trained", "q2d"): found}))
+    texts = ["✓ 1", "0", "✓ 6", "✓ 7", "✓ 5", "✓ 4"]
+    assert comparison.failures(run)["text"].tolist() == texts
+    run.write("queries", run.table("queries").drop(columns="hits"))  # an older run knows the best one at least
+    assert comparison.failures(run)["text"].tolist() == ["✓ 1", "0", "✓ 6", "7", "✓ 5", "✓ 4"]
+
+
 def test_documents_of_a_direction(make_run):
     table = comparison.documents(make_run("a"), "d2q")
     assert table["text"].tolist() == [text[:300] for text in QUERIES] and table.index.tolist() == list(range(8))

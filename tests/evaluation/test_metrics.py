@@ -212,7 +212,7 @@ def test_a_partial_match_is_neither_right_nor_wrong():
 def test_chunks_and_precision_change_nothing(monkeypatch):
     task, scores = random_task(20, 100, seed=2)
     whole = rank_all(task, fixed(scores))
-    assert list(whole) == ["query", "group", "relevant", "rank", *METRICS, "found", "expected"]
+    assert list(whole) == ["query", "group", "relevant", "rank", *METRICS, "found", "hits", "expected"]
     assert whole["query"].tolist() == task.queries and whole["group"].tolist() == task.groups
     assert whole["relevant"].tolist() == [len(indices) for indices in task.relevant]
     pd.testing.assert_frame_equal(rank_all(task, fixed(scores), chunk=1), whole)
