@@ -323,26 +323,13 @@ def _write_answers(
     queries: list[tuple[int, str]], answers: Iterable[list[Hit]], out: str | None, as_json: bool
 ) -> None:
     """Prints the answers as JSON, or writes them into a CSV or JSONL file, a row for each text found."""
-    import json
+    from hr_search.index.answers import answer_rows, write_rows
 
-    import pandas as pd
-
-    from hr_search.base.files import whole_file, write_csv
-
-    rows = (
-        {"queryrow": at, "query": query, "rank": rank, "score": round(hit.score, 4), "row": hit.row, "text": hit.text}
-        for (at, query), hits in zip(queries, answers, strict=True)
-        for rank, hit in enumerate(hits, 1)
-    )
+    rows = answer_rows(queries, answers)
     if not out:
         print_json(list(rows))
         return
-    place = paths.resolve(out)
-    if place.suffix.lower() == ".csv":
-        write_csv(place, pd.DataFrame(rows))
-    else:
-        with whole_file(place) as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_rows(place := paths.resolve(out), rows)
     if as_json:
         print_json({"queries": len(queries), "out": str(place)})
     else:

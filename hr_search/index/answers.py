@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
+from hr_search.base.files import whole_file, write_csv
 from hr_search.base.progress import bar
 from hr_search.encoder import Encoder
 from hr_search.index import exact
@@ -112,3 +116,19 @@ class Searcher:
             order, values = exact.best(values, top)
         hits = zip(values.tolist(), order.tolist(), strict=True)
         return [Hit(score, int(self.rows[places[at]]), texts[at]) for score, at in hits]
+
+
+def answer_rows(queries: Sequence[tuple[int, str]], answers: Iterable[Sequence[Hit]]) -> Iterator[dict[str, Any]]:
+    """A row for each text found: its query with that query's row, its rank, score, row and text."""
+    for (at, query), hits in zip(queries, answers, strict=True):
+        for rank, (score, row, text) in enumerate(hits, 1):
+            yield {"queryrow": at, "query": query, "rank": rank, "score": round(score, 4), "row": row, "text": text}
+
+
+def write_rows(place: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes rows into a .csv or, in JSON, into a .jsonl file; it is whole or not there."""
+    if place.suffix.lower() == ".csv":
+        write_csv(place, pd.DataFrame(rows))
+        return
+    with whole_file(place) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
