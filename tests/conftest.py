@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,16 @@ def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> HostileReport:
 def overheard(monkeypatch: pytest.MonkeyPatch) -> None:
     """caplog hears the package: the command line keeps its logger to itself, and any test may have run it before."""
     monkeypatch.setattr(logging.getLogger("hr_search"), "propagate", True)
+
+
+@pytest.fixture(autouse=True)
+def usual_signals() -> Iterator[None]:
+    """Ctrl-C raises, SIGTERM ends the program, however these tests were started."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -332,16 +332,6 @@ def test_weight_decay_spares_embeddings_biases_and_norms(tiny_model):
 # -- signals -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def usual_signals():
-    """Ctrl-C raises, SIGTERM ends the program, however these tests were started."""
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 STATEFUL = {"epochs": 3, "dropout": 0.1, "evalsteps": 2, **MINED, "mineevery": 3, "bank": 40}
 TIMELESS = ["step", "epoch", "loss", "active", "spread", "learningrate", "mrr"]
 
