@@ -178,6 +178,15 @@ def test_runs_that_cannot_be_compared(make_run):
             comparison.compare_runs([good, *others])
 
 
+def refuse_changed(make_run, table, change, message):
+    """Two runs are neither compared nor found for each other once a table of one of them has changed."""
+    good, odd = make_run("good"), make_run("odd")
+    odd.write(table, change(odd.table(table)))
+    with pytest.raises(InputError, match=message):
+        comparison.compare_runs([good, odd])
+    assert comparison.find_other(odd) is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -191,11 +200,7 @@ def test_runs_that_cannot_be_compared(make_run):
     ],
 )
 def test_a_refusal_names_the_difference(make_run, change, message):
-    good, odd = make_run("good"), make_run("odd")
-    odd.write("queries", change(odd.table("queries")))
-    with pytest.raises(InputError, match=message):
-        comparison.compare_runs([good, odd])
-    assert comparison.find_other(odd) is None
+    refuse_changed(make_run, "queries", change, message)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +215,7 @@ def test_a_refusal_names_the_difference(make_run, change, message):
     ],
 )
 def test_runs_that_searched_other_documents_are_refused(make_run, change, message):
-    good, odd = make_run("good"), make_run("odd")
-    odd.write("documents", change(odd.table("documents")))
-    with pytest.raises(InputError, match=message):
-        comparison.compare_runs([good, odd])
-    assert comparison.find_other(odd) is None
+    refuse_changed(make_run, "documents", change, message)
 
 
 def test_documents_may_differ_in_what_a_search_does_not_see(make_run):

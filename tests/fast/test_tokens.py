@@ -121,7 +121,7 @@ def test_a_cache_hit_equals_a_fresh_table(cached):
 
 
 @pytest.mark.parametrize("sweep", [TokenTable.used, TokenTable.highest])
-def test_a_sweep_leaves_no_pages_of_a_mapped_table_in_memory(tmp_path, monkeypatch, sweep):
+def test_a_sweep_over_a_mapped_table_gives_each_part_back(tmp_path, monkeypatch, sweep):
     monkeypatch.setattr(tokens, "_SWEPT", 1000)
     np.save(tmp_path / "ids.npy", np.arange(10_500, dtype=np.int32))
     table, released = TokenTable(np.load(tmp_path / "ids.npy", mmap_mode="r"), np.array([0, 10_500])), []
