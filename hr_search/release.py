@@ -220,7 +220,7 @@ def card_text(values: Mapping[str, Any], summary: dict, repository: str = "") ->
         + f"""## Test results
 
 {summary["data"]["test"]} test rows of `{summary["data"]["name"]}` ({summary["data"]["fingerprint"]}); q2d = query to
-document, d2q = document to query; in brackets 95 % intervals over the queries; ties count against the model.
+document, d2q = document to query; in brackets 95 % intervals over groups of queries; ties count against the model.
 {summary["verdict"]}
 
 {table if rows else "No test rows."}

@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
 from hr_search.base.errors import InputError
-from hr_search.evaluation.significance import LEVEL
-from hr_search.evaluation.subgroups import FEW, quantile_codes
+from hr_search.evaluation.significance import FEW, LEVEL
+from hr_search.evaluation.subgroups import quantile_codes
 
 GOALS = {"best F1": None, "90 % precision": 0.9}
 FOLDS = 5

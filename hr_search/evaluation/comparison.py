@@ -106,8 +106,8 @@ def compare_runs(runs: Sequence[Run], direction: str = "q2d", metric: str = "mrr
         if obstacle := _obstacle(runs[0], run):
             raise InputError(obstacle)
     tables = [per_query(run, "trained", direction) for run in runs]
-    first = tables[0][metric].to_numpy()
-    tests = [paired_comparison(first, table[metric].to_numpy(), seed) for table in tables[1:]]
+    first, groups = tables[0][metric].to_numpy(), tables[0]["group"]
+    tests = [paired_comparison(first, table[metric].to_numpy(), seed, groups=groups) for table in tables[1:]]
     rows = []
     for run, table, test, p in zip(runs[1:], tables[1:], tests, holm([test["p"] for test in tests]), strict=True):
         test = {**test, "p_holm": p}

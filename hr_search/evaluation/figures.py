@@ -27,8 +27,7 @@ from hr_search.base.plots import (
     require_some,
 )
 from hr_search.evaluation import calibration
-from hr_search.evaluation.significance import LABELS
-from hr_search.evaluation.subgroups import FEW
+from hr_search.evaluation.significance import FEW, LABELS
 
 # Kinds of documents in `scores.csv` as they are drawn: name, colour, line.
 _KINDS = {

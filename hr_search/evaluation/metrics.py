@@ -85,7 +85,7 @@ def rank_all(task: Task, scores: Scores, chunk: int = 256, processes: Processes 
 
 
 def summarise(per_query: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """The mean of each metric with its 95 % bootstrap interval.
+    """The mean of each metric with its 95 % bootstrap interval over groups of queries.
 
     Args:
         per_query: what `rank_all` returns.
@@ -95,14 +95,14 @@ def summarise(per_query: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         One row per metric: `metric`, `value`, `low`, `high`, `queries` (how many).
 
     Raises:
-        InputError: a metric's column is missing, empty or holds NaN.
+        InputError: a column is missing, empty or holds NaN.
     """
-    missing = [metric for metric in METRICS if metric not in per_query]
+    missing = [name for name in ("group", *METRICS) if name not in per_query]
     if missing:
         raise InputError(f"the table of queries has no column {', '.join(missing)}; pass the table rank_all returns.")
     rows = []
     for metric in METRICS:
-        low, high = bootstrap_interval(per_query[metric], seed)
+        low, high = bootstrap_interval(per_query[metric], seed, groups=per_query["group"])
         value = float(per_query[metric].mean())
         rows.append({"metric": metric, "value": value, "low": low, "high": high, "queries": len(per_query)})
     return pd.DataFrame(rows)

@@ -6,6 +6,7 @@ encoded as a query and a description always as a document, so one index serves b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -19,8 +20,10 @@ from hr_search.data.tasks import Task
 from hr_search.encoder import Encoder
 from hr_search.evaluation.lexical import bm25_scores, tfidf_scores
 from hr_search.evaluation.metrics import Scores, embedding_scores, rank_all, summarise
-from hr_search.evaluation.significance import holm, paired_comparison
+from hr_search.evaluation.significance import FEW, holm, paired_comparison
 from hr_search.fast.tokens import TokenTable
+
+log = logging.getLogger(__name__)
 
 FLOORS = {"bm25": bm25_scores, "tfidf": tfidf_scores}
 SAMPLE = 1000  # queries of each direction whose cosines a run keeps
@@ -91,9 +94,14 @@ def evaluate_floors(tasks: Mapping[str, Task], processes: Processes = ALONE) -> 
 def metrics_table(results: Results, seed: int) -> pd.DataFrame:
     """The mean of every metric with its 95 % bootstrap interval, a row per system, direction and metric.
 
+    A warning tells of test rows in fewer than ten groups: intervals and p-values over so few are rough.
+
     Returns:
         system, direction, metric, value, low, high, queries.
     """
+    groups = min((table["group"].nunique() for table in results.values()), default=FEW)
+    if groups < FEW:
+        log.warning("the test rows have %d groups only: intervals and p are rough; test on more groups", groups)
     parts = [
         summarise(table, seed).assign(system=system, direction=direction)
         for (system, direction), table in results.items()
@@ -181,9 +189,11 @@ def comparison_table(results: Results, seed: int, subject: str = "trained") -> p
     rows = []
     others = [system for system in dict.fromkeys(system for system, _ in results) if system != subject]
     for direction in dict.fromkeys(direction for _, direction in results):
+        groups = results[subject, direction]["group"]
         for metric in METRICS:
             ours = results[subject, direction][metric].to_numpy()
-            tests = [paired_comparison(results[other, direction][metric].to_numpy(), ours, seed) for other in others]
+            theirs = [results[other, direction][metric].to_numpy() for other in others]
+            tests = [paired_comparison(values, ours, seed, groups=groups) for values in theirs]
             for other, test, p in zip(others, tests, holm([test["p"] for test in tests]), strict=True):
                 rows.append({"a": other, "b": subject, "direction": direction, "metric": metric, **test, "p_holm": p})
     columns = ["a", "b", "direction", "metric", "difference", "low", "high", "p", "p_holm", "effect"]

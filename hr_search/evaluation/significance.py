@@ -3,20 +3,27 @@
 All functions take one value per query. Smucker, Allan and Carterette (CIKM 2007) recommend the randomisation
 test for ranking metrics; with thousands of queries nearly every difference becomes significant, so each
 comparison also has an interval and an effect size.
+
+Queries of one group share their right documents and often win or lose together. Where groups are given, they are
+what is drawn with replacement (cluster bootstrap: Field and Welsh 2007, Journal of the Royal Statistical Society B 69)
+and what the test flips; without groups, or where each query has its own, these are the queries.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import scipy.stats
 
 from hr_search.base.errors import InputError
 
 LEVEL = 0.95
 ALPHA = 0.05
+FEW = 10  # with fewer groups, an interval suggests a certainty that is not there
 LABELS = {"mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP"}  # as people write them; other names stay as they are
 
 # BCa corrects terms of order 1/n by a jackknife of n² values: beyond this many it costs seconds and changes nothing.
@@ -24,34 +31,41 @@ _CORRECTED = 5000
 _BLOCK = 2_000_000  # numbers drawn at a time: 16 MB
 
 
-def bootstrap_interval(values: np.ndarray, seed: int, resamples: int = 9999) -> tuple[float, float]:
+def bootstrap_interval(
+    values: np.ndarray, seed: int, resamples: int = 9999, groups: Sequence[str] | None = None
+) -> tuple[float, float]:
     """The 95 % bootstrap interval of the mean.
 
-    BCa (Efron 1987) up to 5,000 values, percentiles beyond and wherever BCa is not defined.
+    BCa (Efron 1987) up to 5,000 groups, percentiles beyond and wherever BCa is not defined.
 
     Args:
         values: one finite value per query, (Q,).
-        seed: the same seed and values give the same interval.
+        seed: the same seed, values and groups give the same interval.
         resamples: bootstrap samples drawn.
+        groups: the group of each query, (Q,); None = each query is its own.
 
     Returns:
-        Low and high end; both equal the mean where all values are equal.
+        Low and high end; both equal the mean where all values are equal, or all queries belong to one group.
 
     Raises:
-        InputError: no values, or a value that is not a finite number.
+        InputError: no values, a value that is not a finite number, or not a group for each.
     """
     values = _checked(values, "the values")
     if _constant(values):
         return float(values.mean()), float(values.mean())
-    for method in ("BCa", "percentile") if len(values) <= _CORRECTED else ("percentile",):
+    sums, counts = by_group(values, groups)
+    alone = len(sums) == len(values)
+    for method in ("BCa", "percentile") if len(sums) <= _CORRECTED else ("percentile",):
         # A jackknife without spread makes BCa divide by zero; its NaN is what the fallback looks for.
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             interval = scipy.stats.bootstrap(
-                (values,),
-                np.mean,
+                (sums,) if alone else (sums, counts),
+                np.mean if alone else _ratio,
                 n_resamples=resamples,
-                batch=max(1, _BLOCK // len(values)),
+                batch=max(1, _BLOCK // len(sums)),
+                vectorized=True,
+                paired=not alone,
                 confidence_level=LEVEL,
                 method=method,
                 rng=np.random.default_rng(seed),
@@ -61,24 +75,27 @@ def bootstrap_interval(values: np.ndarray, seed: int, resamples: int = 9999) -> 
     return float(interval.low), float(interval.high)
 
 
-def paired_comparison(a: np.ndarray, b: np.ndarray, seed: int, permutations: int = 9999) -> dict[str, float]:
+def paired_comparison(
+    a: np.ndarray, b: np.ndarray, seed: int, permutations: int = 9999, groups: Sequence[str] | None = None
+) -> dict[str, float]:
     """How much better system b is than system a on the same queries, and whether chance could explain it.
 
-    The two-sided randomisation test flips the signs of the per-query differences at random; its p-value counts
-    the observed signs too (Phipson and Smyth 2010), so it is never zero.
+    The two-sided randomisation test flips the signs of the per-query differences at random, group by group; its
+    p-value counts the observed signs too (Phipson and Smyth 2010), so it is never zero.
 
     Args:
         a: one value per query of the first system, (Q,).
         b: the same of the second system, in the same order of queries.
-        seed: the same seed and values give the same result.
+        seed: the same seed, values and groups give the same result.
         permutations: random sign flips.
+        groups: the group of each query, (Q,); None = each query is its own.
 
     Returns:
         `difference` (mean of b - a), `low` and `high` (its 95 % paired bootstrap interval), `p`, and
-        `effect` (difference in standard deviations of the differences; 0 where they do not vary).
+        `effect` (difference in standard deviations of the queries' differences; 0 where they do not vary).
 
     Raises:
-        InputError: different lengths, no values, or a value that is not a finite number.
+        InputError: different lengths, no values, a value that is not a finite number, or not a group for each.
     """
     a, b = _checked(a, "the first system"), _checked(b, "the second system")
     if len(a) != len(b):
@@ -88,15 +105,32 @@ def paired_comparison(a: np.ndarray, b: np.ndarray, seed: int, permutations: int
     if permutations < 1:
         raise InputError(f"permutations is {permutations}; it must be at least 1.")
     differences = b - a
-    low, high = bootstrap_interval(differences, seed)
+    low, high = bootstrap_interval(differences, seed, groups=groups)
     deviation = 0.0 if _constant(differences) else float(differences.std(ddof=1))
     return {
         "difference": float(differences.mean()),
         "low": low,
         "high": high,
-        "p": _sign_flip_p(differences, seed, permutations),
+        "p": _sign_flip_p(by_group(differences, groups)[0], seed, permutations),
         "effect": float(differences.mean()) / deviation if deviation > 0 else 0.0,
     }
+
+
+def standard_error(values: np.ndarray, groups: Sequence[str]) -> float:
+    """The standard error of the mean of values (Q,), of which those of one group may vary together.
+
+    The linearised ratio of sums over groups (Cochran 1977, Sampling Techniques, section 9A); s / √Q where each query
+    is a group of its own. NaN where there is one group only.
+
+    Raises:
+        InputError: as `bootstrap_interval`.
+    """
+    values = _checked(values, "the values")
+    sums, counts = by_group(values, groups)
+    if len(sums) < 2:
+        return math.nan
+    residuals = sums - values.mean() * counts
+    return math.sqrt(len(sums) / (len(sums) - 1) * float((residuals**2).sum())) / len(values)
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
@@ -160,13 +194,30 @@ def _checked(values: np.ndarray, what: str) -> np.ndarray:
     return values
 
 
+def by_group(values: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and count of the values (Q,) of each group, in the order in which groups first occur."""
+    if groups is None:
+        return values, np.ones(len(values))
+    if len(groups) != len(values):
+        raise InputError(f"there are {len(groups)} groups for {len(values)} queries; give one for each.")
+    codes, names = pd.factorize(np.asarray(groups, dtype=object))
+    if (codes < 0).any():
+        raise InputError(f"query row {np.flatnonzero(codes < 0)[0] + 1} has no group; give one for each query.")
+    return np.bincount(codes, values, len(names)), np.bincount(codes, minlength=len(names)).astype(float)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+    """The means of resamples, from the sums and counts of the groups drawn."""
+    return sums.sum(axis=axis) / counts.sum(axis=axis)
+
+
 def _constant(values: np.ndarray) -> bool:
     """Whether all values are equal up to rounding."""
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def _sign_flip_p(differences: np.ndarray, seed: int, permutations: int) -> float:
-    """The two-sided p-value of the mean under random signs, the observed ones included."""
+    """The two-sided p-value of the sum of differences, one per group, under random signs; the observed ones count."""
     # Flipping a zero changes no sum, and most queries rank alike in two good systems.
     moved = differences[differences != 0]
     total = np.abs(moved).sum()

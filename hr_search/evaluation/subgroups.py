@@ -11,9 +11,8 @@ import pandas as pd
 from hr_search.base.errors import InputError
 from hr_search.base.text import STORED
 from hr_search.data.languages import languages
-from hr_search.evaluation.significance import bootstrap_interval
+from hr_search.evaluation.significance import FEW, bootstrap_interval
 
-FEW = 10  # queries; with fewer, an interval would suggest a certainty that is not there
 _RESAMPLES = 2000  # two digits are read from these tables
 
 
@@ -66,7 +65,13 @@ def quantile_codes(values: np.ndarray, count: int) -> np.ndarray:
     return np.unique(np.searchsorted(edges, values), return_inverse=True)[1]
 
 
-def compare_parts(labels: pd.DataFrame, base: Sequence[float], trained: Sequence[float], seed: int = 0) -> pd.DataFrame:
+def compare_parts(
+    labels: pd.DataFrame,
+    base: Sequence[float],
+    trained: Sequence[float],
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """The mean of a metric before and after training, and their difference, for each part of the queries.
 
     Args:
@@ -74,10 +79,11 @@ def compare_parts(labels: pd.DataFrame, base: Sequence[float], trained: Sequence
         base: (Q,) the metric of each query before training.
         trained: (Q,) the same after it.
         seed: of the bootstrap.
+        groups: (Q,) the group of each query; None = each is its own.
 
     Returns:
         by, part, queries, system ("base", "trained" or "difference"), value, low, high (95 % bootstrap interval;
-        the paired one for the difference; NaN for parts of fewer than ten queries). The first part is "all".
+        the paired one for the difference; NaN for parts of fewer than ten groups). The first part is "all".
 
     Raises:
         InputError: not one value for each query.
@@ -85,6 +91,7 @@ def compare_parts(labels: pd.DataFrame, base: Sequence[float], trained: Sequence
     before, after = np.asarray(base, dtype=float), np.asarray(trained, dtype=float)
     if not len(labels) == len(before) == len(after):
         raise InputError(f"there are {len(before)} and {len(after)} values for {len(labels)} queries; give one each.")
+    own = np.arange(len(labels)) if groups is None else np.asarray(groups)
     values = {"base": before, "trained": after, "difference": after - before}
     everyone = pd.Series(pd.Categorical(["all"] * len(labels)), labels.index)
     members = [
@@ -94,9 +101,10 @@ def compare_parts(labels: pd.DataFrame, base: Sequence[float], trained: Sequence
     ]
     rows = []
     for by, part, at in members:
+        many = len(set(own[at])) >= FEW
         for system, each in values.items():
-            low, high = bootstrap_interval(each[at], seed, _RESAMPLES) if len(at) >= FEW else (np.nan, np.nan)
-            rows.append((by, part, len(at), system, each[at].mean(), low, high))
+            certain = bootstrap_interval(each[at], seed, _RESAMPLES, own[at]) if many else (np.nan, np.nan)
+            rows.append((by, part, len(at), system, each[at].mean(), *certain))
     return pd.DataFrame(rows, columns=["by", "part", "queries", "system", "value", "low", "high"])
 
 

@@ -91,15 +91,16 @@ def comparison_table(original: System, exported: System, tasks: Mapping[str, Tas
     rows = []
     stored = {"float32": lambda vectors: vectors, "int8": int8_embeddings, "binary": binary_embeddings}
     for direction in DIRECTIONS:
+        groups = tasks[direction].groups
         base = _ranked(tasks[direction], original.sides, direction, stored["float32"])
         cells = [(original, original.name, "float32", base)]
         for kind, store in stored.items():
             name = exported.name if kind == "float32" else f"{exported.name}, {kind} embeddings"
             cells.append((exported, name, kind, _ranked(tasks[direction], exported.sides, direction, store)))
         for system, name, kind, values in cells:
-            rows.append(_row(system, name, direction, kind, values) | _interval(values, seed))
+            rows.append(_row(system, name, direction, kind, values) | _interval(values, seed, groups))
             if system is exported:
-                rows[-1] |= _against(base, values, seed)
+                rows[-1] |= _against(base, values, seed, groups)
     return pd.DataFrame(rows)
 
 
@@ -145,11 +146,11 @@ def _row(system: System, name: str, direction: str, kind: str, values: np.ndarra
     }
 
 
-def _interval(values: np.ndarray, seed: int) -> dict[str, float]:
-    return dict(zip(("low", "high"), bootstrap_interval(values, seed), strict=True))
+def _interval(values: np.ndarray, seed: int, groups: Sequence[str]) -> dict[str, float]:
+    return dict(zip(("low", "high"), bootstrap_interval(values, seed, groups=groups), strict=True))
 
 
-def _against(base: np.ndarray, values: np.ndarray, seed: int) -> dict[str, float]:
-    test = paired_comparison(base, values, seed)
+def _against(base: np.ndarray, values: np.ndarray, seed: int, groups: Sequence[str]) -> dict[str, float]:
+    test = paired_comparison(base, values, seed, groups=groups)
     ends = {"difference_low": test["low"], "difference_high": test["high"], "p": test["p"]}
     return {"difference": test["difference"]} | ends

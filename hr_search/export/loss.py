@@ -35,7 +35,7 @@ def int8_loss(encoder: Encoder, task: Task, seed: int = 0) -> dict[str, Any]:
     with exactly(encoder):
         exact, usual = _searched(encoder, part)
         precision = encoder.precision
-    test = paired_comparison(exact, int8, seed)
+    test = paired_comparison(exact, int8, seed, groups=part.groups)
     return {
         "exact": precision,
         "queries": len(part.queries),

@@ -5,16 +5,17 @@ the seed, so differences are taken query by query within a seed:
 
 - The value of an arm is the mean over its seeds of the mean over the seed's test queries.
 - Its difference from the baseline is the same mean of the paired differences, over the seeds that both have.
-- The 95 % interval treats seeds and queries as samples (see `evaluation.crossed`). With one seed it says nothing about
-  how seeds differ, so a grid should have three.
+- The 95 % interval treats seeds and groups of queries as samples (see `evaluation.crossed`). With one seed it says
+  nothing about how seeds differ, so a grid should have three.
 - p comes from the paired randomisation test of `significance.paired_comparison`: the signs of the queries'
-  differences, averaged over the seeds, are flipped at random, and p is the share of flips, (extreme + 1) /
-  (flips + 1), that are at least as far from zero. It asks whether the queries agree; whether the seeds do is in the
-  interval. `p_holm` is corrected over the arms (Holm 1979).
+  differences, averaged over the seeds, are flipped at random, group by group, and p is the share of flips,
+  (extreme + 1) / (flips + 1), that are at least as far from zero. It asks whether the groups agree; whether the seeds
+  do is in the interval. `p_holm` is corrected over the arms (Holm 1979).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,8 @@ def effect_table(
             raise InputError(f'there is no {what} "{given}"; {suggestion(given, valid)}')
     check_same_data(cells)
     scores = {run: _scores(run, "trained", direction, metric) for run in cells["run"]}
-    tests = _tests(scores, arms, baseline, seed)
+    groups = {query: group for run in cells["run"] for query, group in _groups(run, direction)}
+    tests = _tests(scores, arms, baseline, seed, groups)
     settings, usual = list(cells.columns[1 : cells.columns.get_loc("seed")]), arms[baseline]["rows"].mean()
     rows = []
     for name, part in arms.items():
@@ -78,7 +80,7 @@ def effect_table(
                 "arm": name,
                 **part.iloc[0][settings],
                 "seeds": len(part),
-                **_value([scores[run] for run in part["run"]], seed),
+                **_value([scores[run] for run in part["run"]], seed, groups),
                 **dict.fromkeys(_COMPARED, np.nan),
                 **tests.get(name, {}),
                 "rows": seen,
@@ -100,15 +102,21 @@ def _scores(runid: str, system: str, direction: str, metric: str) -> pd.Series:
     return comparison.per_query(Run(paths.runs() / runid), system, direction).set_index("query")[metric]
 
 
-def _value(scores: list[pd.Series], seed: int) -> dict[str, float]:
+def _groups(runid: str, direction: str) -> Iterator[tuple[str, str]]:
+    """The test queries of a run, each with its group."""
+    table = comparison.per_query(Run(paths.runs() / runid), "trained", direction)
+    return zip(table["query"], table["group"], strict=True)
+
+
+def _value(scores: list[pd.Series], seed: int, groups: dict[str, str]) -> dict[str, float]:
     """The value of an arm with its interval, from the scores of each seed."""
-    sums, counts = crossed_sums(scores)
-    low, high = crossed_interval(sums, counts, seed)
+    sums, counts, queries = crossed_sums(scores)
+    low, high = crossed_interval(sums, counts, seed, groups=[groups[query] for query in queries])
     return {"value": crossed_mean(sums, counts), "value_low": low, "value_high": high}
 
 
 def _tests(
-    scores: dict[str, pd.Series], arms: dict[str, pd.DataFrame], baseline: str, seed: int
+    scores: dict[str, pd.Series], arms: dict[str, pd.DataFrame], baseline: str, seed: int, groups: dict[str, str]
 ) -> dict[str, dict[str, float]]:
     """The comparison of each arm with the baseline; arms that share no seed with it are left out."""
     runs = {name: dict(zip(part["seed"], part["run"], strict=True)) for name, part in arms.items()}
@@ -117,22 +125,25 @@ def _tests(
         for name in arms
         if name != baseline
     }
-    tests = {name: _test(scores, shared, seed) for name, shared in pairs.items() if shared}
+    tests = {name: _test(scores, shared, seed, groups) for name, shared in pairs.items() if shared}
     for test, corrected in zip(tests.values(), holm([test["p"] for test in tests.values()]), strict=True):
         test["p_holm"] = corrected
     return tests
 
 
-def _test(scores: dict[str, pd.Series], pairs: list[tuple[str, str]], seed: int) -> dict[str, float]:
+def _test(
+    scores: dict[str, pd.Series], pairs: list[tuple[str, str]], seed: int, groups: dict[str, str]
+) -> dict[str, float]:
     """The comparison of two arms, from the two runs of each seed that they share."""
     for first, second in pairs:
         if not scores[first].index.equals(scores[second].index):
             raise InputError(f"{first} and {second} were tested on different rows; delete one of the two.")
-    sums, counts = crossed_sums([scores[second] - scores[first].to_numpy() for first, second in pairs])
-    low, high = crossed_interval(sums, counts, seed)
+    sums, counts, queries = crossed_sums([scores[second] - scores[first].to_numpy() for first, second in pairs])
+    own = [groups[query] for query in queries]
+    low, high = crossed_interval(sums, counts, seed, groups=own)
     # A query's share in the difference, scaled so that the mean of the shares is the difference itself.
     shares = (sums / counts.sum(axis=1, keepdims=True)).mean(axis=0) * sums.shape[1]
-    return {**paired_comparison(np.zeros(len(shares)), shares, seed), "low": low, "high": high}
+    return {**paired_comparison(np.zeros(len(shares)), shares, seed, groups=own), "low": low, "high": high}
 
 
 def _sentence(name: str, baseline: str, tests: dict[str, dict[str, float]], metric: str) -> str:

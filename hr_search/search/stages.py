@@ -223,13 +223,13 @@ def stages_table(stages: Sequence[Stage], metric: str = "mrr", seed: int = 0) ->
         `stage`; `value`, `low` and `high` of the metric; `gain` over the plain cosine with `gain_low`, `gain_high` and
         `p` (paired, `p_holm` over the stages); `ms`, a query through all stages so far.
     """
-    rows, plain = [], stages[0].results[metric].to_numpy()
+    rows, plain, groups = [], stages[0].results[metric].to_numpy(), stages[0].results["group"]
     for number, stage in enumerate(stages):
         values = stage.results[metric].to_numpy()
-        low, high = bootstrap_interval(values, seed)
+        low, high = bootstrap_interval(values, seed, groups=groups)
         row = {"stage": stage.name, "value": values.mean(), "low": low, "high": high}
         if number:
-            test = paired_comparison(plain, values, seed)
+            test = paired_comparison(plain, values, seed, groups=groups)
             row |= {"gain": test["difference"], "gain_low": test["low"], "gain_high": test["high"], "p": test["p"]}
         rows.append(row)
     table = pd.DataFrame(rows)

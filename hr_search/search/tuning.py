@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import pandas as pd
 from hr_search.base.choices import WORDS
 from hr_search.data.tasks import Task
 from hr_search.evaluation.metrics import Scores, embedding_scores, rank_all
+from hr_search.evaluation.significance import standard_error
 from hr_search.search.fusion import WordIndex
 from hr_search.search.memory import Memory
 from hr_search.search.policy import SearchPolicy, sides_of
@@ -77,7 +77,7 @@ def tune(
         if second and reads is None:
             continue
         best, before = choose(policy, search), search.values(policy, False)
-        step = _step(before, search.values(best, second))
+        step = _step(before, search.values(best, second), task.groups)
         knobs = {name: value for name, value in best.to_dict().items() if value != getattr(policy, name)}
         steps.append({"stage": stage, "knobs": knobs} | step)
         verdict = "" if step["taken"] else ", not taken"
@@ -89,10 +89,10 @@ def tune(
     return Tuned(policy, pd.DataFrame(steps))
 
 
-def _step(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """The gain of a stage over the queries (Q,), its standard error, and whether it is larger than that."""
+def _step(before: np.ndarray, after: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
+    """The gain of a stage over the queries (Q,), its standard error over groups, and whether it is larger than that."""
     gain = after - before
-    se = float(gain.std(ddof=1) / math.sqrt(len(gain))) if len(gain) > 1 else math.nan
+    se = standard_error(gain, groups)
     values = {"before": before.mean(), "value": after.mean(), "gain": gain.mean()}
     return {name: float(value) for name, value in values.items()} | {"se": se, "taken": bool(gain.mean() > se)}
 

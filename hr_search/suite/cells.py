@@ -1,8 +1,8 @@
 """A cell: one system on one task, what it reached for each query, and the folder that keeps it.
 
 The folder holds `queries.csv`, a row per direction and query, and `cell.json`, the rest. No texts are stored: a query
-is its row among those of the task. A cell counts as measured while task, model and settings are what they were, which
-their fingerprints say.
+is its row among those of the task, and a group a number. A cell counts as measured while task, model and settings are
+what they were, which their fingerprints say.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from hr_search.models.condenser import Condenser, learn
 from hr_search.suite.cv_tasks import cv_tasks
 from hr_search.suite.suite_file import SuiteTask
 
-FORMAT = 2  # of the stored cells, and of how they are measured: a higher one makes all of them anew
-COLUMNS = ("direction", "query", "relevant", "rank", *METRICS)
+FORMAT = 3  # of the stored cells, and of how they are measured: a higher one makes all of them anew
+COLUMNS = ("direction", "query", "group", "relevant", "rank", *METRICS)
 _WHAT = {"data": "its data", "model": "the model", "settings": "its settings"}  # as a sentence names what has changed
 
 
@@ -205,7 +205,10 @@ def _timed(work: Callable[[], dict[str, pd.DataFrame]], material: Material, devi
     begin = time.perf_counter()
     results = work()
     seconds = time.perf_counter() - begin
-    parts = [table.assign(direction=name, query=range(len(table))) for name, table in results.items()]
+    parts = [
+        table.assign(direction=name, query=range(len(table)), group=pd.factorize(table["group"])[0])
+        for name, table in results.items()
+    ]
     documents = {name: len(material.tasks[name].documents) for name in results}
     facts = {"documents": documents, "seconds": seconds, "memory_gb": peak_above(0.0, device)}
     return Cell(pd.concat(parts, ignore_index=True)[list(COLUMNS)], facts)

@@ -1,11 +1,12 @@
 """The tables of a suite: what each system reached on each task, which differences are real, means over families.
 
-- A value is the mean of the task's metric over the queries of one direction, its 95 % interval a bootstrap over them.
+- A value is the mean of the task's metric over the queries of one direction, its 95 % interval a bootstrap over
+  their groups.
 - Two systems are compared query by query with the randomisation test of `significance.paired_comparison`; `p_holm` is
   corrected over all tasks and directions of the same two systems (Holm 1979).
 - The mean over families: directions are averaged within a task, tasks within a family, families among themselves. Only
-  tasks that all systems have finished count. Its interval comes from drawing the queries of each task and direction
-  anew, the same for all systems: it says nothing of other tasks.
+  tasks that all systems have finished count. Its interval comes from drawing the groups of queries of each task
+  and direction anew, the same for all systems: it says nothing of other tasks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ import pandas as pd
 from hr_search.base import files
 from hr_search.base.choices import METRICS
 from hr_search.base.errors import InputError, one_line
-from hr_search.evaluation.significance import ALPHA, LEVEL, bootstrap_interval, holm, paired_comparison, verdict
+from hr_search.evaluation.significance import (
+    ALPHA,
+    LEVEL,
+    bootstrap_interval,
+    by_group,
+    holm,
+    paired_comparison,
+    verdict,
+)
 from hr_search.suite.cells import Cell, System
 from hr_search.suite.suite_file import ALL, SuiteTask
 
@@ -125,10 +134,15 @@ def _values(cell: Cell, direction: str, metric: str) -> np.ndarray:
     return cell.queries.loc[cell.queries["direction"] == direction, metric].to_numpy(dtype=float)
 
 
+def _groups(cell: Cell, direction: str) -> np.ndarray:
+    """The number of the group of each query of one direction, (Q,)."""
+    return cell.queries.loc[cell.queries["direction"] == direction, "group"].to_numpy()
+
+
 def _numbers(cell: Cell, direction: str, metric: str, seed: int) -> dict[str, Any]:
     """The numbers of one row of the table of cells."""
     values = _values(cell, direction, metric)
-    low, high = bootstrap_interval(values, seed)
+    low, high = bootstrap_interval(values, seed, groups=_groups(cell, direction))
     return {
         **{"value": values.mean(), "low": low, "high": high, "queries": len(values)},
         "documents": cell.facts["documents"][direction],
@@ -154,7 +168,7 @@ def _comparison(
             for direction in task.directions:
                 first, second = (_values(cell, direction, task.metric) for cell in cells)
                 row = {"task": task.name, "direction": direction, "metric": task.metric, "a": a.label, "b": b.label}
-                pair.append({**row, **paired_comparison(first, second, seed)})
+                pair.append({**row, **paired_comparison(first, second, seed, groups=_groups(cells[0], direction))})
         for row, p in zip(pair, holm([row["p"] for row in pair]), strict=True):
             row["p_holm"] = p
             row["verdict"] = verdict(row, row["metric"], a.label, b.label)
@@ -171,11 +185,11 @@ def _families(
         return pd.DataFrame(columns=list(FAMILIES))
     of_family: dict[str, list[np.ndarray]] = {}
     for number, task in enumerate(common):
-        wide = [
-            np.stack([_values(done[task.name, system.label], direction, task.metric) for system in systems], axis=1)
-            for direction in task.directions
-        ]
-        means = [_resampled(values, np.random.default_rng([seed, number, at])) for at, values in enumerate(wide)]
+        cells, means = [done[task.name, system.label] for system in systems], []
+        for at, direction in enumerate(task.directions):
+            values = np.stack([_values(cell, direction, task.metric) for cell in cells], axis=1)
+            generator = np.random.default_rng([seed, number, at])
+            means.append(_resampled(values, _groups(cells[0], direction), generator))
         of_family.setdefault(task.family, []).append(np.mean(means, axis=0))
     means = {family: np.mean(parts, axis=0) for family, parts in of_family.items()}
     counts = {family: len(parts) for family, parts in of_family.items()}
@@ -193,13 +207,16 @@ def _families(
     return pd.DataFrame(rows, columns=list(FAMILIES))
 
 
-def _resampled(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The means (1 + R, S) over queries of values (Q, S): as they are, and over R samples of the queries."""
-    count, means = len(values), [values.mean(axis=0, keepdims=True)]
+def _resampled(values: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The means (1 + R, S) over queries of values (Q, S): as they are, and over R samples of their groups (Q,)."""
+    means = [values.mean(axis=0, keepdims=True)]
+    sums = np.stack([by_group(column, groups)[0] for column in values.T], axis=1)
+    sizes = by_group(values[:, 0], groups)[1]
+    count = len(sums)
     step = max(1, _BLOCK // count)
     for start in range(0, _RESAMPLES, step):
         drawn = generator.multinomial(count, np.full(count, 1 / count), min(step, _RESAMPLES - start))
-        means.append(drawn @ values / count)
+        means.append(drawn @ sums / (drawn @ sizes)[:, None])
     return np.concatenate(means)
 
 

@@ -127,9 +127,9 @@ else:
 #
 # The same test rows under the trained model; then summary, ledger and model are written.
 #
-# 95 % intervals by bootstrap over queries; ties count against the model. BM25 and TF-IDF show what a search without a
-# neural network reaches: an encoder below them is not worth its cost. The second table lists what the numbers depend on:
-# runs compare only on equal test rows, and to the last digit only on one machine with one number of threads.
+# 95 % intervals by bootstrap over groups of queries; ties count against the model. BM25 and TF-IDF show what a search
+# without a neural network reaches: an encoder below them is not worth its cost. The second table lists what the numbers
+# depend on: runs compare only on equal test rows, and to the last digit only on one machine with one number of threads.
 
 # %%
 experiment.test_after(prepared, before)

@@ -58,8 +58,8 @@ print(f"{run.id}: {environment['hardware']}, {environment['precision']}, data {e
 # %% [markdown]
 # ## Metrics with intervals
 #
-# Means over the test queries with 95 % bootstrap intervals, both directions: *q2d* searches documents with a query (title
-# to description), *d2q* the other way round.
+# Means over the test queries with 95 % bootstrap intervals over their groups, both directions: *q2d* searches documents
+# with a query (title to description), *d2q* the other way round.
 
 # %%
 for name, words in {"q2d": "query to document", "d2q": "document to query"}.items():
@@ -74,7 +74,8 @@ with section("the figure of the metrics"):
 # %% [markdown]
 # ## Is the difference real?
 #
-# Paired randomisation test over queries with Holm's correction over the systems, and a paired bootstrap interval.
+# Paired randomisation test over groups of queries with Holm's correction over the systems, and a paired bootstrap
+# interval.
 
 # %%
 comparison = run.table("comparison")
@@ -135,7 +136,8 @@ display(analysis.extremes(changes, "lost", examples))
 # %%
 after = analysis.per_query(run, "trained", direction)
 labels = subgroups.parts(after, analysis.documents(run, direction))
-parts = subgroups.compare_parts(labels, analysis.per_query(run, "base", direction)[goal], after[goal])
+before = analysis.per_query(run, "base", direction)
+parts = subgroups.compare_parts(labels, before[goal], after[goal], groups=after["group"])
 with section("the figure of the parts"):
     plots.show(
         figures.part_intervals(parts, goal),

@@ -79,8 +79,8 @@ print(best_sentence(effects, goal))
 # %% [markdown]
 # ## Effects
 #
-# Paired by query and seed against the baseline: difference with its interval over seeds and queries, randomisation test
-# over queries with Holm's correction over the arms, effect in standard deviations.
+# Paired by query and seed against the baseline: difference with its interval over seeds and groups of queries,
+# randomisation test over these groups with Holm's correction over the arms, effect in standard deviations.
 
 # %%
 display(effects[["arm", "difference", "low", "high", "p", "p_holm", "effect"]].dropna().round(4).reset_index(drop=True))

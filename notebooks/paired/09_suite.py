@@ -78,9 +78,9 @@ if len(gained):
 # %% [markdown]
 # ## What is really different
 #
-# Each model against the floors and the models before it: paired randomisation test over the queries of a task, Holm's
-# correction over all tasks and directions of a pair, and a paired interval. A difference counts as real where p is below .05
-# and the interval leaves out zero.
+# Each model against the floors and the models before it: paired randomisation test over groups of queries, Holm's
+# correction over all tasks and directions of a pair, and a paired interval. A difference counts as real where p is below
+# .05 and the interval leaves out zero.
 
 # %%
 display(summary.counted_differences(tables.comparison))

@@ -15,7 +15,7 @@ from hr_search.base.errors import InputError
 from hr_search.data.tasks import Task
 from hr_search.evaluation import comparison, scoring
 from hr_search.evaluation.metrics import rank_all
-from hr_search.evaluation.significance import holm, paired_comparison
+from hr_search.evaluation.significance import bootstrap_interval, holm, paired_comparison
 from hr_search.runs import folders
 from hr_search.runs.folders import Run
 from hr_search.settings import Settings
@@ -152,13 +152,29 @@ def test_comparison_of_runs(make_run):
     table = comparison.compare_runs(chosen, "q2d", "mrr", seed=3)
     assert table["run"].tolist() == ["same", "perfect"] and set(table["against"]) == {"good"}
     good, perfect = (np.array([1 / rank for rank in ranks]) for ranks in (RANKS["trained"], [1] * COUNT))
-    expected = [paired_comparison(good, good, 3), paired_comparison(good, perfect, 3)]
+    groups = TASKS["q2d"].groups
+    expected = [paired_comparison(good, each, 3, groups=groups) for each in (good, perfect)]
+    assert expected[1]["low"] != paired_comparison(good, perfect, 3)["low"]
     for row, test in zip(table.to_dict("records"), expected, strict=True):
         assert {name: row[name] for name in test} == pytest.approx(test)
     assert table["p_holm"].tolist() == holm([test["p"] for test in expected])
     assert table["value"].tolist() == pytest.approx([good.mean(), 1.0]) and table["difference"][0] == 0
     assert table["verdict"][0].startswith("no difference could be shown between same and good in MRR")
     assert "perfect" in table["verdict"][1] and "(Holm)" in table["verdict"][1]
+
+
+def test_the_tables_of_a_test_draw_and_flip_whole_groups():
+    found, groups = results(RANKS), TASKS["d2q"].groups
+    base, trained = (np.array([1 / rank for rank in RANKS[name]]) for name in ("base", "trained"))
+    row = (
+        scoring.metrics_table(found, 5).query("system == 'trained' and direction == 'd2q' and metric == 'mrr'").iloc[0]
+    )
+    assert (row["low"], row["high"]) == pytest.approx(bootstrap_interval(trained, 5, groups=groups))
+    assert (row["low"], row["high"]) != pytest.approx(bootstrap_interval(trained, 5))
+    row = scoring.comparison_table(found, 5).query("a == 'base' and direction == 'd2q' and metric == 'mrr'").iloc[0]
+    expected = paired_comparison(base, trained, 5, groups=groups)
+    assert row[["low", "high", "p"]].tolist() == pytest.approx([expected[name] for name in ("low", "high", "p")])
+    assert expected["p"] != paired_comparison(base, trained, 5)["p"]
 
 
 def test_runs_that_cannot_be_compared(make_run):

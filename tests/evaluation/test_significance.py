@@ -10,7 +10,7 @@ import scipy.stats
 
 from hr_search.base.errors import InputError
 from hr_search.evaluation import significance
-from hr_search.evaluation.significance import bootstrap_interval, holm, paired_comparison, verdict
+from hr_search.evaluation.significance import bootstrap_interval, holm, paired_comparison, standard_error, verdict
 
 # Intervals
 
@@ -177,6 +177,78 @@ def test_large_samples_skip_the_jackknife(monkeypatch):
     bootstrap_interval(values, 0, resamples=50)
     bootstrap_interval(values[1:], 0, resamples=50)
     assert methods == ["percentile", "BCa"]  # the jackknife of BCa needs the square of the sample
+
+
+# Groups
+
+
+def together(rng: np.random.Generator, groups: int = 40, size: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Values of mean zero, (groups * size,), that are alike within a group, and the groups."""
+    shared = rng.normal(0, 1, groups).repeat(size) + rng.normal(0, 0.5, groups * size)
+    order = rng.permutation(groups * size)
+    return shared[order], np.arange(groups).repeat(size).astype(str)[order]
+
+
+def test_a_group_for_each_query_changes_nothing():
+    a, b = np.random.default_rng(5).beta(0.5, 1, (2, 70))
+    names = [f"g{number}" for number in np.random.default_rng(6).permutation(70)]
+    assert bootstrap_interval(b, 3, groups=names) == bootstrap_interval(b, 3)
+    assert paired_comparison(a, b, 3, groups=names) == paired_comparison(a, b, 3)
+    assert standard_error(b, names) == pytest.approx(b.std(ddof=1) / np.sqrt(70))
+
+
+def test_intervals_over_groups_cover_what_those_over_queries_miss():
+    rng, covered = np.random.default_rng(0), np.zeros(2)
+    for _ in range(200):
+        values, groups = together(rng)
+        for at, own in enumerate((groups, None)):
+            low, high = bootstrap_interval(values, 0, 300, own)
+            covered[at] += low <= 0 <= high
+    assert 0.9 <= covered[0] / 200 <= 0.98 and covered[1] / 200 < 0.75
+
+
+def test_p_over_groups_is_small_as_often_as_it_says():
+    rng, small = np.random.default_rng(1), np.zeros(2)
+    for _ in range(300):
+        values, groups = together(rng)
+        for at, own in enumerate((groups, None)):
+            found = paired_comparison(np.zeros(len(values)), values, 0, permutations=199, groups=own)
+            small[at] += found["p"] <= 0.1
+    assert 0.06 <= small[0] / 300 <= 0.14 and small[1] / 300 > 0.25
+
+
+def test_p_is_that_of_all_flips_of_groups():
+    differences = np.array([0.5, 0.25, -0.25, 0.1, 0.0, 0.3, 0.3, -0.1, 0.2])
+    groups = list("abacbdefd")
+    sums = np.array([differences[[at for at, own in enumerate(groups) if own == name]].sum() for name in "abcdef"])
+    flips = np.array(list(itertools.product([-1, 1], repeat=6))) @ sums
+    exact = (np.abs(flips) >= abs(sums.sum()) - 1e-12).mean()
+    result = paired_comparison(np.zeros(9), differences, seed=0, permutations=50_000, groups=groups)
+    assert result["p"] == pytest.approx(exact, abs=0.01) and result["difference"] == pytest.approx(differences.mean())
+
+
+def test_the_mean_stays_that_of_the_queries_where_groups_differ_in_size():
+    values, groups = np.r_[np.zeros(90), np.ones(30)], [*("large" for _ in range(90)), *map(str, range(30))]
+    low, high = bootstrap_interval(values, 0, groups=groups)
+    assert low < 0.25 < high  # by groups alone the mean would be 30 / 31
+
+
+def test_the_standard_error_is_how_far_means_of_groups_spread():
+    rng = np.random.default_rng(2)
+    drawn = [together(rng) for _ in range(400)]
+    spread = np.std([values.mean() for values, _ in drawn])
+    assert np.mean([standard_error(*each) for each in drawn]) == pytest.approx(spread, rel=0.1)
+    assert np.isnan(standard_error([1.0, 2.0], ["a", "a"]))
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [(["a"], "there are 1 groups for 2 queries"), (["a", None], "query row 2 has no group")],
+)
+def test_each_query_needs_a_group(groups, message):
+    for call in (lambda: bootstrap_interval([1.0, 2.0], 0, groups=groups), lambda: standard_error([1.0, 2.0], groups)):
+        with pytest.raises(InputError, match=message):
+            call()
 
 
 # Several hypotheses

@@ -119,6 +119,16 @@ def test_each_part_is_compared_with_paired_intervals():
     pd.testing.assert_frame_equal(table, subgroups.compare_parts(labels, base, trained, seed=3))
 
 
+def test_parts_of_few_groups_have_no_interval():
+    random, groups = np.random.default_rng(0), np.repeat(np.arange(21), 4)
+    base, trained = random.random((2, 84))
+    labels = pd.DataFrame({"kind": pd.Categorical(["many"] * 48 + ["few"] * 36, ["many", "few"])})
+    wide = subgroups.compare_parts(labels, base, trained, 3, groups).set_index(["part", "system"])
+    assert wide.loc[("few", "base"), ["low", "high"]].isna().all()
+    expected = bootstrap_interval(trained[:48], 3, 2000, groups[:48])
+    assert tuple(wide.loc[("many", "trained"), ["low", "high"]]) == expected
+
+
 def test_parts_need_a_value_for_each_query():
     labels = pd.DataFrame({"kind": pd.Categorical(["x"] * 3)})
     with pytest.raises(InputError, match="there are 3 and 2 values for 3 queries"):

@@ -27,7 +27,9 @@ def finish(cell: grid_file.Cell, scores: np.ndarray, names: list[str], **more) -
     data = {"name": settings.datapath, "fingerprint": f"seed{settings.seed}"} | more.pop("data", {})
     command = f"python3 train.py --datapath=/home/me/my.csv --seed={settings.seed}"
     times = {"seconds": 9.0, "training_seconds": 5.0 + settings.margin, "steps": 10, "best_step": 5}
-    table = pd.DataFrame({"query": names, "group": names, "relevant": 1, "rank": 1, "found": "[]", "expected": "[]"})
+    table = pd.DataFrame(
+        {"query": names, "group": more.pop("groups", names), "relevant": 1, "rank": 1, "found": "[]", "expected": "[]"}
+    )
     parts = [
         table.assign(**{"mrr": scores + shift + more_back, "ndcg@10": scores, "system": system, "direction": direction})
         for system, shift in (("trained", 0.0), ("base", -9.0))
@@ -106,6 +108,22 @@ def test_differences_are_those_of_the_mean_over_seeds_and_queries(table):
     )
     other = effect_table(table, baseline="margin=0.5").set_index("arm")
     assert other["difference"]["margin=0.1"] == pytest.approx(-effects["difference"]["margin=0.5"])
+
+
+def test_effects_draw_and_flip_whole_groups(home, tmp_path):
+    groups = [str(number // 5) for number in range(60)]
+    found = []
+    for own in (QUERIES, groups):
+        make(tmp_path, VALUES, lambda s: noisy(s, {0.5: 0.01}), groups=lambda s, own=own: own)
+        found.append(effect_table(arm_table("tiny")).set_index("arm").loc["margin=0.5"])
+    plain, grouped = found
+    assert grouped["difference"] == plain["difference"] and grouped["effect"] == plain["effect"]
+    runs = arm_table("tiny").query("arm in ('margin=0.1', 'margin=0.5')")["run"]
+    values = [per_query(Run(paths.runs() / run), "trained", "q2d")["mrr"].to_numpy() for run in runs]
+    before, after = np.mean(values[:3], axis=0), np.mean(values[3:], axis=0)
+    assert grouped["p"] == pytest.approx(paired_comparison(before, after, 0, groups=groups)["p"], abs=0.02)
+    assert plain["p"] == pytest.approx(paired_comparison(before, after, 0)["p"], abs=0.02)
+    assert abs(grouped["p"] - plain["p"]) > 0.05 and abs(grouped["low"] - plain["low"]) > 1e-4
 
 
 def test_holm_corrects_over_the_arms(table):

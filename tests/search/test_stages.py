@@ -11,6 +11,7 @@ from hr_search.base import arrays
 from hr_search.base.errors import InputError
 from hr_search.data.tasks import Task, tasks_of
 from hr_search.evaluation.metrics import embedding_scores, rank_all
+from hr_search.evaluation.significance import bootstrap_interval, paired_comparison
 from hr_search.search import fusion
 from hr_search.search.memory import Memory, keys_of
 from hr_search.search.policy import SearchPolicy
@@ -209,3 +210,14 @@ def test_the_table_has_intervals_and_paired_gains(world):
     assert (table["p_holm"][1:] >= table["p"][1:]).all()
     assert table.drop(columns="ms").equals(stages_table(stages, "map", seed=1).drop(columns="ms"))
     assert list(stages_table(stages[:1])) == ["stage", "value", "low", "high", "ms"]
+
+
+def test_the_table_draws_and_flips_whole_groups(world):
+    tasks, sides, known = world
+    stages = evaluate_stages(tasks["d2q"], sides, SearchPolicy(True, "both", k=3, fusion=0.2), known)
+    assert stages[0].results["group"].nunique() == 12 and len(stages[0].results) == 24
+    last = stages_table(stages).iloc[-1]
+    before, after, groups = stages[0].results["mrr"], stages[-1].results["mrr"], tasks["d2q"].groups
+    expected = paired_comparison(before, after, 0, groups=groups)
+    assert last[["gain_low", "p"]].tolist() == [expected["low"], expected["p"]]
+    assert (last["low"], last["high"]) == bootstrap_interval(after, 0, groups=groups) != bootstrap_interval(after, 0)

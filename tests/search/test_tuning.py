@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from hr_search.base import arrays
 from hr_search.data.tasks import Task
 from hr_search.evaluation.metrics import embedding_scores, rank_all
+from hr_search.evaluation.significance import standard_error
 from hr_search.search import fusion, tuning
 from hr_search.search.memory import Memory, keys_of
 from hr_search.search.policy import SearchPolicy
@@ -179,6 +182,19 @@ def test_a_second_stage_that_does_not_help_is_left_out():
     tuned = tune(task_of(), sides, known, reads=Judge(False), start=SearchPolicy(rerank="folder", reranktop=15))
     assert not taken(tuned)["second stage"] and tuned.policy.rerank == ""
     assert "second stage" not in taken(tune(task_of(), sides, known))
+
+
+def test_a_stage_is_judged_by_the_spread_between_groups():
+    sides, known = world(0.9, offset=2.0)
+    alone = task_of()
+    grouped = dataclasses.replace(alone, groups=[str(at // 8) for at in range(len(alone.groups))])
+    steps = [tune(task, sides, known).steps.set_index("stage") for task in (alone, grouped)]
+    assert steps[0].loc["centring", "gain"] == steps[1].loc["centring", "gain"]
+    policies = SearchPolicy(), SearchPolicy(centre=True)
+    before, after = (evaluate_stages(alone, sides, policy, known)[-1].results for policy in policies)
+    for table, task in zip(steps, (alone, grouped), strict=True):
+        assert table.loc["centring", "se"] == pytest.approx(standard_error(after["mrr"] - before["mrr"], task.groups))
+    assert steps[0].loc["centring", "se"] != pytest.approx(steps[1].loc["centring", "se"])
 
 
 def test_knobs_that_are_given_stay():

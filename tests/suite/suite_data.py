@@ -38,7 +38,7 @@ def task_of(name: str, family: str = "f", metric: str = "mrr", directions=("q2d"
 def cell_of(**values: list[float]) -> Cell:
     """A cell whose queries have these values of every metric, by direction."""
     rows = [
-        {"direction": direction, "query": at, "relevant": 1, "rank": 1, **dict.fromkeys(METRICS, value)}
+        {"direction": direction, "query": at, "group": at, "relevant": 1, "rank": 1, **dict.fromkeys(METRICS, value)}
         for direction, given in values.items()
         for at, value in enumerate(given)
     ]

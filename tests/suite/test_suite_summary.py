@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -95,6 +97,22 @@ def test_a_difference_that_all_queries_share_is_real():
     assert summary.real_differences(tables.comparison)["task"].tolist() == ["a"]
     assert summary.counted_differences(tables.comparison).to_numpy().tolist() == [["A", "B", 1, 0, 1]]
     assert "B is better than A in MRR by .300" in tables.comparison["verdict"].iloc[0]
+
+
+def test_groups_are_drawn_and_flipped_whole():
+    generator = np.random.default_rng(1)
+    values = [(generator.random(12).repeat(5) + shift).tolist() for shift in (0.0, 0.1)]
+    alone = {("a", name): cell_of(q2d=each) for name, each in zip("AB", values, strict=True)}
+    grouped = {
+        key: dataclasses.replace(cell, queries=cell.queries.assign(group=cell.queries["query"] // 5))
+        for key, cell in alone.items()
+    }
+    found = [make_tables([task_of("a")], [A, B], cells, {}) for cells in (alone, grouped)]
+    for name, low, high in (("cells", "low", "high"), ("families", "low", "high")):
+        (one, whole), spread = (getattr(each, name).iloc[0] for each in found), 5**0.5
+        assert whole["value"] == pytest.approx(one["value"])
+        assert whole[high] - whole[low] == pytest.approx(spread * (one[high] - one[low]), rel=0.15)
+    assert found[1].comparison["p"][0] > found[0].comparison["p"][0]
 
 
 def test_tables_come_back_as_they_were_written(tables, tmp_path):
