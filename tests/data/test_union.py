@@ -94,7 +94,7 @@ def test_identical_documents_are_left_out_beside_those_of_other_tables():
 
 def test_every_table_counts_alike_in_validation():
     values = {name: [1.0, 0.5, 0.5, 0.0] for name in ("mrr", "pass@1", "pass@5", "recall@10", "ndcg@10", "map")}
-    results = pd.DataFrame(values)
+    results = pd.DataFrame(values).assign(group=list("abcd"))  # as `rank_all` makes them
     row = validation_means(results, "mrr", ["a", "a", "a", "b"])
     assert row["mrr"] == pytest.approx((2 / 3 + 0) / 2) and row["mrr_a"] == pytest.approx(2 / 3) and row["mrr_b"] == 0
     plain = validation_means(results, "map")
