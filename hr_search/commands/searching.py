@@ -43,7 +43,9 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
         help="leave documents with the same text as the query out of its ranking, unless they are marked as relevant",
     )
     verb.add_argument(
-        "--leaveout", action="store_true", help="leave a text's own group out of its mixing, where the memory has it"
+        "--leaveout",
+        action="store_true",
+        help="leave a text, and those that share a partner with it, out of its mixing; the rest of its group stays",
     )
     add_knobs(verb)
     verb.add_argument("--model", default="embedded", help="embedded, a folder or a Hub name")

@@ -200,7 +200,13 @@ def _keep(
             policies = read_policies(folder) | policies
         card = own / "README.md" if own else None
         text = card.read_text(encoding="utf-8") if card and card.is_file() else _CARD
-        encoder.save(folder, text)
+        if encoder.engine is None:
+            encoder.save(folder, text)
+        else:  # int8 has taken the place of the layers that are to be saved
+            from hr_search.export.int8 import exactly
+
+            with exactly(encoder):
+                encoder.save(folder, text)
     save_memory(known, folder / FOLDER, fingerprint(encoder))
     write_policies(folder, policies)
 

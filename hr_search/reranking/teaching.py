@@ -84,7 +84,7 @@ def make_lessons(
     shapes = ((len(distinct), count), np.int64), ((len(distinct), count), np.float32), ((len(rows),), np.float32)
     found = found or tuple(np.zeros(*shape) for shape in shapes)
     candidates, scores, own = (_everywhere(each, accelerator) for each in found)
-    rank = 1 + (scores[place] >= own[:, None]).sum(axis=1)
+    rank = 1 + ((candidates[place] >= 0) & (scores[place] >= own[:, None])).sum(axis=1)
     log.info(
         "the teacher puts the own text of %.0f%% of the train rows before all of %d others; mean reciprocal rank %.3f",
         100 * (rank == 1).mean(), count, (1 / rank).mean(),
