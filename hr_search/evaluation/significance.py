@@ -119,7 +119,7 @@ def paired_comparison(
 def standard_error(values: np.ndarray, groups: Sequence[str]) -> float:
     """The standard error of the mean of values (Q,), of which those of one group may vary together.
 
-    The linearised ratio of sums over groups (Cochran 1977, Sampling Techniques, section 9A); s / √Q where each query
+    The linearised ratio of sums over groups (Cochran 1977, Sampling Techniques, chapter 9A); s / √Q where each query
     is a group of its own. NaN where there is one group only.
 
     Raises:
@@ -131,6 +131,26 @@ def standard_error(values: np.ndarray, groups: Sequence[str]) -> float:
         return math.nan
     residuals = sums - values.mean() * counts
     return math.sqrt(len(sums) / (len(sums) - 1) * float((residuals**2).sum())) / len(values)
+
+
+def by_group(values: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and count of the values (Q,) of each group, in the order in which groups first occur.
+
+    Args:
+        values: one per query.
+        groups: the group of each query, (Q,); None = each query is its own.
+
+    Raises:
+        InputError: not a group for each query.
+    """
+    if groups is None:
+        return values, np.ones(len(values))
+    if len(groups) != len(values):
+        raise InputError(f"there are {len(groups)} groups for {len(values)} queries; give one for each.")
+    codes, names = pd.factorize(np.asarray(groups, dtype=object))
+    if (codes < 0).any():
+        raise InputError(f"query row {np.flatnonzero(codes < 0)[0] + 1} has no group; give one for each query.")
+    return np.bincount(codes, values, len(names)), np.bincount(codes, minlength=len(names)).astype(float)
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
@@ -192,18 +212,6 @@ def _checked(values: np.ndarray, what: str) -> np.ndarray:
     if wrong.size:
         raise InputError(f"{what}: row {wrong[0] + 1} is {values[wrong[0]]}; every query needs a finite value.")
     return values
-
-
-def by_group(values: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and count of the values (Q,) of each group, in the order in which groups first occur."""
-    if groups is None:
-        return values, np.ones(len(values))
-    if len(groups) != len(values):
-        raise InputError(f"there are {len(groups)} groups for {len(values)} queries; give one for each.")
-    codes, names = pd.factorize(np.asarray(groups, dtype=object))
-    if (codes < 0).any():
-        raise InputError(f"query row {np.flatnonzero(codes < 0)[0] + 1} has no group; give one for each query.")
-    return np.bincount(codes, values, len(names)), np.bincount(codes, minlength=len(names)).astype(float)
 
 
 def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
